@@ -1,0 +1,29 @@
+# Everything runs in .venv, which the first target makes: `make demo` and `make test` need nothing
+# but Python >= 3.10, git and make. PYTHON=python3.12 chooses another interpreter.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo quick test lint clean
+
+demo: .venv/installed
+	$(BIN)/img2shape demo
+
+quick: .venv/installed
+	$(BIN)/img2shape demo --quick
+
+test: .venv/installed
+	$(BIN)/pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info
