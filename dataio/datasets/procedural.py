@@ -1,0 +1,213 @@
+"""The built-in benchmark: photos, sketches and 12-view shapes of up to 21 made-up categories.
+
+It needs no download and behaves like the real task: queries and shapes never share an instance,
+near-pairs of classes (chair and stool, bottle and vase, bookshelf and wardrobe) are easily mixed
+up, and colour helps on photos but is absent from the grey views.
+
+    root = make_procedural(Path("data/procedural"), size="small")
+    for record in records(root): ...
+
+The pictures depend on (BENCHMARK_VERSION, seed, instance) only, never on the size or on the
+number of processes: numbers measured on one version can be compared.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dataio.datasets import mi3dor
+from dataio.datasets.procedural_files import Instance, is_written, write_instance
+from dataio.datasets.shapes.catalogue import CLASS_NAMES
+from dataio.records import DataError, Record
+
+__all__ = ["BENCHMARK_VERSION", "SIZES", "BenchmarkSize", "instances", "make_procedural", "records"]
+
+BENCHMARK_VERSION = 1  # changes whenever the pixels of any instance do
+
+_STAMP = "procedural.json"
+_CHUNK = 16  # instances a task: about half a second
+_log = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class BenchmarkSize:
+    """Classes and instances a class; the counts are (train, val, test)."""
+
+    classes: tuple[str, ...]
+    photos: tuple[int, int, int]
+    shapes: tuple[int, int, int]
+    sketches: tuple[int, int, int]
+
+
+_SMOKE = ("bottle", "chair", "sofa", "stool", "vase")
+_SMALL = (
+    "bed", "bookshelf", "bottle", "chair", "lamp", "sofa", "stool", "table", "vase", "wardrobe",
+)  # fmt: skip
+
+SIZES: dict[str, BenchmarkSize] = {
+    "smoke": BenchmarkSize(_SMOKE, (60, 10, 20), (30, 6, 15), (8, 0, 4)),
+    "small": BenchmarkSize(_SMALL, (200, 20, 50), (60, 10, 30), (40, 0, 20)),
+    "medium": BenchmarkSize(CLASS_NAMES, (200, 20, 50), (60, 10, 30), (40, 0, 20)),
+    "large": BenchmarkSize(CLASS_NAMES, (600, 60, 100), (200, 30, 80), (200, 0, 50)),
+}
+
+
+def make_procedural(
+    out: Path,
+    *,
+    size: str = "small",
+    seed: int = 0,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Write the benchmark of the given `size` (smoke, small, medium, large) under `out`.
+
+    Uses `workers` processes (default: one a CPU; 1 = this process). `progress(done, total)` counts
+    instances. A call that was interrupted is continued by calling again; a finished folder is
+    returned at once. Returns `out`, to be read by `records`.
+
+    Raises DataError for an unknown size, a negative seed, a folder that holds another benchmark
+    (version, size or seed) or other data, and if a worker process dies.
+    """
+    if size not in SIZES:
+        raise DataError(f"procedural: no size {size!r}; choose from {', '.join(SIZES)}")
+    if seed < 0:
+        raise DataError(f"procedural: seed {seed} is negative; use 0 or more")
+    if workers is not None and workers < 1:
+        raise DataError(f"procedural: workers={workers}; use 1 or more")
+    out = Path(out)
+    key = {"benchmark_version": BENCHMARK_VERSION, "size": size, "seed": seed}
+    if _is_complete(out, key):
+        return out
+    out.mkdir(parents=True, exist_ok=True)
+    _write_stamp(out, key, complete=False)
+    wanted = list(instances(size, seed=seed))
+    pending = [instance for instance in wanted if not is_written(instance, out)]
+    _log.info("procedural %s: %d of %d instances to make", size, len(pending), len(wanted))
+    done = len(wanted) - len(pending)
+    if progress:
+        progress(done, len(wanted))
+    for made in _run(pending, out, workers=workers or os.cpu_count() or 1):
+        done += made
+        if progress:
+            progress(done, len(wanted))
+    _write_stamp(out, key, complete=True)
+    return out
+
+
+def records(root: Path, **options: Any) -> Iterator[Record]:
+    """The benchmark's records: the MI3DOR adapter under the name `procedural`.
+
+    Raises DataError if `root` holds no benchmark or an unfinished one.
+    """
+    stamp = _read_stamp(Path(root))
+    if stamp is None:
+        raise DataError(f"procedural: no benchmark under {str(root)!r}; run make_procedural first")
+    if not stamp["complete"]:
+        raise DataError(f"procedural: {str(root)!r} is unfinished; run make_procedural again")
+    return mi3dor.records(Path(root), dataset="procedural", **options)
+
+
+def instances(size: str, *, seed: int = 0) -> Iterator[Instance]:
+    """Every instance of a size, class by class."""
+    chosen = SIZES[size]
+    counts = {"image": chosen.photos, "shape": chosen.shapes, "sketch": chosen.sketches}
+    for category in chosen.classes:
+        for stream, by_split in counts.items():
+            for split, count in zip(("train", "val", "test"), by_split, strict=True):
+                for number in range(1, count + 1):
+                    yield Instance(stream, split, category, number, seed)
+
+
+def _run(pending: list[Instance], out: Path, *, workers: int) -> Iterator[int]:
+    """Write the pending instances; yields how many each finished chunk held."""
+    chunks = [pending[k : k + _CHUNK] for k in range(0, len(pending), _CHUNK)]
+    workers = min(workers, len(chunks))
+    if workers <= 1:
+        for chunk in chunks:
+            yield _write_chunk(chunk, out)
+        return
+    # Spawned, not forked: the caller may hold threads (torch, Ray) that a fork would copy dead.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_interrupts)
+    try:
+        futures: list[Future[int]] = [pool.submit(_write_chunk, chunk, out) for chunk in chunks]
+        for future in as_completed(futures):
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise DataError(
+            "procedural: a worker process died (out of memory?), or the calling script lacks "
+            "`if __name__ == '__main__':`; call again with fewer workers to continue"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _write_chunk(chunk: list[Instance], out: Path) -> int:
+    for instance in chunk:
+        write_instance(instance, out)
+    return len(chunk)
+
+
+def _leave_interrupts() -> None:
+    """Ctrl-C reaches the whole process group; only the parent acts on it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _is_complete(out: Path, key: dict[str, Any]) -> bool:
+    """Whether `out` is finished with this key; False if it may be (further) filled."""
+    stamp = _read_stamp(out)
+    if stamp is None:
+        occupied = [name for name in ("image", "view", "model", "sketch") if (out / name).exists()]
+        if occupied:
+            raise DataError(
+                f"procedural: {str(out)!r} already holds {occupied[0]!r} and no {_STAMP}; "
+                "choose another folder"
+            )
+        return False
+    held = {name: stamp.get(name) for name in key}
+    if held != key:
+        raise DataError(
+            f"procedural: {str(out)!r} holds {_described(held)}, not {_described(key)}; "
+            "choose another folder or delete this one"
+        )
+    return bool(stamp["complete"])
+
+
+def _described(key: dict[str, Any]) -> str:
+    return f"version {key['benchmark_version']} size {key['size']} seed {key['seed']}"
+
+
+def _read_stamp(out: Path) -> dict[str, Any] | None:
+    try:
+        stamp = json.loads((out / _STAMP).read_text(encoding="utf-8"))
+        if not isinstance(stamp, dict) or "complete" not in stamp:
+            raise ValueError("not a stamp")
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise DataError(
+            f"procedural: {str(out / _STAMP)!r} is not readable ({error}); delete the folder"
+        ) from error
+    return stamp
+
+
+def _write_stamp(out: Path, key: dict[str, Any], *, complete: bool) -> None:
+    temporary = out / f".{_STAMP}.{os.getpid()}.tmp"
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump({**key, "complete": complete}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, out / _STAMP)
