@@ -1,0 +1,125 @@
+"""A record's files to the bytes that go into a shard."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from dataio.decode import decode_image, resize, sniff
+from dataio.records import DataError, Record
+
+__all__ = ["TILE_MULTIPLE", "Encoded", "Render", "Views", "encode"]
+
+Render = Callable[[Path], np.ndarray]
+Views = Literal["stack", "npy"]
+
+JPEG_QUALITY = 92
+# JPEG codes blocks of 8 or 16 pixels; with tiles of a multiple of 16, none crosses two views.
+TILE_MULTIPLE = 16
+
+_MAX_JPEG_SIDE = 65500
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The pixel member of a sample: its suffix, its bytes, its number of views (0 = an image)."""
+
+    suffix: str
+    content: bytes
+    views: int
+
+
+def encode(
+    record: Record, *, image_size: int | None, views: Views, render: Render | None
+) -> Encoded:
+    """Read and check a record's files and encode them; the arguments are as in `pack`.
+
+    Every picture is decoded once, so a broken one is found here. Raises DataError naming the file.
+    """
+    if record.image is not None:
+        return _encode_image(record.image, image_size)
+    if record.mesh is not None:
+        if render is None:
+            raise DataError(
+                f"{record.mesh}: record {record.key} is a mesh without views; pass render="
+            )
+        rendered = np.asarray(render(record.mesh))
+        if rendered.dtype != np.uint8 or rendered.ndim not in (3, 4) or len(rendered) == 0:
+            raise DataError(
+                f"{record.mesh}: render= gave {rendered.dtype} {rendered.shape}, expected uint8 "
+                "[V, H, W] or [V, H, W, C]"
+            )
+        pictures = [v[:, :, None] if v.ndim == 2 else v for v in rendered]
+        return _encode_views(pictures, str(record.mesh), image_size, views)
+    if not record.views:
+        raise DataError(f"record {record.key} ({record.source_path}) has no views")
+    pictures = [decode_image(_read(path), key=str(path)) for path in record.views]
+    return _encode_views(pictures, str(record.views[0].parent), image_size, views)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot read ({error.strerror}); restore the file") from error
+
+
+def _encode_image(path: Path, image_size: int | None) -> Encoded:
+    data = _read(path)
+    pixels = decode_image(data, key=str(path))
+    suffix = {"jpeg": "jpg", "png": "png"}.get(sniff(data) or "")
+    shorter = min(pixels.shape[:2])
+    if suffix and (image_size is None or shorter <= image_size):
+        return Encoded(suffix, data, 0)
+    picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    if image_size is not None and shorter > image_size:
+        width, height = (max(1, round(s * image_size / shorter)) for s in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    if suffix == "jpg":
+        return Encoded("jpg", _jpeg(np.atleast_3d(np.asarray(picture))), 0)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return Encoded("png", buffer.getvalue(), 0)
+
+
+def _encode_views(
+    pictures: list[np.ndarray], source: str, image_size: int | None, views: Views
+) -> Encoded:
+    side = image_size or max(max(p.shape[:2]) for p in pictures)
+    if views == "stack":
+        side = -(-side // TILE_MULTIPLE) * TILE_MULTIPLE
+    tiles = np.stack([resize(p, side) for p in _same_channels(pictures)])
+    if views == "npy":
+        buffer = io.BytesIO()
+        np.save(buffer, tiles, allow_pickle=False)
+        return Encoded("views.npy", buffer.getvalue(), len(tiles))
+    if len(tiles) * side > _MAX_JPEG_SIDE:
+        raise DataError(
+            f"{source}: {len(tiles)} views of {side} pixels are too tall for one JPEG; "
+            "use a smaller image_size or views='npy'"
+        )
+    return Encoded("views.jpg", _jpeg(tiles.reshape(-1, *tiles.shape[2:])), len(tiles))
+
+
+def _same_channels(pictures: list[np.ndarray]) -> list[np.ndarray]:
+    """All pictures [H, W, 1] if none has colour, else all [H, W, 3]."""
+    if all((p == p[:, :, :1]).all() for p in pictures):
+        return [np.ascontiguousarray(p[:, :, :1]) for p in pictures]
+    return [np.repeat(p, 3, axis=2) if p.shape[2] == 1 else p for p in pictures]
+
+
+def _jpeg(pixels: np.ndarray) -> bytes:
+    grey = pixels.shape[2] == 1
+    return simplejpeg.encode_jpeg(
+        np.ascontiguousarray(pixels),
+        quality=JPEG_QUALITY,
+        colorspace="GRAY" if grey else "RGB",
+        colorsubsampling="Gray" if grey else "444",
+    )

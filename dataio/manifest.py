@@ -1,0 +1,247 @@
+"""The index of a packed data set: where each sample lies, what it is, and its content's hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dataio.records import DataError
+
+__all__ = [
+    "MANIFEST_NAME",
+    "SCHEMA_VERSION",
+    "Manifest",
+    "Member",
+    "Shard",
+    "load_manifest",
+    "write_manifest",
+]
+
+MANIFEST_NAME = "manifest.parquet"
+SCHEMA_VERSION = 1
+
+_META = b"img2shape"
+_MEMBER = pa.struct([("suffix", pa.string()), ("offset", pa.int64()), ("size", pa.int64())])
+_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("stream", pa.string()),
+        ("split", pa.string()),
+        ("label", pa.string()),
+        ("class_id", pa.int64()),
+        ("shard_id", pa.int64()),
+        ("members", pa.list_(_MEMBER)),
+        ("content_sha256", pa.string()),
+        ("views", pa.int64()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One file of a sample: the byte range of its data in the shard."""
+
+    suffix: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One tar file: name under the root, SHA-256 of its bytes, size, number of samples."""
+
+    name: str
+    sha256: str
+    size_bytes: int
+    samples: int
+
+
+@dataclass(frozen=True, eq=False)
+class Manifest:
+    """A packed data set of N samples, row by row in the order they lie in the shards.
+
+    `fingerprint` is a SHA-256 over keys, labels, contents and order; it does not depend on where
+    the data set lies, and two data sets with one fingerprint train alike.
+    """
+
+    root: str
+    keys: list[str]  # [N]
+    streams: np.ndarray  # str [N]: image | sketch | shape
+    splits: np.ndarray  # str [N]: train | val | test
+    labels: np.ndarray  # object [N]: class name or None
+    class_ids: np.ndarray  # int64 [N], index into `classes`, -1 = unlabelled
+    shard_ids: np.ndarray  # int64 [N], index into `shards`
+    members: list[tuple[Member, ...]]  # [N]
+    content_sha256: list[str]  # [N], hash of the image's or the views' encoded bytes
+    views: np.ndarray  # int64 [N], 0 for image and sketch
+    shards: tuple[Shard, ...]
+    classes: tuple[str, ...]  # sorted names
+    metadata: dict[str, Any] = field(default_factory=dict)  # creator, dataset, options, versions
+    fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        counts = {len(column) for column in self._columns()}
+        assert counts == {len(self.keys)}, f"manifest columns of unequal length: {counts}"
+        if not self.fingerprint:
+            object.__setattr__(self, "fingerprint", _fingerprint(self))
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def select(self, stream: str, split: str) -> np.ndarray:
+        """Rows of one stream and split, int64 [n] ascending.
+
+        Raises DataError, naming what the data set holds, if there are none.
+        """
+        rows = np.flatnonzero((self.streams == stream) & (self.splits == split)).astype(np.int64)
+        if len(rows) == 0:
+            pairs = Counter(zip(self.streams.tolist(), self.splits.tolist(), strict=True))
+            held = ", ".join(f"{s}/{p} ({n})" for (s, p), n in sorted(pairs.items())) or "nothing"
+            raise DataError(f"{self.root}: no samples of {stream}/{split}; it holds {held}")
+        return rows
+
+    def _columns(self) -> list[Sequence[Any] | np.ndarray]:
+        return [
+            self.keys, self.streams, self.splits, self.labels, self.class_ids, self.shard_ids,
+            self.members, self.content_sha256, self.views,
+        ]  # fmt: skip
+
+
+def write_manifest(manifest: Manifest) -> Path:
+    """Write `<root>/manifest.parquet` atomically and return its path.
+
+    Write it last: a folder without it is not a data set.
+    """
+    table = pa.table(
+        [
+            pa.array(column, type=kind)
+            for column, kind in zip(_arrow_columns(manifest), _SCHEMA.types, strict=True)
+        ],
+        schema=_SCHEMA.with_metadata({_META: json.dumps(_header(manifest), sort_keys=True)}),
+    )
+    path = Path(manifest.root) / MANIFEST_NAME
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            pq.write_table(table, file, compression="zstd")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def load_manifest(root: str | Path) -> Manifest:
+    """Read a packed data set's manifest and check, by size, that its shards are there.
+
+    Raises:
+        DataError: no manifest, an unreadable or damaged one, one of another schema version, a
+            shard that is missing or whose size has changed.
+    """
+    root = Path(root)
+    path = root / MANIFEST_NAME
+    if not path.is_file():
+        raise DataError(f"{root}: not a packed data set (no {MANIFEST_NAME}); make it with pack")
+    try:
+        table = pq.read_table(path)
+        header = json.loads((table.schema.metadata or {})[_META])
+    except (OSError, pa.ArrowException, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path}: not a readable manifest ({reason}); pack again") from error
+    version = header.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise DataError(
+            f"{path}: manifest schema version {version}, this program reads {SCHEMA_VERSION}; "
+            "pack again with this version"
+        )
+    manifest = _from_table(table, header, root=str(root), path=path)
+    _check_shards(manifest)
+    return manifest
+
+
+def _check_shards(manifest: Manifest) -> None:
+    for shard in manifest.shards:
+        path = Path(manifest.root) / shard.name
+        if not path.is_file():
+            raise DataError(f"{path}: shard is missing; copy it again or pack again")
+        size_bytes = path.stat().st_size
+        if size_bytes != shard.size_bytes:
+            raise DataError(
+                f"{path}: shard has {size_bytes} bytes, the manifest says {shard.size_bytes}; "
+                "copy it again or pack again"
+            )
+
+
+def _fingerprint(manifest: Manifest) -> str:
+    digest = hashlib.sha256(json.dumps([SCHEMA_VERSION, manifest.classes]).encode())
+    rows = zip(
+        manifest.keys, manifest.streams.tolist(), manifest.splits.tolist(),
+        manifest.labels.tolist(), manifest.shard_ids.tolist(), manifest.content_sha256,
+        strict=True,
+    )  # fmt: skip
+    for row in rows:
+        digest.update(json.dumps(row).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _header(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "classes": list(manifest.classes),
+        "shards": [asdict(shard) for shard in manifest.shards],
+        "metadata": manifest.metadata,
+        "fingerprint": manifest.fingerprint,
+    }
+
+
+def _arrow_columns(manifest: Manifest) -> list[Sequence[Any]]:
+    members = [[asdict(member) for member in row] for row in manifest.members]
+    return [
+        manifest.keys, manifest.streams.tolist(), manifest.splits.tolist(),
+        manifest.labels.tolist(), manifest.class_ids.tolist(), manifest.shard_ids.tolist(),
+        members, manifest.content_sha256, manifest.views.tolist(),
+    ]  # fmt: skip
+
+
+def _from_table(table: pa.Table, header: Mapping[str, Any], *, root: str, path: Path) -> Manifest:
+    try:
+        columns = {name: table.column(name).combine_chunks() for name in _SCHEMA.names}
+        manifest = Manifest(
+            root=root,
+            keys=columns["key"].to_pylist(),
+            streams=np.array(columns["stream"].to_pylist(), dtype=np.str_),
+            splits=np.array(columns["split"].to_pylist(), dtype=np.str_),
+            labels=np.array(columns["label"].to_pylist(), dtype=object),
+            class_ids=columns["class_id"].to_numpy(zero_copy_only=False),
+            shard_ids=columns["shard_id"].to_numpy(zero_copy_only=False),
+            members=_members(columns["members"]),
+            content_sha256=columns["content_sha256"].to_pylist(),
+            views=columns["views"].to_numpy(zero_copy_only=False),
+            shards=tuple(Shard(**shard) for shard in header["shards"]),
+            classes=tuple(header["classes"]),
+            metadata=dict(header["metadata"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: damaged manifest ({error}); pack again") from error
+    if manifest.fingerprint != header.get("fingerprint"):
+        raise DataError(f"{path}: rows do not match the manifest's fingerprint; pack again")
+    return manifest
+
+
+def _members(column: Any) -> list[tuple[Member, ...]]:
+    flat = column.flatten()
+    fields = [flat.field(i).to_pylist() for i in range(flat.type.num_fields)]
+    members = [Member(*values) for values in zip(*fields, strict=True)]
+    ends = np.cumsum(column.value_lengths().to_numpy(zero_copy_only=False)).tolist()
+    return [tuple(members[start:end]) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
