@@ -1,0 +1,133 @@
+"""Parameters and multiply-adds of a network, layer by layer.
+
+Two conventions, both for one image through the whole network:
+
+- ``multiply_adds`` is the one behind the published figures (723.19 M for the Caffe-layout AlexNet
+  with 21 classes): convolutions with their biases, linear layers without, one operation per
+  element of a ReLU and per *input* element of a pooling layer. The published networks have no
+  batch or group norm; these count two per element, as the same counting programs do. Local
+  response normalisation, dropout, gates, residual sums and the pooling of views count nothing.
+- ``bare_multiply_adds`` counts convolutions and linear layers without biases, nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainer.networks.network import RetrievalNetwork
+
+__all__ = ["Complexity", "LayerCost", "complexity", "measure"]
+
+_NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
+_POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """Cost of one layer over all its uses in the pass.
+
+    ``output_shape`` is that of the last use, without the batch axis.
+    """
+
+    name: str
+    kind: str
+    output_shape: tuple[int, ...]
+    parameters: int
+    multiply_adds: int
+    bare_multiply_adds: int
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """Cost of a network for one image; ``parameters`` counts every parameter, used or not."""
+
+    parameters: int
+    multiply_adds: int
+    bare_multiply_adds: int
+    layers: list[LayerCost]
+
+
+def complexity(network: RetrievalNetwork, image_size: int | None = None) -> Complexity:
+    """Cost of one image through trunk, bottleneck, classifier and discriminator (if any).
+
+    Args:
+        network: on any device; on ``meta`` nothing is computed. Its state is not changed.
+        image_size: side of the input in pixels; None takes the configured one.
+    """
+    size = network.config.input_size if image_size is None else image_size
+
+    def run() -> None:
+        p = next(network.parameters())
+        f = network.embed_images(torch.zeros(1, 3, size, size, device=p.device, dtype=p.dtype))
+        network.classify(f)
+        if network.discriminator is not None:
+            network.discriminator(f)
+
+    return measure(network, run)
+
+
+def measure(module: nn.Module, run: Callable[[], object]) -> Complexity:
+    """Cost of the layers of ``module`` in one call of ``run``, which passes one image through.
+
+    The call is made in evaluation mode without gradient; the modes are restored afterwards.
+    """
+    layers: dict[str, LayerCost] = {}
+
+    def record(name: str) -> Callable[..., None]:
+        def hook(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+            full, bare = _multiply_adds(layer, inputs[0], output)
+            before = layers.get(name)
+            layers[name] = LayerCost(
+                name=name,
+                kind=type(layer).__name__,
+                output_shape=tuple(output.shape[1:]),
+                parameters=sum(p.numel() for p in layer.parameters()),
+                multiply_adds=full + (before.multiply_adds if before else 0),
+                bare_multiply_adds=bare + (before.bare_multiply_adds if before else 0),
+            )
+
+        return hook
+
+    hooks = [
+        layer.register_forward_hook(record(name))
+        for name, layer in module.named_modules()
+        if next(layer.children(), None) is None
+    ]
+    modes = {m: m.training for m in module.modules()}
+    try:
+        module.eval()
+        with torch.no_grad():
+            run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for m, training in modes.items():
+            m.training = training
+    return Complexity(
+        parameters=sum(p.numel() for p in module.parameters()),
+        multiply_adds=sum(layer.multiply_adds for layer in layers.values()),
+        bare_multiply_adds=sum(layer.bare_multiply_adds for layer in layers.values()),
+        layers=list(layers.values()),
+    )
+
+
+def _multiply_adds(layer: nn.Module, x: Tensor, y: Tensor) -> tuple[int, int]:
+    """Multiply-adds of one use of a layer, by the published and by the bare convention."""
+    if isinstance(layer, nn.Conv2d):
+        bare = y.numel() * layer.weight[0].numel()
+        return bare + (0 if layer.bias is None else y.numel()), bare
+    if isinstance(layer, nn.Linear):
+        bare = y.numel() * layer.in_features
+        return bare, bare
+    if isinstance(layer, nn.ReLU):
+        return y.numel(), 0
+    if isinstance(layer, _POOLS):
+        return x.numel(), 0
+    if isinstance(layer, _NORMS):
+        return 2 * y.numel(), 0
+    return 0, 0

@@ -1,0 +1,120 @@
+"""Batch normalisation over the global batch, or with frozen statistics.
+
+Statistics of one worker's rows would make the result depend on how a batch is split. Here count,
+sum and squared deviations are summed over all ranks with a differentiable collective, so values,
+gradients and running statistics are those of one process on the whole batch, on any device.
+
+Axis letters: n local rows, N global rows, C channels, H×W positions.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainer.collectives import all_reduce_sum, world_size
+
+__all__ = [
+    "FrozenBatchNorm2d",
+    "GlobalBatchNorm2d",
+    "convert_batch_norm",
+    "global_batch_norm",
+]
+
+
+def global_batch_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, *, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Normalise ``x [n, C, H, W]`` by the mean and variance of all ranks' rows; n may be 0.
+
+    Two passes, mean first: squared deviations do not cancel as ``E[x²] - E[x]²`` does. Sums are
+    taken in float32 at least.
+
+    Returns:
+        The output (shape and dtype of ``x``); mean ``[C]``; biased variance ``[C]``; and the
+        number of values per channel ``N·H·W``, a scalar. The last three have no gradient.
+    """
+    wide = x if x.dtype == torch.float64 else x.float()
+    channels, positions = x.shape[1], x.shape[2] * x.shape[3]
+    # Rows, not values, are counted: they stay far below float32's last exact integer.
+    local = torch.cat([wide.sum((0, 2, 3)), wide.new_tensor([float(len(x))])])
+    total = all_reduce_sum(local)
+    count = total[channels].detach() * positions
+    mean = total[:channels] / count.clamp(min=1)
+    centred = wide - mean[:, None, None]
+    var = all_reduce_sum(centred.square().sum((0, 2, 3))) / count.clamp(min=1)
+    scale = torch.rsqrt(var + eps)
+    if weight is not None:
+        scale = scale * weight
+    y = centred * scale[:, None, None]
+    if bias is not None:
+        y = y + bias[:, None, None]
+    return y.to(x.dtype), mean.detach(), var.detach(), count
+
+
+class GlobalBatchNorm2d(nn.BatchNorm2d):
+    """``nn.BatchNorm2d`` whose training statistics are those of the batch of all ranks.
+
+    Names of parameters and buffers are unchanged. Every rank has to take part in each forward pass,
+    with zero rows if it has none.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        if world_size() == 1 and input.numel() > input.shape[1]:
+            return super().forward(input)  # the same numbers from one fused kernel
+        y, mean, var, count = global_batch_norm(input, self.weight, self.bias, eps=self.eps)
+        self._update_running_statistics(mean, var, count)
+        return y
+
+    @torch.no_grad()
+    def _update_running_statistics(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
+        if self.running_mean is None or self.running_var is None:
+            return
+        assert self.num_batches_tracked is not None
+        seen = count > 0  # a tensor: asking for its value would stall a GPU in every layer
+        self.num_batches_tracked.add_(seen.to(torch.int64))
+        share = 1.0 / self.num_batches_tracked if self.momentum is None else self.momentum
+        unbiased = var * count / (count - 1).clamp(min=1)
+        for running, batch in ((self.running_mean, mean), (self.running_var, unbiased)):
+            running.add_((batch.to(running.dtype) - running) * share * seen)
+
+
+class FrozenBatchNorm2d(nn.BatchNorm2d):
+    """``nn.BatchNorm2d`` that always uses its running statistics and never changes them.
+
+    Weight and bias stay learnable: a scale and a shift per channel.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.batch_norm(
+            input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+        )
+
+
+def convert_batch_norm(module: nn.Module, mode: Literal["global", "frozen"]) -> nn.Module:
+    """Replace every ``nn.BatchNorm2d`` in ``module``, in place, keeping parameters and buffers.
+
+    Returns ``module``, or its replacement where ``module`` itself is such a layer.
+    """
+    kind = GlobalBatchNorm2d if mode == "global" else FrozenBatchNorm2d
+    if isinstance(module, nn.BatchNorm2d):
+        return _converted(module, kind)
+    for name, child in module.named_children():
+        setattr(module, name, convert_batch_norm(child, mode))
+    return module
+
+
+def _converted(layer: nn.BatchNorm2d, kind: type[nn.BatchNorm2d]) -> nn.BatchNorm2d:
+    new = kind(
+        layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats
+    )
+    for name in layer._parameters:
+        setattr(new, name, getattr(layer, name))
+    for name in layer._buffers:
+        setattr(new, name, getattr(layer, name))
+    return new.train(layer.training)

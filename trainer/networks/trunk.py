@@ -1,0 +1,74 @@
+"""What every trunk is: images in, one flat feature vector out, named stages in between.
+
+A trunk is a list of named layers: ``plan`` says which layers make up each stage, ``tail`` which
+ones turn the last stage's map into features. Layer names are those of the public state dicts of
+the same network (torchvision, Caffe), so these load without translation.
+
+Axis letters: n images, C channels, H×W positions, F trunk features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+__all__ = ["Backbone"]
+
+
+class Backbone(nn.Module):
+    """Base of all trunks.
+
+    Attributes:
+        plan: names of the layers of each stage, stages in order.
+        tail: names of the layers after the last stage.
+        width: number F of output features.
+        heads: prefixes of foreign state dicts' entries that have no place in a trunk.
+    """
+
+    plan: dict[str, tuple[str, ...]]
+    tail: tuple[str, ...]
+    width: int
+    heads: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Names of the stages in order."""
+        return tuple(self.plan)
+
+    def features(
+        self,
+        x: Tensor,
+        gates: Callable[[Tensor, str], Tensor] | None = None,
+        *,
+        keep: Collection[str] = (),
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Features of images ``x [n, 3, H, W]``; n may be 0.
+
+        Args:
+            gates: called with every stage's output and name; what it returns goes on.
+            keep: stages whose output is returned.
+
+        Returns:
+            Features ``[n, F]``, and the (gated) outputs ``[n, C, H', W']`` of the kept stages.
+        """
+        maps: dict[str, Tensor] = {}
+        for stage, layers in self.plan.items():
+            for layer in layers:
+                x = self.get_submodule(layer)(x)
+            if gates is not None:
+                x = gates(x, stage)
+            if stage in keep:
+                maps[stage] = x
+        for layer in self.tail:
+            x = self.get_submodule(layer)(x)
+        return x, maps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features ``[n, F]`` of images ``x [n, 3, H, W]``."""
+        return self.features(x)[0]
+
+    def rename(self, name: str) -> str:
+        """This trunk's name for an entry of a public state dict of the same network."""
+        return name

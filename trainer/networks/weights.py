@@ -1,0 +1,141 @@
+"""Initial weights of a trunk: torchvision's ImageNet weights, or a state dict in a file."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainer.networks.options import NetworkConfig
+from trainer.networks.torchvision_shim import import_torchvision
+from trainer.networks.trunk import Backbone
+
+__all__ = ["NetworkError", "initialise", "load_trunk", "read_state_dict"]
+
+logger = logging.getLogger(__name__)
+
+_CHOICES = "network.weights=none or network.weights=/path/to/state_dict.pt"
+_SHOWN = 4
+
+
+class NetworkError(ValueError):
+    """A network that cannot be built as asked; the message names the option and the remedy."""
+
+
+def initialise(trunk: Backbone, config: NetworkConfig) -> None:
+    """Load what ``config.weights`` names into ``trunk``; ``none`` leaves it as it is.
+
+    Raises:
+        NetworkError: the weights do not exist, cannot be downloaded or read, or do not fit.
+    """
+    if config.weights == "none":
+        if config.batch_norm == "frozen" and config.backbone.startswith("resnet"):
+            logger.warning(
+                "network.batch_norm=frozen with network.weights=none: the frozen statistics are "
+                "mean 0 and variance 1, so nothing is normalised until weights are loaded"
+            )
+    elif config.weights == "imagenet":
+        load_trunk(trunk, _download(config.backbone), source=f"ImageNet {config.backbone}")
+    else:
+        load_trunk(trunk, read_state_dict(config.weights), source=config.weights)
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a state dict file by name, on the CPU; no code in the file is run.
+
+    Accepted are a bare state dict and ``{"state_dict": ...}``. The prefix ``module.`` (a saved
+    data-parallel wrapper) is cut off; if a file holds a whole network of this project, only its
+    trunk is taken.
+
+    Raises:
+        NetworkError: no such file, or not such a state dict.
+    """
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise NetworkError(
+            f"network.weights: {path}: no such file; the other choices are imagenet and none"
+        ) from None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as err:
+        raise NetworkError(
+            f"network.weights: {path}: not readable as a state dict of tensors "
+            f"({type(err).__name__}); save it with torch.save(model.state_dict(), path)"
+        ) from None
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not content:
+        raise NetworkError(f"network.weights: {path}: holds no state dict; {_EXPECTED}")
+    odd = [str(k) for k, v in content.items() if not isinstance(v, Tensor)]
+    if odd:
+        raise NetworkError(f"network.weights: {path}: {_some(odd)} not a tensor; {_EXPECTED}")
+    return _trunk_only({str(k).removeprefix("module."): v for k, v in content.items()})
+
+
+_EXPECTED = "expected tensors by name, bare or under the key state_dict"
+
+
+def load_trunk(trunk: Backbone, state: Mapping[str, Tensor], *, source: str) -> None:
+    """Copy ``state`` into ``trunk``; entries of a classifier head are left out.
+
+    Raises:
+        NetworkError: an entry is missing, unexpected or of another shape; ``source`` says whose.
+    """
+    kept = {k: v for k, v in state.items() if not k.startswith(trunk.heads)}
+    given = {trunk.rename(k): v for k, v in kept.items()}
+    wanted = trunk.state_dict()
+    # Old files lack this counter, which only matters without momentum.
+    optional = {k for k in wanted if k.endswith("num_batches_tracked")}
+    missing = [k for k in wanted if k not in given and k not in optional]
+    unexpected = [k for k in given if k not in wanted]
+    shapes = [
+        f"{k} {list(given[k].shape)} instead of {list(wanted[k].shape)}"
+        for k in wanted
+        if k in given and given[k].shape != wanted[k].shape
+    ]
+    found = {"missing": missing, "unexpected": unexpected, "shape of": shapes}
+    faults = [f"{kind} {_some(names)}" for kind, names in found.items() if names]
+    if faults:
+        raise NetworkError(
+            f"network.weights: {source} does not fit {type(trunk).__name__}: {'; '.join(faults)}"
+        )
+    trunk.load_state_dict(given, strict=False)
+
+
+def _trunk_only(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    found = {k: re.search(r"(?:^|\.)trunk\.(.+)", k) for k in state}
+    inside = {match[1]: state[k] for k, match in found.items() if match}
+    return inside or state
+
+
+def _download(backbone: str) -> Mapping[str, Tensor]:
+    """torchvision's ImageNet weights (the original ones, V1) through its registry."""
+    if backbone in ("tiny", "alexnet"):
+        remedy = "use network.backbone=alexnet-tv, or " if backbone == "alexnet" else "use "
+        raise NetworkError(
+            f"network.weights=imagenet: torchvision has no ImageNet weights for {backbone}; "
+            f"{remedy}{_CHOICES}"
+        )
+    models = import_torchvision().models
+    weights = models.get_model_weights(backbone.removesuffix("-tv"))["IMAGENET1K_V1"]
+    try:
+        return weights.get_state_dict(progress=False, check_hash=True)
+    except Exception as err:  # a network can fail in any way
+        raise NetworkError(
+            f"network.weights=imagenet: download of {weights.url} failed "
+            f"({_first_line(err)}); the other choices are {_CHOICES}"
+        ) from err
+
+
+def _first_line(err: Exception) -> str:
+    return f"{type(err).__name__}: {str(err).strip().splitlines()[0] if str(err).strip() else ''}"
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
