@@ -1,0 +1,130 @@
+"""Run descriptions: overrides, clear refusals, a stable identity, ready files that parse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from trainer.config import ConfigError, RunConfig, load_config, parse_config
+from trainer.methods import METHODS
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "run.yaml"
+    path.write_text("method:\n  name: astn\ntraining:\n  steps: 10\n")
+    return path
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: p.stem)
+def test_ready_configs_parse_and_name_their_command(path):
+    assert load_config(path).training.steps > 0
+    relative = path.relative_to(CONFIGS.parent)
+    assert f"img2shape train {relative}" in path.read_text()
+
+
+def test_overrides_reach_every_level(file):
+    config = load_config(
+        file,
+        [
+            "training.seed=3",
+            "steps=7",
+            "method.align=instance",
+            "data.augment.flip=0",
+            "data.queries.split=val",
+            "network.weights=none",
+        ],
+    )
+    assert (config.training.seed, config.training.steps) == (3, 7)
+    assert config.method.align == "instance"
+    assert config.data.augment.flip == 0
+    assert (config.data.queries.stream, config.data.queries.split) == ("image", "val")
+
+
+def test_method_shorthand(file):
+    assert load_config(file, ["method=dann"]).method_name == "dann"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainin.steps=5", "unknown key 'trainin'; did you mean 'training'"),
+        ("training.stebs=5", "unknown key 'training.stebs'; did you mean 'steps'"),
+        ("method.alfa=1", "unknown key 'method.alfa'; did you mean 'alpha'"),
+        ("data.augment.flipp=1", "did you mean 'flip'"),
+        ("data.queries.splitt=val", "did you mean 'split'"),
+        ("method=atsn", "unknown method 'atsn'; did you mean 'astn'"),
+        ("training.steps=-1", "training.steps: Input should be greater than or equal to 1"),
+        ("network.backbone=vgg", "network.backbone: Input should be"),
+        ("training.steps", "section.key=value"),
+    ],
+)
+def test_bad_overrides_say_what_is_wrong(file, override, message):
+    with pytest.raises(ConfigError) as error:
+        load_config(file, [override])
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [", "not readable as YAML"), ("- 1", "expected sections"), ("{}", "method.name")],
+)
+def test_bad_files_say_what_is_wrong(tmp_path, text, message):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_config(path)
+    with pytest.raises(ConfigError, match="no such file"):
+        load_config(tmp_path / "absent.yaml")
+
+
+def test_a_resolved_config_reads_back_as_itself(file, tmp_path):
+    config = load_config(file, ["method.alpha=0.5"])
+    again = tmp_path / "again.yaml"
+    again.write_text(config.to_yaml())
+    assert load_config(again) == config
+    assert load_config(again).identity == config.identity
+
+
+def test_identity_follows_what_shapes_the_weights_and_nothing_else(file):
+    identity = load_config(file).identity
+    for same in (
+        "training.log_every=3",
+        "training.loader_workers=2",
+        "data.queries.split=val",
+        "evaluation.metric=cosine",
+        "data.root=/elsewhere",
+    ):
+        assert load_config(file, [same]).identity == identity, same
+    for other in (
+        "training.seed=1",
+        "method.theta=0.5",
+        "optimizer.momentum=0",
+        "training.batch=8",
+        "data.target_shapes.split=val",
+        "network.pool=mean",
+    ):
+        assert load_config(file, [other]).identity != identity, other
+
+
+def documented(model: type[BaseModel]) -> None:
+    for name, info in model.model_fields.items():
+        kind = info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            documented(kind)
+        assert info.description or model is RunConfig, f"{model.__name__}.{name}"
+
+
+@pytest.mark.parametrize("model", [RunConfig, *(m.Config for m in METHODS.values())])
+def test_every_field_is_documented(model):
+    documented(model)
+
+
+def test_missing_method_is_refused():
+    with pytest.raises(ConfigError, match=r"method\.name is missing"):
+        parse_config({"training": {"steps": 1}})

@@ -1,0 +1,163 @@
+"""Differentiable collectives over the default process group, and the one rule they serve.
+
+This is the only file that calls ``torch.distributed`` collectives. Without a process group every
+function is the one-process identity, so losses built on them work on plain tensors.
+
+The rule: *every rank computes the same global loss*. The backward of these collectives sums the
+ranks' gradients, which makes a parameter's gradient on each rank, summed over ranks, ``W`` times
+the gradient of the global loss; data-parallel engines (DDP, DeepSpeed) then divide by ``W``. No
+factor of ``W`` appears anywhere else.
+
+Axis letters: n local rows, N global rows, W ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+__all__ = [
+    "all_gather_rows",
+    "all_reduce_max",
+    "all_reduce_sum",
+    "any_rank",
+    "barrier",
+    "broadcast_object",
+    "gather_objects",
+    "global_mean",
+    "process_group",
+    "rank",
+    "world_size",
+]
+
+
+def is_distributed() -> bool:
+    """True inside a process group of more than one rank."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def world_size() -> int:
+    """Number of ranks W, 1 without a process group."""
+    return dist.get_world_size() if is_distributed() else 1
+
+
+def rank() -> int:
+    """This process's rank in 0..W-1, 0 without a process group."""
+    return dist.get_rank() if is_distributed() else 0
+
+
+@contextmanager
+def process_group(*, timeout_seconds: float) -> Iterator[None]:
+    """Join the process group that the environment describes (``torchrun``), leave it at the end."""
+    from datetime import timedelta
+
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds))
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+class _AllReduceSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.detach().clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        grad = grads[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(grad)
+        return grad
+
+
+class _AllGatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, counts: list[int]) -> Tensor:
+        ctx.counts, width = counts, max(counts)
+        # Equal-sized parts: gloo and NCCL both want them, and padding is cut off right here.
+        part = x.new_zeros((width, *x.shape[1:]))
+        part[: len(x)] = x.detach()
+        parts = [torch.empty_like(part) for _ in counts]
+        dist.all_gather(parts, part)
+        return torch.cat([p[:count] for p, count in zip(parts, counts, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        grad = grads[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(grad)
+        start = sum(ctx.counts[: dist.get_rank()])
+        return grad[start : start + ctx.counts[dist.get_rank()]], None
+
+
+def all_reduce_sum(x: Tensor) -> Tensor:
+    """Sum of ``x`` (any shape, the same on every rank) over ranks; the gradient is summed too."""
+    return _AllReduceSum.apply(x) if is_distributed() else x  # pyright: ignore[reportReturnType]
+
+
+def all_gather_rows(x: Tensor) -> Tensor:
+    """Rows ``x [n, ...]`` of every rank in rank order, ``[N, ...]``; n may differ and may be 0.
+
+    The gradient of my rows is the sum over ranks of the gradients for these rows.
+    """
+    if not is_distributed():
+        return x
+    counts = [int(c) for c in gather_objects(len(x))]
+    if sum(counts) == 0:
+        return x
+    return _AllGatherRows.apply(x, counts)  # pyright: ignore[reportReturnType]
+
+
+def global_mean(values: Tensor) -> Tensor:
+    """Mean of ``values [n]`` over all ranks' rows, a scalar; 0 when no rank has a row.
+
+    Sum and count are reduced together and divided once, so uneven and empty ranks are exact.
+    """
+    total = torch.stack([values.sum(), values.new_tensor(float(values.numel()))])
+    total = all_reduce_sum(total)
+    return total[0] / total[1].detach().clamp(min=1.0)
+
+
+@torch.no_grad()
+def all_reduce_max(x: Tensor) -> Tensor:
+    """Elementwise maximum of ``x`` over ranks; no gradient."""
+    x = x.detach().clone()
+    if is_distributed():
+        dist.all_reduce(x, op=dist.ReduceOp.MAX)
+    return x
+
+
+def any_rank(flag: bool, device: torch.device | str = "cpu") -> bool:
+    """True on every rank when ``flag`` is true on at least one."""
+    return bool(all_reduce_max(torch.tensor(float(flag), device=device)).item())
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """``value`` of every rank, in rank order, on every rank; small picklable objects only."""
+    if not is_distributed():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def broadcast_object(value: Any) -> Any:
+    """Rank 0's ``value`` on every rank; small picklable objects only."""
+    if not is_distributed():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def barrier() -> None:
+    """Wait until every rank is here."""
+    if is_distributed():
+        dist.barrier()

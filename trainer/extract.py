@@ -1,0 +1,109 @@
+"""From a checkpoint to embeddings: every item of a stream exactly once, at any number of ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dataio.loader import StreamSource, walk
+from trainer.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
+from trainer.config import ConfigError, RunConfig, parse_config
+from trainer.loop import DTYPES, build_method
+from trainer.methods import Method
+from trainer.run_folder import RunFolder
+from trainer.streams import to_domain
+
+__all__ = ["TrainedRun", "extract", "load_run", "untrained"]
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A method with trained weights and where they came from."""
+
+    method: Method
+    config: RunConfig
+    checkpoint: Checkpoint
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the weights' file and of the training data."""
+        description = self.checkpoint.description
+        return f"{description['sha256'][:16]}:{description['fingerprint']}"
+
+
+def load_run(path: Path) -> TrainedRun:
+    """The newest whole checkpoint of a run folder, or the checkpoint that ``path`` is.
+
+    Raises:
+        ConfigError: ``path`` is neither, or holds no whole checkpoint.
+    """
+    if (path / "checkpoint.json").exists():
+        checkpoint = load_checkpoint(path)
+    elif (path / "run.json").exists():
+        found = newest_checkpoint(RunFolder(path).checkpoints)
+        if found is None:
+            raise ConfigError(f"{path}: has no checkpoint yet; finish it with `img2shape train`")
+        checkpoint = found
+    else:
+        raise ConfigError(
+            f"{path}: neither a run folder nor a checkpoint; `img2shape train` makes one"
+        )
+    description = checkpoint.description
+    config = parse_config(description["config"], where=str(checkpoint.path))
+    method = build_method(_without_download(config), num_classes=len(description["classes"]))
+    method.load_state_dict(checkpoint.state["method"])
+    return TrainedRun(method.eval(), config, checkpoint)
+
+
+def untrained(run: TrainedRun) -> Method:
+    """The same method with the weights it had before its first step (same seed)."""
+    classes = run.checkpoint.description["classes"]
+    return build_method(run.config, num_classes=len(classes)).eval()
+
+
+def _without_download(config: RunConfig) -> RunConfig:
+    """The checkpoint holds the weights: pre-trained ones need not be fetched again."""
+    network = config.network.model_copy(update={"weights": "none"})
+    return config.model_copy(update={"network": network})
+
+
+@torch.inference_mode()
+def extract(
+    method: Method,
+    source: StreamSource,
+    *,
+    batch: int,
+    precision: str,
+    device: torch.device | str = "cpu",
+    rank: int = 0,
+    world_size: int = 1,
+    on_items: Callable[[int], None] | None = None,
+) -> tuple[list[str], list[str], np.ndarray]:
+    """Embed this rank's share of a stream in evaluation mode.
+
+    Args:
+        source: queries (images) or gallery (shapes, all views).
+        batch: samples per forward pass.
+        on_items: called with the number of items after each batch.
+
+    Returns keys, class names and float32 embeddings ``[n, D]``, in the order of the stream.
+    """
+    method = method.to(device).eval()
+    keys: list[str] = []
+    labels: list[str] = []
+    vectors: list[np.ndarray] = []
+    for part in walk(source, batch=batch, rank=rank, world_size=world_size):
+        domain = to_domain(part, size=source.image_size, device=device, dtype=DTYPES[precision])
+        shapes = domain.pixels.dim() == 5
+        embed = method.embed_gallery if shapes else method.embed_queries
+        vectors.append(embed(domain.pixels).float().cpu().numpy())
+        keys += part.keys
+        labels += [source.classes[int(i)] for i in part.label]
+        if on_items is not None:
+            on_items(len(part.keys))
+    width = vectors[0].shape[1] if vectors else 0
+    return keys, labels, np.concatenate(vectors or [np.zeros((0, width), np.float32)])

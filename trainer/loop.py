@@ -1,0 +1,257 @@
+"""The training loop: the file to read first.
+
+Each step reads this rank's slice of the global batch, asks the method for its global losses, and
+lets the strategy step. The loop knows no method by name, no Ray and no terminal. It runs in one
+process, under ``torchrun`` and in Ray workers; a process group, if any, exists before it starts.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dataio.loader import Loader
+from trainer import collectives
+from trainer.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from trainer.config import RunConfig
+from trainer.methods import METHODS, Domain, Losses, Method
+from trainer.run_folder import RunFolder, require_same_run
+from trainer.schedules import rate_factor
+from trainer.strategy import DataParallel
+from trainer.streams import data_fingerprint, label_space, to_domains, training_sources
+from trainer.telemetry import PhaseClock, StepLog
+
+__all__ = ["NonFiniteError", "Trainer", "build_method", "train"]
+
+log = logging.getLogger(__name__)
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.float32}
+
+
+class NonFiniteError(ValueError):
+    """A loss term or the gradient is NaN or infinite; the message names it and the samples."""
+
+
+def build_method(config: RunConfig, *, num_classes: int) -> Method:
+    """The method with freshly seeded weights, equal on every rank."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.training.seed)
+        method = METHODS[config.method_name](
+            config.method, config.network, num_classes=num_classes, seed=config.training.seed
+        )
+    method = method.to(DTYPES[config.training.precision])
+    if config.training.precision == "bf16":
+        method.autocast_dtype = torch.bfloat16
+    return method
+
+
+class Trainer:
+    """One rank's view of one run."""
+
+    def __init__(self, config: RunConfig, folder: RunFolder, *, device: torch.device) -> None:
+        self.config, self.folder, self.device = config, folder, device
+        self.clock = PhaseClock()
+        self.classes = label_space(config)
+        self.sources = training_sources(config)
+        self.method = build_method(config, num_classes=len(self.classes)).to(device)
+        self.strategy = DataParallel()
+        self.model = self.strategy.prepare(self.method, config.optimizer)
+        self.step = 0
+        self._resume()
+
+    def run(
+        self,
+        *,
+        on_record: Callable[[dict[str, Any]], None] | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> int:
+        """Train to the configured number of steps; returns the step reached.
+
+        Args:
+            on_record: called on rank 0 with every record of ``log.jsonl``.
+            stop: asked before each step; when any rank answers yes, all ranks save a checkpoint
+                and leave.
+        """
+        training, leader = self.config.training, collectives.rank() == 0
+        step_log = StepLog(self.folder.log, from_step=self.step) if leader else None
+        loader = Loader(
+            self.sources,
+            batch=training.batch,
+            seed=training.seed,
+            steps=training.steps,
+            start_step=self.step,
+            rank=collectives.rank(),
+            world_size=collectives.world_size(),
+            workers=training.loader_workers,
+            cache=training.cache,
+            block_shards=self.config.data.block_shards,
+        )
+        try:
+            batches = iter(loader)
+            while self.step < training.steps:
+                if stop is not None and collectives.any_rank(stop(), self.device):
+                    break
+                with self.clock.phase("data"):
+                    step, batch = next(batches)
+                assert step == self.step
+                record = self._train_step(batch)
+                self.step += 1
+                if step_log and (step % training.log_every == 0 or self.step == training.steps):
+                    step_log.write(record)
+                    if on_record is not None:
+                        on_record(record)
+                if self.step % training.checkpoint_every == 0 and self.step < training.steps:
+                    self.save()
+            self.save()
+        finally:
+            loader.close()
+            if step_log:
+                step_log.close()
+        return self.step
+
+    def _train_step(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        config, progress = self.config, self.step / self.config.training.steps
+        with self.clock.phase("augment"):
+            domains = to_domains(
+                batch,
+                size=config.network.input_size,
+                device=self.device,
+                dtype=DTYPES[config.training.precision],
+            )
+        self.model.train()
+        with self.clock.phase("forward"):
+            losses: Losses = self.model(domains, step=self.step, progress=progress)
+        self._require_finite(losses.terms, domains)
+        with self.clock.phase("backward"):
+            self.strategy.backward(losses.total)
+        with self.clock.phase("optimizer"):
+            factor = rate_factor(
+                config.optimizer.schedule, progress, warmup=config.optimizer.warmup
+            )
+            norm = self.strategy.step(factor=factor)
+        self._require_finite({"gradient norm": norm}, domains)
+        return {
+            "step": self.step,
+            "progress": progress,
+            "learning_rate": config.optimizer.learning_rate * factor,
+            "loss": losses.total.item(),
+            "terms": {k: v.item() for k, v in losses.terms.items()},
+            "health": {
+                **{k: float(v) for k, v in losses.health.items()},
+                "gradient_norm": norm.item(),
+            },
+            "seconds": self.clock.summary()["total"],
+        }
+
+    def _require_finite(
+        self, values: Mapping[str, torch.Tensor], domains: Mapping[str, Domain]
+    ) -> None:
+        """Stop on every rank together: the values are global, so all ranks see the same ones."""
+        finite = torch.isfinite(torch.stack([v.detach() for v in values.values()]))
+        if bool(finite.all()):
+            return
+        name = next(n for n, ok in zip(values, finite.tolist(), strict=True) if not ok)
+        keys = [k for part in collectives.gather_objects(self._suspects(domains)) for k in part]
+        raise NonFiniteError(
+            f"step {self.step}: {name} is {values[name].item()}; samples: {', '.join(keys[:8])}"
+            + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
+            + "; lower optimizer.learning_rate, set optimizer.clip_norm, or look at these samples"
+        )
+
+    @torch.no_grad()
+    def _suspects(self, domains: Mapping[str, Domain]) -> list[str]:
+        """Keys of samples whose pixels or embedding are not finite; all keys if there is none."""
+        suspects: list[str] = []
+        for domain in domains.values():
+            embed = (
+                self.method.embed_gallery if domain.pixels.dim() == 5 else self.method.embed_queries
+            )
+            finite = torch.isfinite(embed(domain.pixels)).all(1).tolist()
+            suspects += [k for k, ok in zip(domain.keys, finite, strict=True) if not ok]
+        return suspects or [k for domain in domains.values() for k in domain.keys]
+
+    def save(self) -> None:
+        """Rank 0 writes a checkpoint of the current step; the state is equal on all ranks."""
+        with self.clock.phase("checkpoint"):
+            if collectives.rank() == 0:
+                save_checkpoint(
+                    self.folder.checkpoints,
+                    {
+                        "method": self.method.state_dict(),
+                        **self.strategy.state_dict(),
+                        "generator": torch.get_rng_state(),
+                    },
+                    step=self.step,
+                    description=describe(self.config, self.classes),
+                    keep=self.config.training.keep_checkpoints,
+                )
+            collectives.barrier()
+
+    def _resume(self) -> None:
+        """Continue from the newest whole checkpoint that rank 0 sees, if there is one."""
+        found = newest_checkpoint(self.folder.checkpoints) if collectives.rank() == 0 else None
+        path = collectives.broadcast_object(None if found is None else str(found.path))
+        if path is None:
+            return
+        found = found or load_checkpoint(Path(path))
+        require_same_run(self.folder.path, found.description, describe(self.config, self.classes))
+        self.method.load_state_dict(found.state["method"])
+        self.strategy.load_state_dict(found.state)
+        torch.set_rng_state(found.state["generator"])
+        self.step = found.step
+        log.info("continuing at step %d from %s", found.step, path)
+
+
+def describe(config: RunConfig, classes: tuple[str, ...]) -> dict[str, Any]:
+    """What identifies a checkpoint's run."""
+    return {
+        "identity": config.identity,
+        "fingerprint": data_fingerprint(config),
+        "classes": list(classes),
+        "config": config.to_dict(),
+    }
+
+
+def train(
+    config: RunConfig,
+    folder: RunFolder,
+    *,
+    on_record: Callable[[dict[str, Any]], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> int:
+    """Train one run on this rank; continues ``folder`` when it holds this run.
+
+    Returns the step reached, smaller than the configured one only after ``stop``.
+
+    Raises:
+        ConfigError, DataError: bad options or data, before or while training.
+        NonFiniteError: a loss or gradient is NaN or infinite.
+    """
+    device = _device()
+    if device.type == "cpu":
+        torch.set_num_threads(config.training.threads or _threads())
+    trainer = Trainer(config, folder, device=device)
+    reached = trainer.run(on_record=on_record, stop=stop)
+    if collectives.rank() == 0:
+        folder.update(
+            status="finished" if reached == config.training.steps else "interrupted",
+            world_size=collectives.world_size(),
+            parameters=sum(p.numel() for p in trainer.method.parameters()),
+            timings=trainer.clock.summary(),
+        )
+    return reached
+
+
+def _device() -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+
+
+def _threads() -> int:
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", collectives.world_size()))
+    return max(1, (os.cpu_count() or 1) // max(1, local))

@@ -1,0 +1,94 @@
+"""Step records and the phase clock: what a run says about itself."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+__all__ = ["PhaseClock", "StepLog", "finite_json", "write_json"]
+
+
+class PhaseClock:
+    """Wall-clock seconds by phase; what no phase claims is ``other``."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._start = time.perf_counter()
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def summary(self) -> dict[str, float]:
+        """Seconds by phase with ``other`` and ``total``; the phases sum to the total."""
+        total = time.perf_counter() - self._start
+        other = total - sum(self.seconds.values())
+        return {**self.seconds, "other": other, "total": total}
+
+
+class StepLog:
+    """``log.jsonl``: one JSON object a logged step, flushed at once.
+
+    Opening for a resumed run drops the lines at and after ``from_step``, which will be written
+    again, and a line that a crash cut short.
+    """
+
+    def __init__(self, path: Path, *, from_step: int) -> None:
+        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] < from_step]
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_text("".join(line + "\n" for line in kept))
+        os.replace(temporary, path)
+        self._file = path.open("a")
+
+    def write(self, record: dict[str, Any]) -> None:
+        self._file.write(json.dumps(finite_json(record)) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _whole_lines(path: Path) -> Iterator[str]:
+    if not path.exists():
+        return
+    for line in path.read_text().splitlines():
+        try:
+            json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        yield line
+
+
+def finite_json(value: Any) -> Any:
+    """``value`` with NaN and infinities as null, since JSON has neither."""
+    if isinstance(value, dict):
+        return {k: finite_json(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_json(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON under a temporary name, fsync, rename: the file is whole or absent."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w") as file:
+            json.dump(finite_json(value), file, indent=2)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
