@@ -1,0 +1,244 @@
+"""The command line ``img2shape``."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import click
+import typer
+
+from cluster.errors import USER_ERRORS
+from cluster.progress import console
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Find unlabelled 3D shapes from photos and sketches: train, evaluate, report.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Make and pack data sets.")
+app.add_typer(data_app, name="data")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="e.g. training.steps=50")
+]
+Workers = Annotated[
+    int, typer.Option(min=0, help="Ray Train workers; 0 trains in this process, without Ray.")
+]
+
+
+@app.command(
+    epilog="Example: img2shape train configs/procedural/astn.yaml training.seed=1 "
+    "method.align=instance --workers 2 --out runs/astn-1"
+)
+def train(
+    config: Annotated[Path, typer.Argument(help="Run description, a YAML file.")],
+    overrides: Overrides = None,
+    workers: Workers = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder [default: runs/<method>-<identity>].")
+    ] = None,
+) -> None:
+    """Train one run; continues --out when it holds this run.
+
+    Every key of the description can be overridden, with dots: method.alpha=0.5,
+    training.steps=200, data.root=data/mine. `img2shape model CONFIG` shows the network.
+    """
+    from cluster.jobs import train_run
+    from trainer.config import load_config
+
+    run = load_config(config, overrides or ())
+    folder = train_run(run, out or _default_folder(run), workers=workers)
+    console.print(f"trained: {folder.path}\nnext: img2shape eval {_shown(folder.path)}")
+
+
+@app.command("eval")
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run folder or a checkpoint folder.")],
+    shards: Annotated[int, typer.Option(min=1, help="Parts of the gallery.")] = 1,
+    protocol: Annotated[
+        str | None, typer.Option(help="mi3dor | shrec [default: the run's own]")
+    ] = None,
+    actors: Annotated[bool, typer.Option(help="One Ray actor per gallery shard.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Embed queries and gallery with a trained run and score the full gallery exactly."""
+    from cluster.jobs import evaluate_run
+
+    with _only_json(as_json) as emit:
+        result = evaluate_run(run, shards=shards, protocol=protocol, actors=actors)
+        emit(result)
+    if not as_json:
+        from cluster.tables import print_metrics
+
+        print_metrics([(run.name, result)])
+
+
+@app.command()
+def metrics(
+    queries: Annotated[Path, typer.Option(help="Parquet with key, label, embedding.")],
+    gallery: Annotated[Path, typer.Option(help="Parquet with key, label, embedding.")],
+    shards: Annotated[int, typer.Option(min=1, help="Parts of the gallery.")] = 1,
+    protocol: Annotated[str, typer.Option(help="mi3dor | shrec")] = "mi3dor",
+    features: Annotated[str, typer.Option(help="raw | clamp-l2 | l2")] = "raw",
+    metric: Annotated[str, typer.Option(help="euclidean | cosine")] = "euclidean",
+    ties: Annotated[str, typer.Option(help="index | expected")] = "index",
+    as_json: Json = False,
+) -> None:
+    """Score anybody's embeddings with every metric of both protocols."""
+    from cluster.jobs import score_files
+
+    with _only_json(as_json) as emit:
+        options = {"protocol": protocol, "features": features, "metric": metric, "ties": ties}
+        result = score_files(queries, gallery, shards=shards, **options)
+        emit(result)
+    if not as_json:
+        from cluster.tables import print_metrics
+
+        print_metrics([(queries.stem, result)])
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Evaluated run folders.")],
+    out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
+    title: Annotated[str, typer.Option(help="Heading.")] = "img2shape report",
+) -> None:
+    """Write one self-contained HTML page about one or several evaluated runs."""
+    from cluster.jobs import write_report
+
+    write_report(runs, out, title=title)
+    console.print(f"report: {_shown(out)}")
+
+
+@app.command()
+def model(
+    config: Annotated[Path, typer.Argument(help="Run description, a YAML file.")],
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Count parameters and multiply-adds, layer by layer; needs no data."""
+    from cluster.jobs import model_complexity
+    from trainer.config import load_config
+
+    with _only_json(as_json) as emit:
+        result = model_complexity(load_config(config, overrides or ()))
+        emit(result)
+    if not as_json:
+        from cluster.tables import print_layers
+
+        print_layers(result)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of the demo's runs.")] = Path("runs/demo"),
+    workers: Workers = 2,
+    quick: Annotated[bool, typer.Option("--quick", help="Small data, short training.")] = False,
+) -> None:
+    """Make the built-in benchmark, train and evaluate three methods, write a report."""
+    from cluster.demo import run_demo
+
+    run_demo(out, workers=workers, quick=quick)
+
+
+@data_app.command("make")
+def make(
+    benchmark: Annotated[str, typer.Argument(help="procedural")],
+    out: Annotated[Path, typer.Option(help="Folder of the data set.")],
+    size: Annotated[str, typer.Option(help="smoke | small | medium | large")] = "small",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all shapes and pictures.")] = 0,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes [default: one per core]")
+    ] = None,
+) -> None:
+    """Make the built-in benchmark: raw tree in OUT/raw, packed shards and manifest in OUT."""
+    from cluster.jobs import make_benchmark
+
+    if benchmark != "procedural":
+        raise click.UsageError(f"unknown benchmark '{benchmark}'; there is one: procedural")
+    manifest = make_benchmark(out, size=size, seed=seed, workers=workers)
+    console.print(
+        f"data set: {_shown(out)}: {len(manifest.keys)} samples, {len(manifest.classes)} classes"
+    )
+
+
+def _default_folder(run: Any) -> Path:
+    return Path("runs") / f"{run.method_name}-{run.identity}"
+
+
+def _shown(path: Path) -> Path:
+    """Relative to the working directory when inside it."""
+    try:
+        return path.absolute().relative_to(Path.cwd())
+    except ValueError:
+        return path
+
+
+@contextmanager
+def _only_json(enabled: bool) -> Iterator[Any]:
+    """With ``enabled``, everything written to file descriptor 1 inside goes to stderr, except the
+    object that is emitted: libraries and child processes cannot spoil the JSON."""
+    if not enabled:
+        yield lambda result: None
+        return
+    results: list[Any] = []
+    sys.stdout.flush()
+    keep = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield results.append
+    finally:
+        sys.stdout.flush()
+        os.dup2(keep, 1)
+        os.close(keep)
+    print(json.dumps(results[0], allow_nan=False))
+
+
+def main() -> NoReturn:
+    """Entry point: one-line errors, exit codes 0, 1 (failure), 2 (bad input), 130 (Ctrl-C)."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        app(standalone_mode=False)
+    except USER_ERRORS as err:
+        _fail(str(err), 2)
+    except click.UsageError as err:
+        _fail(err.format_message(), 2)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted; the same command continues where it stopped", 130)
+    except OSError as err:
+        _fail(_explain_os_error(err), 2)
+    except Exception as err:
+        if os.environ.get("IMG2SHAPE_DEBUG"):
+            raise
+        _fail(f"{type(err).__name__}: {err} (IMG2SHAPE_DEBUG=1 shows where)", 1)
+    sys.exit(0)
+
+
+def _explain_os_error(err: OSError) -> str:
+    where = f"{err.filename}: " if err.filename else ""
+    if err.errno == errno.ENOSPC:
+        return f"{where}the disk is full; free some space or use another --out"
+    if err.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        return f"{where}not writable or readable ({err.strerror}); use another folder"
+    return f"{where}{err.strerror or err}"
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    line = " ".join(message.split())
+    print(f"img2shape: {line}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""What the commands do: each function is one job, from input files to output files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cluster.evaluate import gallery_transport
+from cluster.launch import launch
+from cluster.pictures import Pictures
+from cluster.progress import task
+from dataio.datasets import mi3dor
+from dataio.datasets.procedural import make_procedural
+from dataio.manifest import Manifest, load_manifest
+from dataio.pack import pack
+from evalsuite.embeddings import Embeddings, read_embeddings, write_embeddings
+from evalsuite.evaluate import Evaluation
+from evalsuite.evaluate import evaluate as score
+from evalsuite.report import build_report
+from evalsuite.runs import load_run as view_run
+from trainer.config import ConfigError, RunConfig
+from trainer.extract import TrainedRun, extract, load_run, untrained
+from trainer.methods import Method
+from trainer.networks.complexity import complexity
+from trainer.run_folder import RunFolder
+from trainer.streams import data_fingerprint, evaluation_source, label_space
+
+__all__ = [
+    "evaluate_run",
+    "make_benchmark",
+    "model_complexity",
+    "score_files",
+    "train_run",
+    "write_report",
+]
+
+
+def make_benchmark(out: Path, *, size: str, seed: int, workers: int | None = None) -> Manifest:
+    """Build the procedural benchmark in ``out`` (raw tree in ``out/raw``), or open what is there.
+
+    Raises:
+        DataError: ``out`` holds another data set.
+    """
+    with task(f"benchmark '{size}': shapes and pictures") as bar:
+        raw = make_procedural(out / "raw", size=size, seed=seed, workers=workers, progress=bar.at)
+    if (out / "manifest.parquet").exists():
+        return load_manifest(out)
+    with task("packing shards") as bar:
+        return pack(
+            mi3dor.records(raw, dataset="procedural"),
+            out,
+            dataset=f"procedural-{size}",
+            shard_size_bytes=8 << 20,
+            seed=seed,
+            progress=bar.at,
+        )
+
+
+def train_run(config: RunConfig, out: Path, *, workers: int) -> RunFolder:
+    """Train with a progress bar; continues ``out`` when it holds this run."""
+    with task(f"training {config.method_name}", config.training.steps) as bar:
+        return launch(
+            config,
+            out,
+            workers=workers,
+            on_record=lambda r: bar.at(r["step"] + 1, note=f"loss {r['loss']:.3f}"),
+        )
+
+
+def evaluate_run(
+    path: Path, *, shards: int, protocol: str | None = None, actors: bool = False
+) -> dict[str, Any]:
+    """Embed queries and gallery, score them, and write both into the run folder.
+
+    Args:
+        path: run folder or checkpoint folder; a checkpoint's results go into ``evaluation`` inside
+            the checkpoint's own folder of results ``<run>/at-<step>``.
+        actors: gallery shards as Ray actors instead of in this process.
+
+    Raises:
+        ConfigError: no checkpoint, or the data set is not the one the run was trained on.
+    """
+    run = load_run(path)
+    _require_same_data(run)
+    folder = _results_folder(path, run)
+    queries = _embeddings(run, folder, "queries", run.method)
+    gallery = _embeddings(run, folder, "gallery", run.method)
+    evaluation = run.config.evaluation
+    options = {
+        "protocol": protocol or evaluation.protocol,
+        "features": evaluation.features,
+        "metric": evaluation.metric,
+    }
+    result = _score(queries, gallery, shards=shards, actors=actors, options=options)
+    result.save(folder.evaluation)
+    return result.to_json()
+
+
+def _require_same_data(run: TrainedRun) -> None:
+    trained, found = run.checkpoint.description["fingerprint"], data_fingerprint(run.config)
+    if trained != found:
+        raise ConfigError(
+            f"{run.checkpoint.path}: was trained on other data than '{run.config.data.root}' holds "
+            "now; restore the data set it was trained on"
+        )
+
+
+def _results_folder(path: Path, run: TrainedRun) -> RunFolder:
+    """The run folder itself for its newest state, a folder beside for one of its checkpoints."""
+    if (path / "run.json").exists():
+        return RunFolder(path)
+    parent = path.parent.parent if path.parent.name == "checkpoints" else path
+    return RunFolder(parent / f"at-{run.checkpoint.step:08d}")
+
+
+def _embeddings(run: TrainedRun, folder: RunFolder, name: str, method: Method) -> Embeddings:
+    """Embeddings of ``queries`` or ``gallery``: read when they are this checkpoint's, else made."""
+    file = folder.embeddings / f"{name}.parquet"
+    fingerprint = f"{run.fingerprint}:{name}"
+    if file.exists():
+        known = read_embeddings(file)
+        if known.metadata.get("fingerprint") == fingerprint:
+            return known
+    selection = getattr(run.config.data, name.removeprefix("initial-"))
+    source = evaluation_source(run.config, selection)
+    with task(f"embedding {name}", len(source.rows)) as bar:
+        done = 0
+
+        def on_items(count: int) -> None:
+            nonlocal done
+            done += count
+            bar.at(done)
+
+        keys, labels, vectors = extract(
+            method,
+            source,
+            batch=run.config.evaluation.batch,
+            precision=run.config.training.precision,
+            device=_device(),
+            on_items=on_items,
+        )
+    embeddings = Embeddings(keys, labels, vectors, {"fingerprint": fingerprint})
+    folder.embeddings.mkdir(parents=True, exist_ok=True)
+    write_embeddings(file, embeddings)
+    return embeddings
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _score(
+    queries: Embeddings,
+    gallery: Embeddings,
+    *,
+    shards: int,
+    actors: bool,
+    options: dict[str, Any],
+) -> Evaluation:
+    parts = {"features": options["features"], "metric": options["metric"]}
+    with (
+        task("scoring the gallery", len(queries.keys)) as bar,
+        gallery_transport(gallery, shards, actors=actors, **parts) as transport,
+    ):
+        return score(queries, gallery, transport=transport, progress=bar.at, **options)
+
+
+def score_files(queries: Path, gallery: Path, *, shards: int, **options: Any) -> dict[str, Any]:
+    """Score two Parquet files of embeddings; returns the JSON object of ``img2shape metrics``."""
+    q, g = read_embeddings(queries), read_embeddings(gallery)
+    return _score(q, g, shards=shards, actors=False, options=options).to_json()
+
+
+def write_report(runs: Sequence[Path], out: Path, *, title: str) -> Path:
+    """One HTML page about evaluated runs; embeds the untrained network once for the comparison."""
+    for path in runs:
+        if (path / "embeddings" / "queries.parquet").exists():
+            run, folder = load_run(path), RunFolder(path)
+            before = untrained(run)
+            for name in ("initial-queries", "initial-gallery"):
+                _embeddings(run, folder, name, before)
+    views = [view_run(path) for path in runs]
+    pictures = Pictures([load_run(path).config for path in runs])
+    with task("writing the report"):
+        return build_report(views, out, title=title, pictures=pictures)
+
+
+def model_complexity(config: RunConfig) -> dict[str, Any]:
+    """Parameters, multiply-adds and layers of a run's network, without its data."""
+    from trainer.loop import build_method
+
+    network = config.network.model_copy(update={"weights": "none"})
+    method = build_method(
+        config.model_copy(update={"network": network}), num_classes=_class_count(config)
+    )
+    return asdict(complexity(method.network))
+
+
+def _class_count(config: RunConfig) -> int:
+    absent = not (Path(config.data.root) / "manifest.parquet").exists()
+    if absent and config.data.classes is None and config.data.num_classes is not None:
+        return config.data.num_classes
+    return len(label_space(config))

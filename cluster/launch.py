@@ -1,0 +1,216 @@
+"""One run in one process, under ``torchrun``, or in Ray Train workers; the loop is the same."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from trainer.collectives import process_group, rank
+from trainer.config import RunConfig, parse_config
+from trainer.loop import train
+from trainer.run_folder import RunFolder
+from trainer.streams import data_fingerprint
+from trainer.telemetry import write_json
+
+__all__ = ["RunFailed", "launch", "ray_session"]
+
+log = logging.getLogger(__name__)
+OnRecord = Callable[[dict[str, Any]], None]
+
+
+class RunFailed(RuntimeError):
+    """Workers died for a reason that is not the user's input."""
+
+
+def launch(
+    config: RunConfig, out: Path, *, workers: int, on_record: OnRecord | None = None
+) -> RunFolder:
+    """Train ``config`` in folder ``out`` and return the folder; continues the run it holds.
+
+    Args:
+        workers: 0 trains in this process; N > 0 starts N Ray Train workers. Under ``torchrun``
+            the processes that exist are used and ``workers`` is ignored.
+        on_record: called here with every logged step.
+
+    Raises:
+        ConfigError, DataError, NonFiniteError: bad options, bad data, diverged training.
+        RunFailed: a worker died.
+        KeyboardInterrupt: Ctrl-C; in process, a checkpoint of the last step was saved.
+    """
+    data = config.data.model_copy(update={"root": str(Path(config.data.root).absolute())})
+    folder = RunFolder(out.absolute())
+    fingerprint = data_fingerprint(config)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        with process_group(timeout_seconds=config.training.timeout_seconds):
+            if rank() == 0:
+                folder.claim(config, fingerprint=fingerprint)
+            _train_here(config, folder, on_record=on_record if rank() == 0 else None)
+        return folder
+    folder.claim(config, fingerprint=fingerprint)
+    if folder.finished:
+        return folder
+    if workers == 0:
+        _train_here(config, folder, on_record=on_record)
+    else:
+        _train_on_ray(config.model_copy(update={"data": data}), folder, workers, on_record)
+    return folder
+
+
+def _train_here(config: RunConfig, folder: RunFolder, *, on_record: OnRecord | None) -> None:
+    with _stop_on_signal() as stopped:
+        train(config, folder, on_record=on_record, stop=stopped.is_set)
+    if stopped.is_set():
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def _stop_on_signal() -> Iterator[threading.Event]:
+    """The first Ctrl-C or SIGTERM asks the loop to save and leave; a second one interrupts."""
+    stopped = threading.Event()
+
+    def ask(number: int, frame: object) -> None:
+        if stopped.is_set():
+            raise KeyboardInterrupt
+        stopped.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def ray_session() -> Iterator[None]:
+    """A Ray cluster for the time of the block: the one that exists, else a local one."""
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    # Train's own controller messages would break progress bars; failures are reported by us.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "120")
+    existing = "RAY_ADDRESS" in os.environ
+    local = (
+        {}
+        if existing
+        else {
+            "include_dashboard": False,
+            "object_store_memory": 256 * 1024**2,
+            "num_cpus": max(2, os.cpu_count() or 1),
+        }
+    )
+    ray.init(log_to_driver=False, logging_level=logging.ERROR, **local)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _train_on_ray(
+    config: RunConfig, folder: RunFolder, workers: int, on_record: OnRecord | None
+) -> None:
+    with ray_session():
+        error = _error_file(folder)
+        error.unlink(missing_ok=True)
+        failure: list[BaseException] = []
+        thread = threading.Thread(
+            target=_fit, args=(config, folder, workers, failure), daemon=True, name="ray-train"
+        )
+        thread.start()
+        _follow(folder.log, thread, on_record or (lambda record: None))
+        if failure:
+            _raise_failure(failure[0], error)
+
+
+def _fit(config: RunConfig, folder: RunFolder, workers: int, failure: list[BaseException]) -> None:
+    import ray
+    from ray.train import RunConfig as RayRunConfig
+    from ray.train import ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    gpus = ray.cluster_resources().get("GPU", 0) >= workers
+    share = min(1.0, ray.cluster_resources().get("CPU", 1) / workers)
+    try:
+        TorchTrainer(
+            _ray_worker,
+            train_loop_config={"config": config.to_dict(), "folder": str(folder.path)},
+            torch_config=TorchConfig(
+                backend="nccl" if gpus else "gloo", timeout_s=int(config.training.timeout_seconds)
+            ),
+            scaling_config=ScalingConfig(
+                num_workers=workers, use_gpu=gpus, resources_per_worker={"CPU": share}
+            ),
+            # Ray resumes a run name it has seen; our own checkpoints decide, so names are unique.
+            run_config=RayRunConfig(
+                name=f"{folder.path.name}-{config.identity}-{time.time_ns()}",
+                storage_path=str(folder.path / "ray"),
+            ),
+        ).fit()
+    except BaseException as err:
+        failure.append(err)
+
+
+def _ray_worker(task: dict[str, Any]) -> None:
+    """Body of one Ray Train worker; Train has made the process group."""
+    folder = RunFolder(Path(task["folder"]))
+    try:
+        config = parse_config(task["config"], where=str(folder.config))
+        train(config, folder)
+    except (ValueError, OSError) as err:
+        # Exception classes do not survive Ray's wrapping: the folder carries the message.
+        write_json(_error_file(folder), {"type": type(err).__name__, "message": str(err)})
+        raise
+
+
+def _error_file(folder: RunFolder) -> Path:
+    return folder.path / "error.json"
+
+
+def _raise_failure(failure: BaseException, error: Path) -> None:
+    if error.exists():
+        told = json.loads(error.read_text())
+        error.unlink()
+        from cluster.errors import USER_ERRORS
+
+        kind = {e.__name__: e for e in USER_ERRORS}.get(told["type"])
+        raise (kind or RunFailed)(told["message"]) from None
+    lines = [line for line in str(failure).strip().splitlines() if line.strip()]
+    log.debug("%s", failure)
+    raise RunFailed(f"the workers failed: {lines[-1] if lines else failure!r}") from None
+
+
+def _follow(path: Path, thread: threading.Thread, on_record: OnRecord) -> None:
+    """Pass on the lines that rank 0 appends to ``log.jsonl`` until ``thread`` ends."""
+    seen = -1
+    while True:
+        alive = thread.is_alive()
+        for record in _records(path):
+            if record["step"] > seen:
+                seen = record["step"]
+                on_record(record)
+        if not alive:
+            return
+        thread.join(timeout=0.5)
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    text = path.read_text()
+    whole = text[: text.rfind("\n") + 1]
+    return [json.loads(line) for line in whole.splitlines()]

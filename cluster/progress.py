@@ -1,0 +1,85 @@
+"""Progress of long work: a bar on a terminal, plain lines otherwise, always on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+__all__ = ["Bar", "console", "task"]
+
+console = Console(stderr=True, highlight=False)
+
+
+class Bar(Protocol):
+    """A running task: absolute position, new total, a short note such as the loss."""
+
+    def at(self, done: int, total: int | None = None, note: str = "") -> None: ...
+
+
+@contextmanager
+def task(title: str, total: int | None = None) -> Iterator[Bar]:
+    """Show one task until the block ends."""
+    if not console.is_terminal:
+        lines = _Lines(title, total)
+        yield lines
+        lines.finish()
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        yield _Rich(progress, progress.add_task(title, total=total, note=""))
+
+
+class _Rich:
+    def __init__(self, progress: Progress, task_id: object) -> None:
+        self._progress, self._id = progress, task_id
+
+    def at(self, done: int, total: int | None = None, note: str = "") -> None:
+        fields = {"note": note} if note else {}
+        if total is not None:
+            fields["total"] = total  # pyright: ignore[reportArgumentType]
+        self._progress.update(self._id, completed=done, **fields)  # pyright: ignore[reportArgumentType]
+
+
+class _Lines:
+    """A line at the start, at most one every ten seconds, and one at the end."""
+
+    every_seconds = 10.0
+
+    def __init__(self, title: str, total: int | None) -> None:
+        self._title, self._total, self._done = title, total, 0
+        self._start = self._last = time.monotonic()
+        print(f"{title} ...", file=sys.stderr, flush=True)
+
+    def at(self, done: int, total: int | None = None, note: str = "") -> None:
+        self._done = done
+        self._total = total if total is not None else self._total
+        if time.monotonic() - self._last >= self.every_seconds:
+            self._last = time.monotonic()
+            of = f"/{self._total}" if self._total else ""
+            print(f"{self._title}: {done}{of} {note}".rstrip(), file=sys.stderr, flush=True)
+
+    def finish(self) -> None:
+        seconds = time.monotonic() - self._start
+        print(f"{self._title}: done in {seconds:.1f} s", file=sys.stderr, flush=True)
