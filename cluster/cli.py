@@ -8,29 +8,30 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-import click
 import typer
 
-from cluster.errors import USER_ERRORS
-from cluster.progress import console
+from cluster.progress import say
 
 __all__ = ["app", "main"]
 
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+# typer brings its own copy of click or takes the installed one, by version: this is its class.
+USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
+
 app = typer.Typer(
-    no_args_is_help=True,
     add_completion=False,
     help="Find unlabelled 3D shapes from photos and sketches: train, evaluate, report.",
 )
-data_app = typer.Typer(no_args_is_help=True, help="Make and pack data sets.")
+data_app = typer.Typer(help="Make and pack data sets.")
 app.add_typer(data_app, name="data")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="e.g. training.steps=50")
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="e.g. training.steps=50")
 ]
 Workers = Annotated[
     int, typer.Option(min=0, help="Ray Train workers; 0 trains in this process, without Ray.")
@@ -46,7 +47,7 @@ def train(
     overrides: Overrides = None,
     workers: Workers = 0,
     out: Annotated[
-        Path | None, typer.Option(help="Run folder [default: runs/<method>-<identity>].")
+        Path | None, typer.Option(help="Run folder.", show_default="runs/<method>-<identity>")
     ] = None,
 ) -> None:
     """Train one run; continues --out when it holds this run.
@@ -59,7 +60,7 @@ def train(
 
     run = load_config(config, overrides or ())
     folder = train_run(run, out or _default_folder(run), workers=workers)
-    console.print(f"trained: {folder.path}\nnext: img2shape eval {_shown(folder.path)}")
+    say(f"trained: {folder.path}\nnext: img2shape eval {_shown(folder.path)}")
 
 
 @app.command("eval")
@@ -67,7 +68,7 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder or a checkpoint folder.")],
     shards: Annotated[int, typer.Option(min=1, help="Parts of the gallery.")] = 1,
     protocol: Annotated[
-        str | None, typer.Option(help="mi3dor | shrec [default: the run's own]")
+        str | None, typer.Option(help="mi3dor | shrec", show_default="the run's own")
     ] = None,
     actors: Annotated[bool, typer.Option(help="One Ray actor per gallery shard.")] = False,
     as_json: Json = False,
@@ -81,7 +82,7 @@ def evaluate(
     if not as_json:
         from cluster.tables import print_metrics
 
-        print_metrics([(run.name, result)])
+        print_metrics([(run.resolve().name, result)])
 
 
 @app.command()
@@ -93,14 +94,25 @@ def metrics(
     features: Annotated[str, typer.Option(help="raw | clamp-l2 | l2")] = "raw",
     metric: Annotated[str, typer.Option(help="euclidean | cosine")] = "euclidean",
     ties: Annotated[str, typer.Option(help="index | expected")] = "index",
+    nan_policy: Annotated[
+        str, typer.Option(help="raise | last: what NaN and Inf vectors do")
+    ] = "raise",
     as_json: Json = False,
 ) -> None:
     """Score anybody's embeddings with every metric of both protocols."""
     from cluster.jobs import score_files
 
     with _only_json(as_json) as emit:
-        options = {"protocol": protocol, "features": features, "metric": metric, "ties": ties}
-        result = score_files(queries, gallery, shards=shards, **options)
+        result = score_files(
+            queries,
+            gallery,
+            shards=shards,
+            protocol=protocol,
+            features=features,
+            metric=metric,
+            ties=ties,
+            nan_policy=nan_policy,
+        )
         emit(result)
     if not as_json:
         from cluster.tables import print_metrics
@@ -118,7 +130,7 @@ def report(
     from cluster.jobs import write_report
 
     write_report(runs, out, title=title)
-    console.print(f"report: {_shown(out)}")
+    say(f"report: {_shown(out)}")
 
 
 @app.command()
@@ -159,18 +171,16 @@ def make(
     size: Annotated[str, typer.Option(help="smoke | small | medium | large")] = "small",
     seed: Annotated[int, typer.Option(min=0, help="Seed of all shapes and pictures.")] = 0,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes [default: one per core]")
+        int | None, typer.Option(min=1, help="Processes.", show_default="one per core")
     ] = None,
 ) -> None:
     """Make the built-in benchmark: raw tree in OUT/raw, packed shards and manifest in OUT."""
     from cluster.jobs import make_benchmark
 
     if benchmark != "procedural":
-        raise click.UsageError(f"unknown benchmark '{benchmark}'; there is one: procedural")
+        raise typer.BadParameter(f"unknown benchmark '{benchmark}'; there is one: procedural")
     manifest = make_benchmark(out, size=size, seed=seed, workers=workers)
-    console.print(
-        f"data set: {_shown(out)}: {len(manifest.keys)} samples, {len(manifest.classes)} classes"
-    )
+    say(f"data set: {_shown(out)}: {len(manifest.keys)} samples, {len(manifest.classes)} classes")
 
 
 def _default_folder(run: Any) -> Path:
@@ -187,8 +197,8 @@ def _shown(path: Path) -> Path:
 
 @contextmanager
 def _only_json(enabled: bool) -> Iterator[Any]:
-    """With ``enabled``, everything written to file descriptor 1 inside goes to stderr, except the
-    object that is emitted: libraries and child processes cannot spoil the JSON."""
+    """With ``enabled``, everything written to stdout or file descriptor 1 inside goes to stderr,
+    except the object that is emitted: libraries and child processes cannot spoil the JSON."""
     if not enabled:
         yield lambda result: None
         return
@@ -197,9 +207,9 @@ def _only_json(enabled: bool) -> Iterator[Any]:
     keep = os.dup(1)
     os.dup2(2, 1)
     try:
-        yield results.append
+        with redirect_stdout(sys.stderr):
+            yield results.append
     finally:
-        sys.stdout.flush()
         os.dup2(keep, 1)
         os.close(keep)
     print(json.dumps(results[0], allow_nan=False))
@@ -209,29 +219,45 @@ def main() -> NoReturn:
     """Entry point: one-line errors, exit codes 0, 1 (failure), 2 (bad input), 130 (Ctrl-C)."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
-        app(standalone_mode=False)
-    except USER_ERRORS as err:
-        _fail(str(err), 2)
-    except click.UsageError as err:
-        _fail(err.format_message(), 2)
-    except (KeyboardInterrupt, click.Abort):
-        _fail("interrupted; the same command continues where it stopped", 130)
-    except OSError as err:
-        _fail(_explain_os_error(err), 2)
+        code = app(standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
     except Exception as err:
-        if os.environ.get("IMG2SHAPE_DEBUG"):
+        message, code = _explain(err)
+        if code == 1 and os.environ.get("IMG2SHAPE_DEBUG"):
             raise
-        _fail(f"{type(err).__name__}: {err} (IMG2SHAPE_DEBUG=1 shows where)", 1)
+        _fail(message, code)
+    if code == INTERRUPTED:  # newer versions of typer return this for Ctrl-C
+        _fail("interrupted; the same command, given again, continues", INTERRUPTED)
     sys.exit(0)
+
+
+def _explain(err: Exception) -> tuple[str, int]:
+    """The line to print and the exit code."""
+    if isinstance(err, USAGE_ERROR):
+        return _explain_usage_error(err), 2
+    from cluster.errors import USER_ERRORS  # imports torch, which --help need not wait for
+
+    if isinstance(err, USER_ERRORS):
+        return str(err), 2
+    if isinstance(err, OSError):
+        return _explain_os_error(err), 2
+    return f"{type(err).__name__}: {err} (IMG2SHAPE_DEBUG=1 shows where)", 1
+
+
+def _explain_usage_error(err: Any) -> str:
+    command = err.ctx.command_path if err.ctx else "img2shape"
+    return f"{err.format_message().rstrip('.')}; see `{command} --help`"
 
 
 def _explain_os_error(err: OSError) -> str:
     where = f"{err.filename}: " if err.filename else ""
+    reason = err.strerror or str(err)
     if err.errno == errno.ENOSPC:
-        return f"{where}the disk is full; free some space or use another --out"
+        return f"{where}the disk is full; free some space or use another folder"
     if err.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-        return f"{where}not writable or readable ({err.strerror}); use another folder"
-    return f"{where}{err.strerror or err}"
+        return f"{where}not writable or readable ({reason}); use another folder"
+    return f"{where}{reason}; check the path"
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cluster.jobs import evaluate_run, make_benchmark, train_run, write_report
 from cluster.launch import ray_session
-from cluster.progress import console
+from cluster.progress import say
 from cluster.tables import HEADLINE, print_metrics
 from trainer.config import RunConfig, load_config
 from trainer.telemetry import write_json
@@ -47,5 +47,5 @@ def run_demo(out: Path, *, workers: int, quick: bool) -> Path:
     ]
     write_json(out / "results.json", {"rows": rows})
     page = write_report(runs, out / "report.html", title="img2shape demo")
-    console.print(f"report: {page}")
+    say(f"report: {page}")
     return page

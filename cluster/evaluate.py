@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from cluster.launch import ray_session
 from evalsuite.embeddings import Embeddings
 from evalsuite.gallery import GalleryShard, InProcess, Transport, split_gallery
 
@@ -24,9 +23,13 @@ class RayTransport:
 
     def broadcast(self, method: str, *args: Any) -> list[Any]:
         import ray
+        from ray.exceptions import RayTaskError
 
         shared = [ray.put(a) for a in args]  # one copy per node, not one per shard
-        return ray.get([a.call.remote(method, *shared) for a in self._actors])
+        try:
+            return ray.get([a.call.remote(method, *shared) for a in self._actors])
+        except RayTaskError as err:
+            raise err.cause from None  # its own message would be the actor's traceback
 
 
 class _ShardActor:
@@ -46,5 +49,8 @@ def gallery_transport(
     if not actors:
         yield InProcess(parts)
         return
+    # Here, so that the actors, which import this file, need not load the trainer and torch.
+    from cluster.launch import ray_session
+
     with ray_session():
         yield RayTransport(parts)

@@ -10,14 +10,21 @@ from typing import Any
 from cluster.evaluate import gallery_transport
 from cluster.launch import launch
 from cluster.pictures import Pictures
-from cluster.progress import task
+from cluster.progress import say, task
 from dataio.datasets import mi3dor
 from dataio.datasets.procedural import make_procedural
-from dataio.manifest import Manifest, load_manifest
+from dataio.manifest import MANIFEST_NAME, Manifest, load_manifest
 from dataio.pack import pack
-from evalsuite.embeddings import Embeddings, read_embeddings, write_embeddings
+from dataio.records import DataError
+from evalsuite.embeddings import (
+    Embeddings,
+    EvaluationError,
+    read_embeddings,
+    write_embeddings,
+)
 from evalsuite.evaluate import Evaluation
 from evalsuite.evaluate import evaluate as score
+from evalsuite.options import Options
 from evalsuite.report import build_report
 from evalsuite.runs import load_run as view_run
 from trainer.config import ConfigError, RunConfig
@@ -26,6 +33,7 @@ from trainer.methods import Method
 from trainer.networks.complexity import complexity
 from trainer.run_folder import RunFolder
 from trainer.streams import data_fingerprint, evaluation_source, label_space
+from trainer.telemetry import naming
 
 __all__ = [
     "evaluate_run",
@@ -41,13 +49,14 @@ def make_benchmark(out: Path, *, size: str, seed: int, workers: int | None = Non
     """Build the procedural benchmark in ``out`` (raw tree in ``out/raw``), or open what is there.
 
     Raises:
-        DataError: ``out`` holds another data set.
+        DataError: unknown size, or ``out`` holds another data set.
+        OSError: the disk is full or ``out`` cannot be written.
     """
-    with task(f"benchmark '{size}': shapes and pictures") as bar:
+    if (out / MANIFEST_NAME).exists():
+        return _require_benchmark(load_manifest(out), size=size, seed=seed)
+    with naming(out), task(f"benchmark '{size}': shapes and pictures") as bar:
         raw = make_procedural(out / "raw", size=size, seed=seed, workers=workers, progress=bar.at)
-    if (out / "manifest.parquet").exists():
-        return load_manifest(out)
-    with task("packing shards") as bar:
+    with naming(out), task("packing shards") as bar:
         return pack(
             mi3dor.records(raw, dataset="procedural"),
             out,
@@ -58,8 +67,26 @@ def make_benchmark(out: Path, *, size: str, seed: int, workers: int | None = Non
         )
 
 
+def _require_benchmark(manifest: Manifest, *, size: str, seed: int) -> Manifest:
+    name = manifest.metadata.get("dataset")
+    packed_seed = manifest.metadata.get("options", {}).get("seed")
+    if (name, packed_seed) != (f"procedural-{size}", seed):
+        raise DataError(
+            f"{manifest.root}: holds data set '{name}' with seed {packed_seed}, not "
+            f"'procedural-{size}' with seed {seed}; use another --out"
+        )
+    return manifest
+
+
 def train_run(config: RunConfig, out: Path, *, workers: int) -> RunFolder:
-    """Train with a progress bar; continues ``out`` when it holds this run."""
+    """Train with a progress bar; continues ``out`` when it holds this run.
+
+    A run that is finished already is left as it is. The errors are those of :func:`launch`.
+    """
+    if RunFolder(out).finished:
+        folder = launch(config, out, workers=workers)
+        say(f"{out}: was finished already, nothing to do")
+        return folder
     with task(f"training {config.method_name}", config.training.steps) as bar:
         return launch(
             config,
@@ -81,20 +108,22 @@ def evaluate_run(
 
     Raises:
         ConfigError: no checkpoint, or the data set is not the one the run was trained on.
+        EvaluationError: unknown protocol, or the embeddings cannot be scored.
     """
     run = load_run(path)
+    evaluation = run.config.evaluation
+    options = Options(  # a wrong protocol is refused before minutes of embedding
+        protocol=protocol or evaluation.protocol,
+        features=evaluation.features,
+        metric=evaluation.metric,
+    )
     _require_same_data(run)
-    folder = _results_folder(path, run)
+    folder = _results_folder(path.absolute(), run)
     queries = _embeddings(run, folder, "queries", run.method)
     gallery = _embeddings(run, folder, "gallery", run.method)
-    evaluation = run.config.evaluation
-    options = {
-        "protocol": protocol or evaluation.protocol,
-        "features": evaluation.features,
-        "metric": evaluation.metric,
-    }
     result = _score(queries, gallery, shards=shards, actors=actors, options=options)
-    result.save(folder.evaluation)
+    with naming(folder.evaluation):
+        result.save(folder.evaluation)
     return result.to_json()
 
 
@@ -118,13 +147,12 @@ def _results_folder(path: Path, run: TrainedRun) -> RunFolder:
 def _embeddings(run: TrainedRun, folder: RunFolder, name: str, method: Method) -> Embeddings:
     """Embeddings of ``queries`` or ``gallery``: read when they are this checkpoint's, else made."""
     file = folder.embeddings / f"{name}.parquet"
-    fingerprint = f"{run.fingerprint}:{name}"
-    if file.exists():
-        known = read_embeddings(file)
-        if known.metadata.get("fingerprint") == fingerprint:
-            return known
     selection = getattr(run.config.data, name.removeprefix("initial-"))
     source = evaluation_source(run.config, selection)
+    fingerprint = f"{run.fingerprint}:{name}:{source.manifest.fingerprint[:16]}"
+    known = _known_embeddings(file)
+    if known is not None and known.metadata.get("fingerprint") == fingerprint:
+        return known
     with task(f"embedding {name}", len(source.rows)) as bar:
         done = 0
 
@@ -142,9 +170,17 @@ def _embeddings(run: TrainedRun, folder: RunFolder, name: str, method: Method) -
             on_items=on_items,
         )
     embeddings = Embeddings(keys, labels, vectors, {"fingerprint": fingerprint})
-    folder.embeddings.mkdir(parents=True, exist_ok=True)
-    write_embeddings(file, embeddings)
+    with naming(file):
+        write_embeddings(file, embeddings)
     return embeddings
+
+
+def _known_embeddings(file: Path) -> Embeddings | None:
+    """What an earlier evaluation left; None if that is nothing, or no longer readable."""
+    try:
+        return read_embeddings(file, non_finite="keep")
+    except EvaluationError:
+        return None
 
 
 def _device() -> str:
@@ -159,20 +195,31 @@ def _score(
     *,
     shards: int,
     actors: bool,
-    options: dict[str, Any],
+    options: Options,
 ) -> Evaluation:
-    parts = {"features": options["features"], "metric": options["metric"]}
+    parts = {"features": options.features, "metric": options.metric}
     with (
         task("scoring the gallery", len(queries.keys)) as bar,
         gallery_transport(gallery, shards, actors=actors, **parts) as transport,
     ):
-        return score(queries, gallery, transport=transport, progress=bar.at, **options)
+        return score(queries, gallery, transport=transport, progress=bar.at, **asdict(options))
 
 
 def score_files(queries: Path, gallery: Path, *, shards: int, **options: Any) -> dict[str, Any]:
-    """Score two Parquet files of embeddings; returns the JSON object of ``img2shape metrics``."""
-    q, g = read_embeddings(queries), read_embeddings(gallery)
-    return _score(q, g, shards=shards, actors=False, options=options).to_json()
+    """Score two Parquet files of embeddings; returns the JSON object of ``img2shape metrics``.
+
+    Raises:
+        EvaluationError: an unknown option, or files that cannot be read or compared.
+    """
+    chosen = Options(**options)
+    non_finite = "keep" if chosen.nan_policy == "last" else "raise"
+    q, g = (read_embeddings(file, non_finite=non_finite) for file in (queries, gallery))
+    if q.width != g.width:
+        raise EvaluationError(
+            f"{queries} has vectors of {q.width} components, {gallery} of {g.width}; "
+            "extract both with one network"
+        )
+    return _score(q, g, shards=shards, actors=False, options=chosen).to_json()
 
 
 def write_report(runs: Sequence[Path], out: Path, *, title: str) -> Path:
@@ -185,7 +232,7 @@ def write_report(runs: Sequence[Path], out: Path, *, title: str) -> Path:
                 _embeddings(run, folder, name, before)
     views = [view_run(path) for path in runs]
     pictures = Pictures([load_run(path).config for path in runs])
-    with task("writing the report"):
+    with naming(out), task("writing the report"):
         return build_report(views, out, title=title, pictures=pictures)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -9,20 +10,20 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from trainer.collectives import process_group, rank
-from trainer.config import RunConfig, parse_config
+from trainer.collectives import broadcast_object, process_group, rank
+from trainer.config import ConfigError, RunConfig, parse_config
 from trainer.loop import train
 from trainer.run_folder import RunFolder
-from trainer.streams import data_fingerprint
+from trainer.streams import data_fingerprint, training_sources
 from trainer.telemetry import write_json
 
 __all__ = ["RunFailed", "launch", "ray_session"]
 
 log = logging.getLogger(__name__)
+SAME_SIGNAL_SECONDS = 1.0  # torchrun passes on to its workers what the terminal has sent them too
 OnRecord = Callable[[dict[str, Any]], None]
 
 
@@ -42,26 +43,40 @@ def launch(
 
     Raises:
         ConfigError, DataError, NonFiniteError: bad options, bad data, diverged training.
+        OSError: the folder cannot be written.
         RunFailed: a worker died.
         KeyboardInterrupt: Ctrl-C; in process, a checkpoint of the last step was saved.
     """
-    data = config.data.model_copy(update={"root": str(Path(config.data.root).absolute())})
     folder = RunFolder(out.absolute())
-    fingerprint = data_fingerprint(config)
+    training_sources(config)  # bad data and selections are refused before anything is written
     if "TORCHELASTIC_RUN_ID" in os.environ:
         with process_group(timeout_seconds=config.training.timeout_seconds):
-            if rank() == 0:
-                folder.claim(config, fingerprint=fingerprint)
-            _train_here(config, folder, on_record=on_record if rank() == 0 else None)
+            if not _claimed_by_leader(config, folder):
+                _train_here(config, folder, on_record=on_record)
         return folder
-    folder.claim(config, fingerprint=fingerprint)
+    folder.claim(config, fingerprint=data_fingerprint(config))
     if folder.finished:
         return folder
     if workers == 0:
         _train_here(config, folder, on_record=on_record)
     else:
-        _train_on_ray(config.model_copy(update={"data": data}), folder, workers, on_record)
+        _train_on_ray(config, folder, workers, on_record)
     return folder
+
+
+def _claimed_by_leader(config: RunConfig, folder: RunFolder) -> bool:
+    """Rank 0 claims the folder; every rank learns whether its run is finished, or the refusal."""
+    finished: bool | Exception = False
+    if rank() == 0:
+        try:
+            folder.claim(config, fingerprint=data_fingerprint(config))
+            finished = folder.finished
+        except (ConfigError, OSError) as err:
+            finished = err
+    finished = broadcast_object(finished)
+    if isinstance(finished, Exception):
+        raise finished
+    return finished
 
 
 def _train_here(config: RunConfig, folder: RunFolder, *, on_record: OnRecord | None) -> None:
@@ -71,15 +86,20 @@ def _train_here(config: RunConfig, folder: RunFolder, *, on_record: OnRecord | N
         raise KeyboardInterrupt
 
 
-@contextmanager
+@contextlib.contextmanager
 def _stop_on_signal() -> Iterator[threading.Event]:
-    """The first Ctrl-C or SIGTERM asks the loop to save and leave; a second one interrupts."""
+    """The first Ctrl-C or SIGTERM asks the loop to save and leave; a later one interrupts."""
     stopped = threading.Event()
+    first_seconds = 0.0
 
     def ask(number: int, frame: object) -> None:
-        if stopped.is_set():
+        nonlocal first_seconds
+        now_seconds = time.monotonic()
+        if not stopped.is_set():
+            first_seconds = now_seconds
+            stopped.set()
+        elif now_seconds - first_seconds > SAME_SIGNAL_SECONDS:
             raise KeyboardInterrupt
-        stopped.set()
 
     if threading.current_thread() is not threading.main_thread():
         yield stopped
@@ -92,7 +112,7 @@ def _stop_on_signal() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-@contextmanager
+@contextlib.contextmanager
 def ray_session() -> Iterator[None]:
     """A Ray cluster for the time of the block: the one that exists, else a local one."""
     import ray
@@ -148,7 +168,11 @@ def _fit(config: RunConfig, folder: RunFolder, workers: int, failure: list[BaseE
     try:
         TorchTrainer(
             _ray_worker,
-            train_loop_config={"config": config.to_dict(), "folder": str(folder.path)},
+            train_loop_config={
+                "config": config.to_dict(),
+                "folder": str(folder.path),
+                "working_folder": str(Path.cwd()),
+            },
             torch_config=TorchConfig(
                 backend="nccl" if gpus else "gloo", timeout_s=int(config.training.timeout_seconds)
             ),
@@ -168,12 +192,13 @@ def _fit(config: RunConfig, folder: RunFolder, workers: int, failure: list[BaseE
 def _ray_worker(task: dict[str, Any]) -> None:
     """Body of one Ray Train worker; Train has made the process group."""
     folder = RunFolder(Path(task["folder"]))
+    if Path(task["working_folder"]).is_dir():
+        os.chdir(task["working_folder"])  # relative paths mean what they mean to the user
     try:
         config = parse_config(task["config"], where=str(folder.config))
         train(config, folder)
     except (ValueError, OSError) as err:
-        # Exception classes do not survive Ray's wrapping: the folder carries the message.
-        write_json(_error_file(folder), {"type": type(err).__name__, "message": str(err)})
+        _tell(err, _error_file(folder))
         raise
 
 
@@ -181,10 +206,21 @@ def _error_file(folder: RunFolder) -> Path:
     return folder.path / "error.json"
 
 
+def _tell(err: ValueError | OSError, file: Path) -> None:
+    """Exception classes do not survive Ray's wrapping: the run folder carries the message."""
+    told: dict[str, Any] = {"type": type(err).__name__, "message": str(err)}
+    if isinstance(err, OSError):
+        told["os_error"] = [err.errno, err.strerror, err.filename]
+    with contextlib.suppress(OSError):  # a full disk has no room for this either
+        write_json(file, told)
+
+
 def _raise_failure(failure: BaseException, error: Path) -> None:
     if error.exists():
         told = json.loads(error.read_text())
         error.unlink()
+        if "os_error" in told:
+            raise OSError(*told["os_error"]) from None
         from cluster.errors import USER_ERRORS
 
         kind = {e.__name__: e for e in USER_ERRORS}.get(told["type"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,9 +19,15 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-__all__ = ["Bar", "console", "task"]
+__all__ = ["Bar", "say", "task"]
 
-console = Console(stderr=True, highlight=False)
+# Under torchrun every rank runs the same command; one of them speaks.
+console = Console(stderr=True, highlight=False, quiet=os.environ.get("RANK", "0") != "0")
+
+
+def say(text: str) -> None:
+    """One message to the user, as it is: no markup, no line breaks inside long paths."""
+    console.print(text, markup=False, soft_wrap=True)
 
 
 class Bar(Protocol):
@@ -70,7 +76,7 @@ class _Lines:
     def __init__(self, title: str, total: int | None) -> None:
         self._title, self._total, self._done = title, total, 0
         self._start = self._last = time.monotonic()
-        print(f"{title} ...", file=sys.stderr, flush=True)
+        say(f"{title} ...")
 
     def at(self, done: int, total: int | None = None, note: str = "") -> None:
         self._done = done
@@ -78,8 +84,8 @@ class _Lines:
         if time.monotonic() - self._last >= self.every_seconds:
             self._last = time.monotonic()
             of = f"/{self._total}" if self._total else ""
-            print(f"{self._title}: {done}{of} {note}".rstrip(), file=sys.stderr, flush=True)
+            say(f"{self._title}: {done}{of} {note}".rstrip())
 
     def finish(self) -> None:
         seconds = time.monotonic() - self._start
-        print(f"{self._title}: done in {seconds:.1f} s", file=sys.stderr, flush=True)
+        say(f"{self._title}: done in {seconds:.1f} s")

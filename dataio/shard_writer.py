@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -130,7 +131,8 @@ class SetWriter:
     def discard(self) -> None:
         """Close the open shard, if any, after a failure; its file is of no use."""
         if self._open is not None:
-            self._open.close("discarded")
+            with contextlib.suppress(OSError):  # the disk may be full still
+                self._open.close("discarded")
             self._open = None
 
     def _finish_shard(self, stream: str, split: str) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from trainer.config import ConfigError
-from trainer.telemetry import write_json
+from trainer.telemetry import naming, write_json
 
 __all__ = ["Checkpoint", "load_checkpoint", "newest_checkpoint", "save_checkpoint"]
 
@@ -50,22 +50,22 @@ def save_checkpoint(
     Raises:
         OSError: the disk is full or not writable; nothing is left under the final name.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step-{step:08d}"
     temporary = folder / f".{final.name}.{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        temporary.mkdir()
-        with (temporary / "state.pt").open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        facts = {"format": FORMAT, "step": step, "sha256": _sha256(temporary / "state.pt")}
-        write_json(temporary / "checkpoint.json", {**facts, **description})
-        if final.exists():  # a run that was interrupted right after this very step
-            shutil.rmtree(final)
-        os.replace(temporary, final)
-        _sync_folder(folder)
+        with naming(final):
+            temporary.mkdir(parents=True)
+            with (temporary / "state.pt").open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            facts = {"format": FORMAT, "step": step, "sha256": _sha256(temporary / "state.pt")}
+            write_json(temporary / "checkpoint.json", {**facts, **description})
+            if final.exists():  # a run that was interrupted right after this very step
+                shutil.rmtree(final)
+            os.replace(temporary, final)
+            _sync_folder(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     for old in _by_age(folder)[keep:]:
@@ -81,13 +81,14 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     try:
         description = json.loads((path / "checkpoint.json").read_text())
+        found, expected = description["format"], description["sha256"]
         digest = _sha256(path / "state.pt")
-    except (OSError, json.JSONDecodeError) as err:
-        raise ConfigError(f"{path}: not a whole checkpoint ({err}); choose another one") from None
-    if description.get("format") != FORMAT:
-        found = description.get("format")
+    except (OSError, ValueError, KeyError, TypeError) as err:
+        reason = f"{type(err).__name__}: {err}"
+        raise ConfigError(f"{path}: not a whole checkpoint ({reason}); choose another") from None
+    if found != FORMAT:
         raise ConfigError(f"{path}: checkpoint format {found}, this version reads {FORMAT}")
-    if digest != description["sha256"]:
+    if digest != expected:
         raise ConfigError(f"{path}: state.pt does not match its hash; choose another checkpoint")
     state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
     return Checkpoint(path, int(description["step"]), description, state)
@@ -99,7 +100,7 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
         try:
             return load_checkpoint(path)
         except ConfigError as err:
-            log.warning("%s; using the one before", err)
+            log.warning("%s (this one is passed over)", err)
     return None
 
 

@@ -31,6 +31,7 @@ __all__ = [
     "Selection",
     "TrainingConfig",
     "load_config",
+    "nearest",
     "parse_config",
 ]
 
@@ -149,7 +150,7 @@ class TrainingConfig(_Section):
     threads: int | None = Field(
         default=None,
         ge=1,
-        description="CPU threads per worker; null: cores of the node / workers on it.",
+        description="CPU threads per worker; null: OMP_NUM_THREADS, else cores / workers.",
     )
     timeout_seconds: float = Field(default=600.0, gt=0, description="Longest wait in a collective.")
 
@@ -257,7 +258,7 @@ def parse_config(tree: Mapping[str, Any], *, where: str = "config") -> RunConfig
         raise ConfigError(f"{where}: method.name is missing; one of {', '.join(METHODS)}")
     name = str(method["name"])
     if name not in METHODS:
-        raise ConfigError(f"{where}: unknown method '{name}'{_nearest(name, METHODS)}")
+        raise ConfigError(f"{where}: unknown method '{name}'{nearest(name, METHODS)}")
     options = {k: v for k, v in method.items() if k != "name"}
     if isinstance(tree.get("data"), dict):
         tree["data"] = _with_default_selections(tree["data"])
@@ -329,7 +330,7 @@ def _explain(model: type[BaseModel], error: Any, prefix: str) -> str:
     name = prefix + ".".join(path)
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         fields = _field_names(model, path[:-1])
-        return f"unknown key '{name}'{_nearest(path[-1], fields)}"
+        return f"unknown key '{name}'{nearest(path[-1], fields)}"
     given = error.get("input")
     shown = "" if isinstance(given, dict) else f" (given: {given!r})"
     return f"{name}: {error['msg']}{shown}"
@@ -348,7 +349,8 @@ def _field_names(model: Any, path: list[str]) -> list[str]:
     return [f for f in fields if f != "method_name"]
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
+    """End of an error message about an unknown ``name``: the nearest known one, or all of them."""
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known)}"

@@ -44,10 +44,7 @@ def load_run(path: Path) -> TrainedRun:
     if (path / "checkpoint.json").exists():
         checkpoint = load_checkpoint(path)
     elif (path / "run.json").exists():
-        found = newest_checkpoint(RunFolder(path).checkpoints)
-        if found is None:
-            raise ConfigError(f"{path}: has no checkpoint yet; finish it with `img2shape train`")
-        checkpoint = found
+        checkpoint = _newest(RunFolder(path))
     else:
         raise ConfigError(
             f"{path}: neither a run folder nor a checkpoint; `img2shape train` makes one"
@@ -57,6 +54,17 @@ def load_run(path: Path) -> TrainedRun:
     method = build_method(_without_download(config), num_classes=len(description["classes"]))
     method.load_state_dict(checkpoint.state["method"])
     return TrainedRun(method.eval(), config, checkpoint)
+
+
+def _newest(folder: RunFolder) -> Checkpoint:
+    found = newest_checkpoint(folder.checkpoints)
+    if found is not None:
+        return found
+    if any(folder.checkpoints.glob("step-*")):
+        raise ConfigError(
+            f"{folder.path}: no checkpoint is whole; delete {folder.checkpoints} and train again"
+        )
+    raise ConfigError(f"{folder.path}: has no checkpoint yet; train it with `img2shape train`")
 
 
 def untrained(run: TrainedRun) -> Method:
@@ -90,7 +98,8 @@ def extract(
         batch: samples per forward pass.
         on_items: called with the number of items after each batch.
 
-    Returns keys, class names and float32 embeddings ``[n, D]``, in the order of the stream.
+    Returns keys, class names as the data set gives them, and float32 embeddings ``[n, D]``, in the
+    order of the stream.
     """
     method = method.to(device).eval()
     keys: list[str] = []
@@ -102,7 +111,7 @@ def extract(
         embed = method.embed_gallery if shapes else method.embed_queries
         vectors.append(embed(domain.pixels).float().cpu().numpy())
         keys += part.keys
-        labels += [source.classes[int(i)] for i in part.label]
+        labels += [str(source.manifest.labels[row]) for row in part.row.tolist()]
         if on_items is not None:
             on_items(len(part.keys))
     width = vectors[0].shape[1] if vectors else 0

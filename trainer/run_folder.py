@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config import ConfigError, RunConfig, load_config
-from trainer.telemetry import write_json
+from trainer.telemetry import naming, write_json, write_text
 
 __all__ = ["RunFolder", "require_same_run"]
 
@@ -53,20 +53,17 @@ class RunFolder:
 
         Raises:
             ConfigError: it holds a run with another identity or data, or unrelated files.
+            OSError: it cannot be written.
         """
         facts = self.read() if self.facts.exists() else None
-        if facts is None and self.path.exists() and any(self.path.iterdir()):
-            raise ConfigError(f"{self.path}: not empty and not a run folder; use another --out")
         if facts is not None:
-            theirs = {
-                "identity": facts.get("identity"),
-                "fingerprint": facts["data"]["fingerprint"],
-                "config": load_config(self.config).to_dict(),
-            }
-            mine = {"identity": config.identity, "fingerprint": fingerprint}
-            require_same_run(self.path, theirs, {**mine, "config": config.to_dict()})
-        self.path.mkdir(parents=True, exist_ok=True)
-        self.config.write_text(config.to_yaml())
+            self._require_same_run(facts, config, fingerprint=fingerprint)
+        elif self.path.exists() and not self._is_empty():
+            raise ConfigError(f"{self.path}: not empty and not a run folder; use another --out")
+        with naming(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        # run.json makes this a run folder, so it comes first: an interruption between the two
+        # leaves a folder that the next call may claim.
         self.update(
             name=self.path.name,
             method=config.method_name,
@@ -78,11 +75,32 @@ class RunFolder:
             data={"root": config.data.root, "fingerprint": fingerprint},
             versions=_versions(),
         )
+        write_text(self.config, config.to_yaml())
+
+    def _require_same_run(
+        self, facts: Mapping[str, Any], config: RunConfig, *, fingerprint: str
+    ) -> None:
+        same = facts["identity"] == config.identity
+        theirs = {
+            "identity": facts["identity"],
+            "fingerprint": facts["data"]["fingerprint"],
+            "config": config.to_dict() if same else load_config(self.config).to_dict(),
+        }
+        mine = {"identity": config.identity, "fingerprint": fingerprint}
+        require_same_run(self.path, theirs, {**mine, "config": config.to_dict()})
+
+    def _is_empty(self) -> bool:
+        """No file but what a claim that was interrupted may have left."""
+        try:
+            return all(p.name.startswith(f".{self.facts.name}.") for p in self.path.iterdir())
+        except NotADirectoryError:
+            raise ConfigError(f"{self.path}: is a file; use another --out") from None
 
     @property
     def finished(self) -> bool:
-        """The run that was claimed here has reached its last step."""
-        return self.read().get("status") == "finished"
+        """The run that was claimed here has reached its last step, and its weights are here."""
+        kept = any(self.checkpoints.glob("step-*"))
+        return kept and self.facts.exists() and self.read().get("status") == "finished"
 
     def read(self) -> dict[str, Any]:
         """The facts in ``run.json``.
@@ -91,13 +109,17 @@ class RunFolder:
             ConfigError: the folder is not a run.
         """
         try:
-            return json.loads(self.facts.read_text())
+            facts = json.loads(self.facts.read_text())
         except FileNotFoundError:
             raise ConfigError(
                 f"{self.path}: not a run folder (no run.json); `img2shape train` makes one"
             ) from None
-        except json.JSONDecodeError as err:
-            raise ConfigError(f"{self.facts}: not readable ({err})") from None
+        except ValueError as err:
+            raise ConfigError(f"{self.facts}: not readable ({err}); use another folder") from None
+        known = isinstance(facts, dict) and isinstance(facts.get("data"), dict)
+        if not (known and "identity" in facts and "fingerprint" in facts["data"]):
+            raise ConfigError(f"{self.facts}: not the facts of a run; use another folder")
+        return facts
 
     def update(self, **facts: Any) -> None:
         """Merge ``facts`` into ``run.json``, atomically."""

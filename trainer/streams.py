@@ -10,8 +10,9 @@ import torch
 
 from dataio.augment import apply
 from dataio.loader import Batch, StreamSource
-from dataio.manifest import Manifest, load_manifest
-from trainer.config import ConfigError, RunConfig, Selection
+from dataio.manifest import MANIFEST_NAME, Manifest, load_manifest
+from dataio.records import DataError
+from trainer.config import ConfigError, RunConfig, Selection, nearest
 from trainer.methods import METHODS, Domain
 
 __all__ = ["data_fingerprint", "evaluation_source", "label_space", "to_domain", "training_sources"]
@@ -25,7 +26,13 @@ def _manifest(root: str) -> Manifest:
 
 
 def _open(config: RunConfig, selection: Selection) -> Manifest:
-    return _manifest(selection.root or config.data.root)
+    root = selection.root or config.data.root
+    if not (Path(root) / MANIFEST_NAME).is_file():
+        raise DataError(
+            f"{root}: no data set here (no {MANIFEST_NAME}); make one with `img2shape data make "
+            f"procedural --out {root}`, or name yours with data.root=FOLDER"
+        )
+    return _manifest(root)
 
 
 def label_space(config: RunConfig) -> tuple[str, ...]:
@@ -50,8 +57,11 @@ def training_sources(config: RunConfig) -> dict[str, StreamSource]:
     """One :class:`StreamSource` per stream that the method needs.
 
     Raises:
-        ConfigError: a selection's kind of samples is not what the method needs there.
+        ConfigError: a selection's kind of samples is not what the method needs there, or
+            ``data.classes`` names a class that no data set has, or lacks one that is trained on.
+        DataError: a data set cannot be read, or a sample lacks the label that the method needs.
     """
+    _require_classes_exist(config)
     sources = {}
     for name, need in METHODS[config.method_name].streams.items():
         selection: Selection = getattr(config.data, name)
@@ -62,12 +72,55 @@ def training_sources(config: RunConfig) -> dict[str, StreamSource]:
                 f"'{selection.stream}' are {modality}s"
             )
         sources[name] = _source(config, selection, labelled=need.labelled, training=True)
+        if need.labelled:
+            _require_labels(sources[name], where=f"data.{name}")
+            _require_within_classes(sources[name], where=f"data.{name}")
     return sources
 
 
 def evaluation_source(config: RunConfig, selection: Selection) -> StreamSource:
-    """The stream of queries or gallery items: all views, labels visible, no augmentation."""
-    return _source(config, selection, labelled=True, training=False)
+    """The stream of queries or gallery items: all views, labels visible, no augmentation.
+
+    Classes outside the label space are welcome: retrieval needs no classifier.
+
+    Raises:
+        DataError: the data set cannot be read, or a sample has no label to score it by.
+    """
+    source = _source(config, selection, labelled=True, training=False)
+    _require_labels(source, where=f"{selection.stream}/{selection.split}")
+    return source
+
+
+def _require_classes_exist(config: RunConfig) -> None:
+    classes = config.data.classes or ()
+    streams = METHODS[config.method_name].streams
+    manifests = [_open(config, getattr(config.data, s)) for s in streams]
+    known = sorted({name for manifest in manifests for name in manifest.classes})
+    for name in classes:
+        if name not in known:
+            raise ConfigError(
+                f"data.classes: the data set has no class '{name}'{nearest(name, known)}"
+            )
+    if len(set(classes)) < len(classes):
+        raise ConfigError("data.classes: a class is named twice; name each once")
+
+
+def _require_labels(source: StreamSource, *, where: str) -> None:
+    for row in source.rows:
+        if source.manifest.labels[row] is None:
+            raise DataError(
+                f"{source.manifest.root}: sample '{source.manifest.keys[row]}' of {where} has no "
+                "label; choose a labelled stream and split"
+            )
+
+
+def _require_within_classes(source: StreamSource, *, where: str) -> None:
+    lacking = sorted(set(source.manifest.labels[source.rows].tolist()) - set(source.classes))
+    if lacking:
+        raise ConfigError(
+            f"data.classes: lacks {', '.join(lacking)}, which {where} of "
+            f"{source.manifest.root} holds; add them or leave data.classes out"
+        )
 
 
 def _source(

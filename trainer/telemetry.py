@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PhaseClock", "StepLog", "finite_json", "write_json"]
+__all__ = ["PhaseClock", "StepLog", "finite_json", "naming", "write_json", "write_text"]
 
 
 class PhaseClock:
@@ -45,14 +45,13 @@ class StepLog:
 
     def __init__(self, path: Path, *, from_step: int) -> None:
         kept = [line for line in _whole_lines(path) if json.loads(line)["step"] < from_step]
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text("".join(line + "\n" for line in kept))
-        os.replace(temporary, path)
-        self._file = path.open("a")
+        write_text(path, "".join(line + "\n" for line in kept))
+        self._path, self._file = path, path.open("a")
 
     def write(self, record: dict[str, Any]) -> None:
-        self._file.write(json.dumps(finite_json(record)) + "\n")
-        self._file.flush()
+        with naming(self._path):
+            self._file.write(json.dumps(finite_json(record)) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
         self._file.close()
@@ -81,14 +80,31 @@ def finite_json(value: Any) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON under a temporary name, fsync, rename: the file is whole or absent."""
+    """:func:`write_text` of ``value`` as JSON."""
+    write_text(path, json.dumps(finite_json(value), indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write under a temporary name, fsync, rename: the file is whole or absent.
+
+    Raises:
+        OSError: naming ``path``.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("w") as file:
-            json.dump(finite_json(value), file, indent=2)
-            file.write("\n")
+        with naming(path), temporary.open("w") as file:
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give an OSError inside the block this path: a failed write (full disk) names none."""
+    try:
+        yield
+    except OSError as err:
+        raise OSError(err.errno, err.strerror or str(err), str(path)) from err

@@ -21,6 +21,7 @@ import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,7 +144,8 @@ def _run(pending: list[Instance], out: Path, *, workers: int) -> Iterator[int]:
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_interrupts)
     try:
-        futures: list[Future[int]] = [pool.submit(_write_chunk, chunk, out) for chunk in chunks]
+        with _interrupts_wait():
+            futures: list[Future[int]] = [pool.submit(_write_chunk, chunk, out) for chunk in chunks]
         for future in as_completed(futures):
             yield future.result()
     except BrokenProcessPool as error:
@@ -159,6 +161,20 @@ def _write_chunk(chunk: list[Instance], out: Path) -> int:
     for instance in chunk:
         write_instance(instance, out)
     return len(chunk)
+
+
+@contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Ctrl-C waits while workers start: they inherit the blocked signal, so none dies of it, with a
+    traceback, before `_leave_interrupts`."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _leave_interrupts() -> None:

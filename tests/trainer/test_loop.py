@@ -79,6 +79,14 @@ def test_loader_workers_and_cache_change_nothing(benchmark, whole, tmp_path):
         assert torch.equal(value, state(whole)[name]), name
 
 
+def test_bf16_trains_close_to_float32_with_full_precision_weights(benchmark, whole, tmp_path):
+    folder = run(small(benchmark, precision="bf16"), tmp_path / "run")
+    assert {v.dtype for v in state(folder).values() if v.is_floating_point()} == {torch.float32}
+    first, expected = log(folder)[0]["terms"], log(whole)[0]["terms"]
+    assert first["classification"] == pytest.approx(expected["classification"], rel=0.05)
+    assert first["classification"] != expected["classification"]
+
+
 def on_rank(rank: int, world_size: int, root: Path, out: Path):
     config = small(root, precision="float64", batch=9)
     folder = RunFolder(out / f"w{world_size}")
