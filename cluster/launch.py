@@ -24,6 +24,7 @@ __all__ = ["RunFailed", "launch", "ray_session"]
 
 log = logging.getLogger(__name__)
 SAME_SIGNAL_SECONDS = 1.0  # torchrun passes on to its workers what the terminal has sent them too
+SAVE_SECONDS = 60.0  # what Ctrl-C grants the workers for their last checkpoint
 OnRecord = Callable[[dict[str, Any]], None]
 
 
@@ -45,7 +46,7 @@ def launch(
         ConfigError, DataError, NonFiniteError: bad options, bad data, diverged training.
         OSError: the folder cannot be written.
         RunFailed: a worker died.
-        KeyboardInterrupt: Ctrl-C; in process, a checkpoint of the last step was saved.
+        KeyboardInterrupt: Ctrl-C; a checkpoint of the last step was saved.
     """
     folder = RunFolder(out.absolute())
     training_sources(config)  # bad data and selections are refused before anything is written
@@ -146,18 +147,34 @@ def _train_on_ray(
 ) -> None:
     with ray_session():
         error = _error_file(folder)
-        error.unlink(missing_ok=True)
+        for left in (error, _stop_file(folder)):  # by a call that was killed
+            left.unlink(missing_ok=True)
         failure: list[BaseException] = []
-        thread = threading.Thread(
-            target=_fit, args=(config, folder, workers, failure), daemon=True, name="ray-train"
-        )
-        thread.start()
-        _follow(folder.log, thread, on_record or (lambda record: None))
+        # An event, not Thread.join: a join that Ctrl-C interrupts takes the thread for ended.
+        done = threading.Event()
+
+        def fit() -> None:
+            try:
+                _fit(config, folder, workers)
+            except BaseException as err:
+                failure.append(err)
+            finally:
+                done.set()
+
+        threading.Thread(target=fit, daemon=True, name="ray-train").start()
+        try:
+            _follow(folder.log, done, on_record or (lambda record: None))
+        except KeyboardInterrupt:
+            _stop_file(folder).touch()  # the workers save and leave; a second Ctrl-C does not wait
+            done.wait(timeout=SAVE_SECONDS)
+            raise
+        finally:
+            _stop_file(folder).unlink(missing_ok=True)
         if failure:
             _raise_failure(failure[0], error)
 
 
-def _fit(config: RunConfig, folder: RunFolder, workers: int, failure: list[BaseException]) -> None:
+def _fit(config: RunConfig, folder: RunFolder, workers: int) -> None:
     import ray
     from ray.train import RunConfig as RayRunConfig
     from ray.train import ScalingConfig
@@ -165,28 +182,25 @@ def _fit(config: RunConfig, folder: RunFolder, workers: int, failure: list[BaseE
 
     gpus = ray.cluster_resources().get("GPU", 0) >= workers
     share = min(1.0, ray.cluster_resources().get("CPU", 1) / workers)
-    try:
-        TorchTrainer(
-            _ray_worker,
-            train_loop_config={
-                "config": config.to_dict(),
-                "folder": str(folder.path),
-                "working_folder": str(Path.cwd()),
-            },
-            torch_config=TorchConfig(
-                backend="nccl" if gpus else "gloo", timeout_s=int(config.training.timeout_seconds)
-            ),
-            scaling_config=ScalingConfig(
-                num_workers=workers, use_gpu=gpus, resources_per_worker={"CPU": share}
-            ),
-            # Ray resumes a run name it has seen; our own checkpoints decide, so names are unique.
-            run_config=RayRunConfig(
-                name=f"{folder.path.name}-{config.identity}-{time.time_ns()}",
-                storage_path=str(folder.path / "ray"),
-            ),
-        ).fit()
-    except BaseException as err:
-        failure.append(err)
+    TorchTrainer(
+        _ray_worker,
+        train_loop_config={
+            "config": config.to_dict(),
+            "folder": str(folder.path),
+            "working_folder": str(Path.cwd()),
+        },
+        torch_config=TorchConfig(
+            backend="nccl" if gpus else "gloo", timeout_s=int(config.training.timeout_seconds)
+        ),
+        scaling_config=ScalingConfig(
+            num_workers=workers, use_gpu=gpus, resources_per_worker={"CPU": share}
+        ),
+        # Ray resumes a run name it has seen; our own checkpoints decide, so names are unique.
+        run_config=RayRunConfig(
+            name=f"{folder.path.name}-{config.identity}-{time.time_ns()}",
+            storage_path=str(folder.path / "ray"),
+        ),
+    ).fit()
 
 
 def _ray_worker(task: dict[str, Any]) -> None:
@@ -196,10 +210,14 @@ def _ray_worker(task: dict[str, Any]) -> None:
         os.chdir(task["working_folder"])  # relative paths mean what they mean to the user
     try:
         config = parse_config(task["config"], where=str(folder.config))
-        train(config, folder)
+        train(config, folder, stop=_stop_file(folder).exists)
     except (ValueError, OSError) as err:
         _tell(err, _error_file(folder))
         raise
+
+
+def _stop_file(folder: RunFolder) -> Path:
+    return folder.path / "stop"
 
 
 def _error_file(folder: RunFolder) -> Path:
@@ -230,18 +248,18 @@ def _raise_failure(failure: BaseException, error: Path) -> None:
     raise RunFailed(f"the workers failed: {lines[-1] if lines else failure!r}") from None
 
 
-def _follow(path: Path, thread: threading.Thread, on_record: OnRecord) -> None:
-    """Pass on the lines that rank 0 appends to ``log.jsonl`` until ``thread`` ends."""
+def _follow(path: Path, done: threading.Event, on_record: OnRecord) -> None:
+    """Pass on the lines that rank 0 appends to ``log.jsonl`` until ``done``."""
     seen = -1
     while True:
-        alive = thread.is_alive()
+        last = done.is_set()
         for record in _records(path):
             if record["step"] > seen:
                 seen = record["step"]
                 on_record(record)
-        if not alive:
+        if last:
             return
-        thread.join(timeout=0.5)
+        done.wait(timeout=0.5)
 
 
 def _records(path: Path) -> list[dict[str, Any]]:

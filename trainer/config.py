@@ -206,6 +206,8 @@ class RunConfig(_Section):
         del tree["evaluation"]
         for key in ("root", "queries", "gallery"):
             del tree["data"][key]
+        for selection in ("source_images", "target_shapes"):
+            del tree["data"][selection]["root"]  # where it lies; the fingerprint says what it is
         for key in _EXECUTION_ONLY:
             del tree["training"][key]
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]

@@ -254,6 +254,6 @@ def _device() -> torch.device:
 
 def _threads() -> int:
     if "OMP_NUM_THREADS" in os.environ:  # torchrun sets it, and so may a user
-        return max(1, int(os.environ["OMP_NUM_THREADS"]))
+        return max(1, int(os.environ["OMP_NUM_THREADS"].split(",")[0]))  # a list by nesting level
     local = int(os.environ.get("LOCAL_WORLD_SIZE", collectives.world_size()))
     return max(1, (os.cpu_count() or 1) // max(1, local))

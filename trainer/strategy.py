@@ -6,6 +6,7 @@ Every engine averages gradients over ranks; with losses that are global on every
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from typing import Any, Protocol
 
@@ -18,6 +19,13 @@ from trainer.config import OptimizerConfig
 from trainer.methods import Method
 
 __all__ = ["DataParallel", "Strategy"]
+
+# torch 2.13 renamed the option and warns about the old name.
+_BUFFER_OPTION = (
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    else "broadcast_buffers"
+)
 
 
 class Strategy(Protocol):
@@ -44,9 +52,8 @@ class DataParallel:
         if not is_distributed():
             return method
         # Buffers are global statistics, equal on all ranks by construction: nothing to broadcast.
-        return DistributedDataParallel(
-            method, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        options: dict[str, Any] = {_BUFFER_OPTION: False}
+        return DistributedDataParallel(method, gradient_as_bucket_view=True, **options)
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import time
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import pytest
 import torch
 
 from cluster.jobs import train_run
-from tests.command import CONFIGS, call, outcome, process, small
+from tests.command import CONFIGS, call, outcome, process, small, wait_until
 from trainer.checkpoint import newest_checkpoint
 from trainer.config import RunConfig, load_config
 
@@ -233,3 +235,22 @@ def test_a_users_error_inside_a_ray_worker_is_the_same_line(
     assert told == call(capfd, *train, "--out", tmp_path / "here").complaint
     assert "optimizer.learning_rate" in told
     assert not (tmp_path / "ray" / "error.json").exists()
+
+
+@pytest.mark.ray
+def test_ctrl_c_lets_ray_workers_save(benchmark, tmp_path):
+    settings = {"training__steps": 5000, "training__checkpoint_every": 5000}
+    run = tmp_path / "run"
+    running = process(
+        "train", CONFIGS / "astn.yaml", *small(benchmark, **settings), "--workers", 2, "--out", run
+    )
+    log = run / "log.jsonl"
+    wait_until(lambda: log.exists() and log.read_text().count("\n") > 2, running)
+    os.killpg(running.pid, signal.SIGINT)
+    stopped = outcome(running)
+    assert stopped.code == 130, stopped.err
+    assert "Traceback" not in stopped.err
+    kept = newest_checkpoint(run / "checkpoints")
+    assert kept is not None
+    assert 2 < kept.step < 5000
+    assert not (run / "stop").exists()

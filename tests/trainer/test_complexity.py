@@ -94,3 +94,10 @@ def test_state_is_left_alone():
     assert not network.classifier.training
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
     assert not any(m._forward_hooks for m in network.modules())
+
+
+def test_the_layers_add_up_to_the_total_gates_included():
+    network = RetrievalNetwork(NetworkConfig(), 5, gated_stages=("conv3", "conv4"))
+    cost = complexity(network)
+    assert sum(layer.parameters for layer in cost.layers) == cost.parameters
+    assert [layer.parameters for layer in cost.layers if layer.name == "gates.h"] == [2]

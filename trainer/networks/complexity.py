@@ -31,7 +31,8 @@ _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 class LayerCost:
     """Cost of one layer over all its uses in the pass.
 
-    ``output_shape`` is that of the last use, without the batch axis.
+    ``output_shape`` is that of the last use, without the batch axis; empty for parameters that
+    belong to no layer of the pass.
     """
 
     name: str
@@ -108,6 +109,10 @@ def measure(module: nn.Module, run: Callable[[], object]) -> Complexity:
             hook.remove()
         for m, training in modes.items():
             m.training = training
+    for name, layer in module.named_modules():  # what the pass does not call, such as gates
+        own = sum(p.numel() for p in layer.parameters(recurse=False))
+        if own and name not in layers:
+            layers[name] = LayerCost(name, type(layer).__name__, (), own, 0, 0)
     return Complexity(
         parameters=sum(p.numel() for p in module.parameters()),
         multiply_adds=sum(layer.multiply_adds for layer in layers.values()),
