@@ -150,7 +150,8 @@ class TrainingConfig(_Section):
     threads: int | None = Field(
         default=None,
         ge=1,
-        description="CPU threads per worker; null: OMP_NUM_THREADS, else cores / workers.",
+        description="CPU threads per worker; null: OMP_NUM_THREADS (Ray and torchrun set it to 1), "
+        "else cores / workers.",
     )
     timeout_seconds: float = Field(default=600.0, gt=0, description="Longest wait in a collective.")
 

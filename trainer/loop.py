@@ -249,7 +249,10 @@ def train(
 def _device() -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    # A launcher may show each worker all GPUs of the node or only its own.
+    index = int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count()
+    torch.cuda.set_device(index)  # object collectives over NCCL use the current device
+    return torch.device("cuda", index)
 
 
 def _threads() -> int:
