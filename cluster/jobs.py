@@ -28,7 +28,8 @@ from evalsuite.options import Options
 from evalsuite.report import build_report
 from evalsuite.runs import load_run as view_run
 from trainer.config import ConfigError, RunConfig
-from trainer.extract import TrainedRun, extract, load_run, untrained
+from trainer.extract import TrainedRun, extract, load_run, untrained, without_download
+from trainer.loop import build_method
 from trainer.methods import Method
 from trainer.networks.complexity import complexity
 from trainer.run_folder import RunFolder
@@ -224,31 +225,26 @@ def score_files(queries: Path, gallery: Path, *, shards: int, **options: Any) ->
 
 def write_report(runs: Sequence[Path], out: Path, *, title: str) -> Path:
     """One HTML page about evaluated runs; embeds the untrained network once for the comparison."""
-    for path in runs:
-        if (path / "embeddings" / "queries.parquet").exists():
-            run, folder = load_run(path), RunFolder(path)
-            before = untrained(run)
-            for name in ("initial-queries", "initial-gallery"):
-                _embeddings(run, folder, name, before)
+    embedded = [p for p in runs if (RunFolder(p).embeddings / "queries.parquet").exists()]
+    trained = {path: load_run(path) for path in embedded}
+    for path, run in trained.items():
+        before = untrained(run)
+        for name in ("initial-queries", "initial-gallery"):
+            _embeddings(run, RunFolder(path), name, before)
     views = [view_run(path) for path in runs]
-    pictures = Pictures([load_run(path).config for path in runs])
+    pictures = Pictures([(trained.get(path) or load_run(path)).config for path in runs])
     with naming(out), task("writing the report"):
         return build_report(views, out, title=title, pictures=pictures)
 
 
 def model_complexity(config: RunConfig) -> dict[str, Any]:
     """Parameters, multiply-adds and layers of a run's network, without its data."""
-    from trainer.loop import build_method
-
-    network = config.network.model_copy(update={"weights": "none"})
-    method = build_method(
-        config.model_copy(update={"network": network}), num_classes=_class_count(config)
-    )
+    method = build_method(without_download(config), num_classes=_class_count(config))
     return asdict(complexity(method.network))
 
 
 def _class_count(config: RunConfig) -> int:
-    absent = not (Path(config.data.root) / "manifest.parquet").exists()
+    absent = not (Path(config.data.root) / MANIFEST_NAME).exists()
     if absent and config.data.classes is None and config.data.num_classes is not None:
         return config.data.num_classes
     return len(label_space(config))

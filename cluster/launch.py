@@ -121,8 +121,7 @@ def ray_session() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    # Train's own controller messages would break progress bars; failures are reported by us.
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # `print` stays `print` in workers
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "120")
     existing = "RAY_ADDRESS" in os.environ

@@ -25,7 +25,6 @@ __all__ = [
     "ConfigError",
     "DataConfig",
     "EvaluationConfig",
-    "MethodChoice",
     "OptimizerConfig",
     "RunConfig",
     "Selection",
@@ -96,12 +95,6 @@ class DataConfig(_Section):
     augment: AugmentConfig | None = Field(
         default=AugmentConfig(), description="Augmentation of training samples; null: none."
     )
-
-
-class MethodChoice(_Section):
-    """A method's name; its own fields stand beside it."""
-
-    name: str = Field(description="source-only, dann, astn, ...")
 
 
 class OptimizerConfig(_Section):

@@ -17,7 +17,7 @@ from trainer.methods import Method
 from trainer.run_folder import RunFolder
 from trainer.streams import to_domain
 
-__all__ = ["TrainedRun", "extract", "load_run", "untrained"]
+__all__ = ["TrainedRun", "extract", "load_run", "untrained", "without_download"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def load_run(path: Path) -> TrainedRun:
         )
     description = checkpoint.description
     config = parse_config(description["config"], where=str(checkpoint.path))
-    method = build_method(_without_download(config), num_classes=len(description["classes"]))
+    method = build_method(without_download(config), num_classes=len(description["classes"]))
     method.load_state_dict(checkpoint.state["method"])
     return TrainedRun(method.eval(), config, checkpoint)
 
@@ -73,8 +73,11 @@ def untrained(run: TrainedRun) -> Method:
     return build_method(run.config, num_classes=len(classes)).eval()
 
 
-def _without_download(config: RunConfig) -> RunConfig:
-    """The checkpoint holds the weights: pre-trained ones need not be fetched again."""
+def without_download(config: RunConfig) -> RunConfig:
+    """The same run with a trunk that starts from scratch: pre-trained weights are not fetched.
+
+    For networks whose weights come from a checkpoint, or do not matter.
+    """
     network = config.network.model_copy(update={"weights": "none"})
     return config.model_copy(update={"network": network})
 

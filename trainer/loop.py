@@ -98,9 +98,11 @@ class Trainer:
                 with self.clock.phase("data"):
                     step, batch = next(batches)
                 assert step == self.step
-                record = self._train_step(batch)
+                last = step + 1 == training.steps
+                logged = leader and (step % training.log_every == 0 or last)
+                record = self._train_step(batch, logged=logged)
                 self.step += 1
-                if step_log and (step % training.log_every == 0 or self.step == training.steps):
+                if step_log and record is not None:
                     step_log.write(record)
                     if on_record is not None:
                         on_record(record)
@@ -113,7 +115,7 @@ class Trainer:
                 step_log.close()
         return self.step
 
-    def _train_step(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+    def _train_step(self, batch: Mapping[str, Any], *, logged: bool) -> dict[str, Any] | None:
         config, progress = self.config, self.step / self.config.training.steps
         with self.clock.phase("augment"):
             domains = to_domains(
@@ -134,6 +136,8 @@ class Trainer:
             )
             norm = self.strategy.step(factor=factor)
         self._require_finite({"gradient norm": norm}, domains)
+        if not logged:  # reading values back makes a GPU wait
+            return None
         return {
             "step": self.step,
             "progress": progress,

@@ -7,7 +7,6 @@ Every engine averages gradients over ranks; with losses that are global on every
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
@@ -92,26 +91,13 @@ class DataParallel:
 
 def build_optimizer(method: Method, config: OptimizerConfig) -> torch.optim.Optimizer:
     """SGD or Adam over the trunk and, at a multiple of its rate, the new layers."""
-    trunk, new = _split(method)
+    multiplier = config.new_layer_multiplier if method.network.pretrained else 1.0
+    rates = {"trunk": config.learning_rate, "new": config.learning_rate * multiplier}
     groups = [
-        {"params": trunk, "lr": config.learning_rate},
-        {"params": new, "lr": config.learning_rate * _multiplier(method, config)},
+        {"params": parameters, "lr": rates[name]}
+        for name, parameters in method.parameter_groups().items()
+        if parameters
     ]
-    groups = [g for g in groups if g["params"]]
     if config.kind == "adam":
         return torch.optim.Adam(groups, weight_decay=config.weight_decay)
     return torch.optim.SGD(groups, momentum=config.momentum, weight_decay=config.weight_decay)
-
-
-def _split(method: Method) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    trunk = list(method.network.trunk_parameters())
-    inside = {id(p) for p in trunk}
-    return trunk, [p for p in _unique(method.parameters()) if id(p) not in inside]
-
-
-def _unique(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    return list({id(p): p for p in parameters}.values())
-
-
-def _multiplier(method: Method, config: OptimizerConfig) -> float:
-    return config.new_layer_multiplier if method.network.pretrained else 1.0

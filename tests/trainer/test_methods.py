@@ -123,6 +123,16 @@ def test_every_parameter_gets_a_gradient(name, variant):
     assert len(moved) >= 0.9 * len(gradients), set(gradients) - set(moved)
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_parameter_groups_cover_everything_once(name):
+    method = make(name, 0)
+    groups = method.parameter_groups()
+    assert [id(p) for p in groups["trunk"]] == [id(p) for p in method.network.trunk_parameters()]
+    everything = [id(p) for group in groups.values() for p in group]
+    assert sorted(everything) == sorted(id(p) for p in method.parameters())
+    assert not method.network.pretrained
+
+
 DEGENERATE = {
     "all zero": (torch.zeros(3, 3, SIDE, SIDE), torch.zeros(3, V, 3, SIDE, SIDE)),
     "identical": (torch.ones(3, 3, SIDE, SIDE), torch.ones(3, V, 3, SIDE, SIDE)),

@@ -279,15 +279,6 @@ def test_dropout_inside_a_trunk_does_not_depend_on_how_rows_are_split():
     assert not torch.allclose(f[1:], other)
 
 
-def test_parameter_groups_cover_everything_once():
-    network = build(gated_stages=("conv4",), discriminator=True)
-    groups = network.parameter_groups()
-    assert [id(p) for p in groups["trunk"]] == [id(p) for p in network.trunk_parameters()]
-    everything = [id(p) for group in groups.values() for p in group]
-    assert sorted(everything) == sorted(id(p) for p in network.parameters())
-    assert not network.pretrained
-
-
 def test_double_precision():
     network = build(gated_stages=("conv4",)).double()
     assert network.embed_shapes(images(1, 2).double()).dtype == torch.float64

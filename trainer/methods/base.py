@@ -107,6 +107,12 @@ class Method(nn.Module):
         with dropout_rows(seed=self.seed, step=step):
             return self.losses(batch, min(progress, 1.0))
 
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """All parameters, each once: ``trunk`` and ``new``, whose learning rates may differ."""
+        trunk = list(self.network.trunk_parameters())
+        inside = {id(p) for p in trunk}
+        return {"trunk": trunk, "new": [p for p in self.parameters() if id(p) not in inside]}
+
     def losses(self, batch: dict[str, Domain], progress: float) -> Losses:
         raise TypeError(f"{type(self).__name__} does not define losses()")
 

@@ -5,11 +5,10 @@ Axis letters: n images, H×W pixels, F trunk features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
 from itertools import pairwise
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from trainer.networks.alexnet import CaffeAlexNet, TorchvisionAlexNet
 from trainer.networks.normalization import convert_batch_norm
@@ -33,6 +32,9 @@ class Tiny(Backbone):
         width: channels of the first stage, a multiple of 8; the others have 2, 4 and 6 times it.
     """
 
+    # Channels last takes about a third less time on a CPU at these widths.
+    memory_format = torch.channels_last
+
     def __init__(self, width: int) -> None:
         super().__init__()
         widths = (3, width, 2 * width, 4 * width, 6 * width)
@@ -51,17 +53,6 @@ class Tiny(Backbone):
         self.pool4, self.flatten = nn.AdaptiveAvgPool2d(4), nn.Flatten()  # for inputs other than 64
         self.tail = ("pool4", "flatten")
         self.width = widths[-1] * 16
-
-    def features(
-        self,
-        x: Tensor,
-        gates: Callable[[Tensor, str], Tensor] | None = None,
-        *,
-        keep: Collection[str] = (),
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        # Channels last takes about a third less time on a CPU at these widths.
-        x = x.contiguous(memory_format=torch.channels_last)
-        return super().features(x, gates, keep=keep)
 
 
 class ResNet(Backbone):

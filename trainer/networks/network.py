@@ -91,12 +91,6 @@ class RetrievalNetwork(nn.Module):
         """Parameters of the trunk; all others (gates, heads) are new layers."""
         return self.trunk.parameters()
 
-    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """All parameters, each once: ``trunk`` and ``new``, whose learning rates may differ."""
-        trunk = list(self.trunk_parameters())
-        inside = {id(p) for p in trunk}
-        return {"trunk": trunk, "new": [p for p in self.parameters() if id(p) not in inside]}
-
     def embed_images(self, images: Tensor, *, offset: int = 0) -> Tensor:
         """Embeddings ``[n, D]`` of ``images [n, 3, H, W]``; ``offset`` as in :meth:`encode`."""
         return self._embed(images, _positions(images, offset), ())[0]

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 __all__ = ["Backbone"]
@@ -24,6 +25,7 @@ class Backbone(nn.Module):
         plan: names of the layers of each stage, stages in order.
         tail: names of the layers after the last stage.
         width: number F of output features.
+        memory_format: layout that images are brought into; by default they keep theirs.
         heads: prefixes of foreign state dicts' entries that have no place in a trunk.
     """
 
@@ -31,6 +33,7 @@ class Backbone(nn.Module):
     tail: tuple[str, ...]
     width: int
     heads: ClassVar[tuple[str, ...]] = ()
+    memory_format: ClassVar[torch.memory_format] = torch.preserve_format
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -54,6 +57,7 @@ class Backbone(nn.Module):
             Features ``[n, F]``, and the (gated) outputs ``[n, C, H', W']`` of the kept stages.
         """
         maps: dict[str, Tensor] = {}
+        x = x.to(memory_format=self.memory_format)
         for stage, layers in self.plan.items():
             for layer in layers:
                 x = self.get_submodule(layer)(x)
