@@ -110,25 +110,27 @@ def draw(
     config: AugmentConfig,
     *,
     seed: int,
-    pass_index: int,
+    pass_index: int | np.ndarray,
     rows: np.ndarray,
     views: int | None = None,
 ) -> np.ndarray:
     """Draw augmentation parameters, float32 [n, P] or, with `views` = V, [n, V, P].
 
-    The columns are PARAMETERS. Each sample's numbers depend only on (seed, pass_index, its row),
+    The columns are PARAMETERS. Each sample's numbers depend only on (seed, its pass, its row),
     and each view has its own.
 
     Args:
         config: what may be drawn.
-        seed, pass_index: non-negative integers.
+        seed: a non-negative integer.
+        pass_index: the same for all samples, or one for each, int64 [n]; non-negative.
         rows: int64 [n], the samples' rows in the manifest.
         views: V, None for single pictures.
     """
     rows = np.asarray(rows, dtype=np.int64)
     view = np.arange(1 if views is None else views)
+    passes = np.asarray(pass_index).reshape(-1, 1, 1)
     u = uniform(
-        seed, pass_index, rows[:, None, None], view[None, :, None], np.arange(len(PARAMETERS) + 1)
+        seed, passes, rows[:, None, None], view[None, :, None], np.arange(len(PARAMETERS) + 1)
     )
     half_x, half_y = _crop(config, u[..., 0], u[..., 1])
     gain = [1 + f * (2 * u[..., 6 + i] - 1) for i, f in enumerate(_gains(config))]
@@ -161,15 +163,16 @@ def _gains(config: AugmentConfig) -> tuple[float, float, float]:
 
 
 def draw_views(
-    *, seed: int, pass_index: int, rows: np.ndarray, available: np.ndarray, count: int
+    *, seed: int, pass_index: int | np.ndarray, rows: np.ndarray, available: np.ndarray, count: int
 ) -> np.ndarray:
     """Choose `count` views of each shape for one pass: view numbers int64 [n, count], ascending.
 
     Without replacement; a shape with fewer views gives each of them floor or ceil of count/V times.
-    Depends, as in `draw`, only on (seed, pass_index, row) and the shape's own number of views.
+    Depends, as in `draw`, only on (seed, pass, row) and the shape's own number of views.
 
     Args:
-        seed, pass_index: non-negative integers.
+        seed: a non-negative integer.
+        pass_index: the same for all samples, or one for each, int64 [n]; non-negative.
         rows: int64 [n], the shapes' rows in the manifest.
         available: int64 [n], how many views each shape has (V >= 1).
         count: views to choose.
@@ -178,8 +181,9 @@ def draw_views(
     if len(rows) == 0:
         return np.zeros((0, count), dtype=np.int64)
     view = np.arange(available.max())
+    passes = np.asarray(pass_index).reshape(-1, 1)
     # Slots from 2^32 on: apart from those of `draw`.
-    keys = uniform(seed, pass_index, rows[:, None], view[None, :], 1 << 32)
+    keys = uniform(seed, passes, rows[:, None], view[None, :], 1 << 32)
     keys[view[None, :] >= available[:, None]] = 2.0  # behind every real view
     order = np.argsort(keys, axis=1, kind="stable")
     slots = np.arange(count)[None, :] % available[:, None]

@@ -16,6 +16,7 @@ from dataio.decode import Fit
 from dataio.fetch import FetchError, PixelReader, SampleTable
 from dataio.manifest import Manifest
 from dataio.records import DataError
+from dataio.sampling import Balance, BalancedOrder
 from dataio.shards import ShardReader
 
 __all__ = ["Batch", "StepBatches", "StreamSource", "WalkBatches"]
@@ -49,6 +50,7 @@ class Batch:
     pixels: torch.Tensor  # uint8 [n, C, S, S], shapes [n, V, C, S, S]; C = 3, or 1 if all is grey
     label: torch.Tensor  # int64 [n], -1 = hidden, unlabelled or (in `walk`) not among the classes
     row: torch.Tensor  # int64 [n], rows in the manifest
+    position: torch.Tensor  # int64 [n], places among the source's rows, in [0, N)
     offset: int  # place of the first local row in the global batch, padding excluded
     count: int  # real rows of the global batch, over all ranks
     keys: list[str]  # [n]
@@ -72,12 +74,13 @@ class Batch:
             pixels=move(self.pixels),
             label=move(self.label),
             row=move(self.row),
+            position=move(self.position),
             jitter=jitter,
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Only the pixels are worth a block of shared memory when a worker sends a batch.
-        small = [_inline(t) for t in (self.label, self.row, self.jitter)]
+        small = [_inline(t) for t in (self.label, self.row, self.position, self.jitter)]
         return _rebuilt, (self.pixels, *small, self.offset, self.count, self.keys)
 
 
@@ -89,14 +92,15 @@ def _rebuilt(
     pixels: torch.Tensor,
     label: Any,
     row: Any,
+    position: Any,
     jitter: Any,
     offset: int,
     count: int,
     keys: list[str],
 ) -> Batch:
     jitter = None if jitter is None else torch.as_tensor(jitter)
-    label, row = torch.as_tensor(label), torch.as_tensor(row)
-    return Batch(pixels, label, row, offset, count, keys, jitter)
+    label, row, position = (torch.as_tensor(t) for t in (label, row, position))
+    return Batch(pixels, label, row, position, offset, count, keys, jitter)
 
 
 class _Stream:
@@ -138,6 +142,7 @@ class _Stream:
             pixels=torch.from_numpy(np.ascontiguousarray(pixels)),
             label=torch.from_numpy(label),
             row=torch.from_numpy(self.table.rows[positions]),
+            position=torch.from_numpy(positions),
             offset=start,
             count=len(real),
             keys=[],  # filled in where the manifest is
@@ -155,7 +160,8 @@ class StepBatches:
         self,
         sources: Mapping[str, StreamSource],
         *,
-        batch: Mapping[str, int],
+        batch: Mapping[str, int] | None = None,
+        balance: Balance | None = None,
         seed: int,
         rank: int,
         world_size: int,
@@ -164,45 +170,39 @@ class StepBatches:
     ) -> None:
         """The arguments are as in Loader; raises DataError for one that is out of range."""
         plan.rank_bounds(1, rank, world_size)
-        if set(batch) != set(sources) or any(size < 1 for size in batch.values()):
-            raise DataError(f"batch needs a size >= 1 for each of {sorted(sources)}, got {batch}")
+        if (batch is None) == (balance is None):
+            raise DataError("name either batch (rows) or balance (classes x samples)")
         for name, source in sources.items():
             _check_source(name, source)
         shares = _shares(sources, cache_bytes)
-        self._rank, self._world_size, self._batch = rank, world_size, dict(batch)
+        labels = {n: _labels(n, s) if s.labelled else None for n, s in sources.items()}
+        self._rank, self._world_size = rank, world_size
         self._options = {name: (s.views, s.augment) for name, s in sources.items()}
         self._seeds = {name: _stream_seed(seed, name) for name in sources}
         self._streams = {
-            name: _Stream(
-                source,
-                labels=_labels(name, source) if source.labelled else None,
-                cache_bytes=shares[name],
-            )
+            name: _Stream(source, labels=labels[name], cache_bytes=shares[name])
             for name, source in sources.items()
         }
-        self._orders = {
-            name: plan.StreamOrder(
-                stream.table.shard_ids,
-                seed=seed,
-                stream_id=plan.stream_number(name),
-                block_shards=block_shards,
-            )
-            for name, stream in self._streams.items()
-        }
+        if balance is not None:
+            _check_balanced(sources)
+            class_ids = {name: ids for name, ids in labels.items() if ids is not None}
+            self._plan = BalancedOrder(class_ids, balance=balance, seed=seed)
+        else:
+            tables = {name: stream.table for name, stream in self._streams.items()}
+            self._plan = _Passes(tables, batch or {}, seed=seed, block_shards=block_shards)
 
     def __getitem__(self, step: int) -> dict[str, Batch | FetchError]:
         return {name: self._one(name, step) for name in self._streams}
 
     def _one(self, name: str, step: int) -> Batch | FetchError:
-        stream, order, size = self._streams[name], self._orders[name], self._batch[name]
-        positions = plan.batch_at(order, step, size)
-        real = positions[positions != plan.PADDING]
+        stream = self._streams[name]
+        real, passes = self._plan.draw(name, step)
         start, end = plan.rank_bounds(len(real), self._rank, self._world_size)
         local = real[start:end]
         wanted, augment = self._options[name]
         drawn = {
             "seed": self._seeds[name],
-            "pass_index": step // plan.steps_per_pass(order.samples, size),
+            "pass_index": passes[start:end],
             "rows": stream.table.rows[local],
         }
         if not stream.table.stacked:
@@ -219,6 +219,37 @@ class StepBatches:
             return stream.batch(real, start, end, views=views, jitter=jitter)
         except FetchError as error:
             return error
+
+
+class _Passes:
+    """Every sample once a pass: positions of a step's global batch, and the pass they belong to."""
+
+    def __init__(
+        self,
+        tables: Mapping[str, SampleTable],
+        batch: Mapping[str, int],
+        *,
+        seed: int,
+        block_shards: int,
+    ) -> None:
+        if set(batch) != set(tables) or any(size < 1 for size in batch.values()):
+            raise DataError(f"batch needs a size >= 1 for each of {sorted(tables)}, got {batch}")
+        self._batch = dict(batch)
+        self._orders = {
+            name: plan.StreamOrder(
+                table.shard_ids,
+                seed=seed,
+                stream_id=plan.stream_number(name),
+                block_shards=block_shards,
+            )
+            for name, table in tables.items()
+        }
+
+    def draw(self, name: str, step: int) -> tuple[np.ndarray, np.ndarray]:
+        order, size = self._orders[name], self._batch[name]
+        positions = plan.batch_at(order, step, size)
+        real = positions[positions != plan.PADDING]
+        return real, np.full(len(real), step // plan.steps_per_pass(order.samples, size))
 
 
 class WalkBatches:
@@ -280,6 +311,21 @@ def _labels(name: str, source: StreamSource) -> np.ndarray:
             "leave it out of rows, extend classes, or pass labelled=False"
         )
     return labels
+
+
+def _check_balanced(sources: Mapping[str, StreamSource]) -> None:
+    first = next(iter(sources.values()))
+    for name, source in sources.items():
+        if not source.labelled:
+            raise DataError(
+                f"balance needs labels, but stream {name!r} is unlabelled; pass labelled=True, or "
+                "name batch instead of balance"
+            )
+        if source.classes != first.classes:
+            raise DataError(
+                f"balance: stream {name!r} numbers its classes unlike the first stream; give all "
+                "sources the same classes"
+            )
 
 
 def _shares(sources: Mapping[str, StreamSource], cache_bytes: int) -> dict[str, int]:

@@ -115,16 +115,17 @@ class PixelReader:
         """Pixels uint8 [n, v, C, S, S] of the chosen views.
 
         Args:
-            positions: int64 [n], samples of the table.
+            positions: int64 [n], samples of the table; one that is repeated is decoded once.
             views: int64 [n, v], view numbers; zeros for single pictures.
 
         Raises:
             FetchError: a sample cannot be read or decoded.
         """
         places = self._place[positions]
-        fresh = {
-            i: self._load(int(positions[i]), views[i]) for i in np.flatnonzero(places < 0).tolist()
-        }
+        missing: dict[int, list[int]] = {}  # position -> its places in the batch
+        for i in np.flatnonzero(places < 0).tolist():
+            missing.setdefault(int(positions[i]), []).append(i)
+        fresh = [(at, self._load(position, views[at])) for position, at in missing.items()]
         channels = self._channels[positions]
         grey = not self._colour and len(positions) > 0 and bool((channels == 1).all())
         shape = (len(positions), views.shape[1], 1 if grey else 3, self._size, self._size)
@@ -134,12 +135,12 @@ class PixelReader:
         for count, pool in self._pools.items():
             chosen = np.flatnonzero((channels == count) & (places >= 0))
             out[chosen] = pool[places[chosen, None], views[chosen]]
-        for i, pixels in fresh.items():
-            out[i] = pixels
+        for at, pixels in fresh:
+            out[at] = pixels
         return out
 
     def _load(self, position: int, views: np.ndarray) -> np.ndarray:
-        """One sample's chosen views uint8 [v, C, S, S]; all its views are cached if they fit."""
+        """One sample's `views` [m, v], uint8 [m, v, C, S, S]; all are cached if they fit."""
         try:
             tiles = self._decode(position)
         except DataError as error:
@@ -147,7 +148,9 @@ class PixelReader:
         channels = tiles.shape[3]
         self._channels[position] = channels
         if not self._has_room(channels):
-            return _planes([resize(tiles[v], self._size, fit=self._fit) for v in views])
+            chosen, index = np.unique(views, return_inverse=True)
+            pixels = _planes([resize(tiles[v], self._size, fit=self._fit) for v in chosen])
+            return pixels[index.reshape(views.shape)]
         pixels = _planes([resize(t, self._size, fit=self._fit) for t in tiles])
         pool, place = self._pools[channels], self._used[channels]
         pool[place, : len(pixels)] = pixels

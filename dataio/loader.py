@@ -23,8 +23,9 @@ from torch.utils.data import DataLoader
 from dataio.batches import Batch, StepBatches, StreamSource, WalkBatches
 from dataio.fetch import FetchError
 from dataio.records import DataError
+from dataio.sampling import Balance
 
-__all__ = ["Batch", "Loader", "StreamSource", "walk"]
+__all__ = ["Balance", "Batch", "Loader", "StreamSource", "walk"]
 
 Cache = Literal["none", "memory"]
 
@@ -40,7 +41,8 @@ class Loader:
         self,
         sources: Mapping[str, StreamSource],
         *,
-        batch: int | Mapping[str, int],
+        batch: int | Mapping[str, int] | None = None,
+        balance: Balance | None = None,
         seed: int,
         steps: int,
         start_step: int = 0,
@@ -57,7 +59,12 @@ class Loader:
 
         Args:
             sources: stream name -> what to load. A stream's order depends on its name.
-            batch: global batch size, one for all streams or one for each.
+            batch: global batch size, one for all streams or one for each. A stream is read in
+                passes; a pass's last batch may be short.
+            balance: instead of `batch`, P classes x K samples for every stream at every step: the
+                same classes in all streams, class after class in the same order. All sources must
+                be labelled with the same classes. A sample that a small class repeats within a
+                batch is augmented differently each time.
             seed: of orders, view choice and augmentation, in [0, 2^64).
             steps: steps of the whole run, `start_step` included.
             start_step: first step to yield; resuming needs nothing else.
@@ -70,8 +77,9 @@ class Loader:
             block_shards: shards mixed with one another in a pass's order.
 
         Raises:
-            DataError: an option out of range, an empty source, a labelled source with a label
-                that is missing or not among its classes.
+            DataError: an option out of range, both or neither of `batch` and `balance`, an empty
+                source, a labelled source with a label that is missing or not among its classes,
+                an unlabelled source or too few common classes for `balance`.
         """
         if not sources:
             raise DataError("sources is empty; name at least one stream")
@@ -84,7 +92,8 @@ class Loader:
         self._options = {"workers": workers, "prefetch": prefetch, "pin_memory": pin_memory}
         self._batches = StepBatches(
             self._sources,
-            batch=dict.fromkeys(sources, batch) if isinstance(batch, int) else dict(batch),
+            batch=dict.fromkeys(sources, batch) if isinstance(batch, int) else batch,
+            balance=balance,
             seed=seed,
             rank=rank,
             world_size=world_size,

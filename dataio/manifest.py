@@ -6,8 +6,8 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ __all__ = [
     "Member",
     "Shard",
     "load_manifest",
+    "union",
     "write_manifest",
 ]
 
@@ -31,6 +32,7 @@ MANIFEST_NAME = "manifest.parquet"
 SCHEMA_VERSION = 1
 
 _META = b"img2shape"
+_UNION = "union"
 _MEMBER = pa.struct([("suffix", pa.string()), ("offset", pa.int64()), ("size", pa.int64())])
 _SCHEMA = pa.schema(
     [
@@ -120,8 +122,12 @@ class Manifest:
 def write_manifest(manifest: Manifest) -> Path:
     """Write `<root>/manifest.parquet` atomically and return its path.
 
-    Write it last: a folder without it is not a data set.
+    Write it last: a folder without it is not a data set. Raises DataError for a `union`.
     """
+    if _UNION in manifest.metadata:
+        raise DataError(
+            f"{manifest.root}: a union of data sets is not written; load its parts and unite them"
+        )
     table = pa.table(
         [
             pa.array(column, type=kind)
@@ -168,6 +174,70 @@ def load_manifest(root: str | Path) -> Manifest:
     manifest = _from_table(table, header, root=str(root), path=path)
     _check_shards(manifest)
     return manifest
+
+
+def union(manifests: Sequence[Manifest]) -> Manifest:
+    """Several data sets as one: all rows, part after part, classes merged by name.
+
+    Shards keep their places, named by absolute paths. Where a key is in two parts, all keys get
+    their part's index (`0-`, `1-`, ..) in front; otherwise none does. The fingerprint follows from
+    the parts' fingerprints in order. The union of one data set is that data set.
+
+    Raises DataError for no data sets and for one that is listed twice, wherever the copies lie.
+    """
+    if not manifests:
+        raise DataError("a union needs at least one data set")
+    if len(manifests) == 1:
+        return manifests[0]
+    _check_distinct(manifests)
+    classes = tuple(sorted({name for part in manifests for name in part.classes}))
+    starts = np.cumsum([0, *(len(part.shards) for part in manifests[:-1])])
+    prints = [part.fingerprint for part in manifests]
+
+    def joined(columns: Iterable[np.ndarray]) -> np.ndarray:
+        return np.concatenate(list(columns))
+
+    return Manifest(
+        root=" + ".join(part.root for part in manifests),
+        keys=_distinct_keys(manifests),
+        streams=joined(part.streams for part in manifests),
+        splits=joined(part.splits for part in manifests),
+        labels=joined(part.labels for part in manifests),
+        class_ids=joined(_renumbered(part, classes) for part in manifests),
+        shard_ids=joined(p.shard_ids + n for p, n in zip(manifests, starts, strict=True)),
+        members=[members for part in manifests for members in part.members],
+        content_sha256=[content for part in manifests for content in part.content_sha256],
+        views=joined(part.views for part in manifests),
+        shards=tuple(_absolute(shard, part.root) for part in manifests for shard in part.shards),
+        classes=classes,
+        metadata={_UNION: [{**p.metadata, "fingerprint": p.fingerprint} for p in manifests]},
+        fingerprint=hashlib.sha256(json.dumps([_UNION, prints]).encode()).hexdigest(),
+    )
+
+
+def _check_distinct(manifests: Sequence[Manifest]) -> None:
+    first: dict[str, Manifest] = {}
+    for part in manifests:
+        if part.fingerprint in first:
+            same = first[part.fingerprint]
+            raise DataError(f"{part.root}: the same data set as {same.root}; list it once")
+        first[part.fingerprint] = part
+
+
+def _distinct_keys(manifests: Sequence[Manifest]) -> list[str]:
+    keys = [key for part in manifests for key in part.keys]
+    if len(set(keys)) == len(keys):
+        return keys
+    return [f"{i}-{key}" for i, part in enumerate(manifests) for key in part.keys]
+
+
+def _renumbered(manifest: Manifest, classes: tuple[str, ...]) -> np.ndarray:
+    numbers = np.array([*map(classes.index, manifest.classes), -1], dtype=np.int64)
+    return numbers[manifest.class_ids]  # -1 takes the last
+
+
+def _absolute(shard: Shard, root: str) -> Shard:
+    return replace(shard, name=str(Path(root, shard.name).absolute()))
 
 
 def _check_shards(manifest: Manifest) -> None:

@@ -7,7 +7,10 @@ up, and colour helps on photos but is absent from the grey views.
     root = make_procedural(Path("data/procedural"), size="small")
     for record in records(root): ...
 
-The pictures depend on (BENCHMARK_VERSION, seed, instance) only, never on the size or on the
+Style "b" is a second domain for transfer between shape sets: all its instances are others, and its
+views are lit from the upper left on black, between the stations of style "a".
+
+The pictures depend on (BENCHMARK_VERSION, style, seed, instance) only, never on the size or on the
 number of processes: numbers measured on one version can be compared.
 """
 
@@ -27,11 +30,19 @@ from pathlib import Path
 from typing import Any
 
 from dataio.datasets import mi3dor
-from dataio.datasets.procedural_files import Instance, is_written, write_instance
+from dataio.datasets.procedural_files import STYLES, Instance, is_written, write_instance
 from dataio.datasets.shapes.catalogue import CLASS_NAMES
 from dataio.records import DataError, Record
 
-__all__ = ["BENCHMARK_VERSION", "SIZES", "BenchmarkSize", "instances", "make_procedural", "records"]
+__all__ = [
+    "BENCHMARK_VERSION",
+    "SIZES",
+    "BenchmarkSize",
+    "benchmark_name",
+    "instances",
+    "make_procedural",
+    "records",
+]
 
 BENCHMARK_VERSION = 1  # changes whenever the pixels of any instance do
 
@@ -65,36 +76,45 @@ SIZES: dict[str, BenchmarkSize] = {
 }
 
 
+def benchmark_name(size: str, *, style: str = "a") -> str:
+    """What the packed data set of a size and style is called, e.g. `procedural-small-b`."""
+    return f"procedural-{size}" if style == "a" else f"procedural-{size}-{style}"
+
+
 def make_procedural(
     out: Path,
     *,
     size: str = "small",
     seed: int = 0,
+    style: str = "a",
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Write the benchmark of the given `size` (smoke, small, medium, large) under `out`.
+    """Write the benchmark of the given `size` (smoke, small, medium, large) and `style` (a, b)
+    under `out`.
 
     Uses `workers` processes (default: one a CPU; 1 = this process). `progress(done, total)` counts
     instances. A call that was interrupted is continued by calling again; a finished folder is
     returned at once. Returns `out`, to be read by `records`.
 
-    Raises DataError for an unknown size, a negative seed, a folder that holds another benchmark
-    (version, size or seed) or other data, and if a worker process dies.
+    Raises DataError for an unknown size or style, a negative seed, a folder that holds another
+    benchmark (version, size, seed or style) or other data, and if a worker process dies.
     """
     if size not in SIZES:
         raise DataError(f"procedural: no size {size!r}; choose from {', '.join(SIZES)}")
+    if style not in STYLES:
+        raise DataError(f"procedural: no style {style!r}; choose from {', '.join(STYLES)}")
     if seed < 0:
         raise DataError(f"procedural: seed {seed} is negative; use 0 or more")
     if workers is not None and workers < 1:
         raise DataError(f"procedural: workers={workers}; use 1 or more")
     out = Path(out)
-    key = {"benchmark_version": BENCHMARK_VERSION, "size": size, "seed": seed}
+    key = {"benchmark_version": BENCHMARK_VERSION, "size": size, "seed": seed, "style": style}
     if _is_complete(out, key):
         return out
     out.mkdir(parents=True, exist_ok=True)
     _write_stamp(out, key, complete=False)
-    wanted = list(instances(size, seed=seed))
+    wanted = list(instances(size, seed=seed, style=style))
     pending = [instance for instance in wanted if not is_written(instance, out)]
     _log.info("procedural %s: %d of %d instances to make", size, len(pending), len(wanted))
     done = len(wanted) - len(pending)
@@ -109,7 +129,7 @@ def make_procedural(
 
 
 def records(root: Path, **options: Any) -> Iterator[Record]:
-    """The benchmark's records: the MI3DOR adapter under the name `procedural`.
+    """The benchmark's records: the MI3DOR adapter under the name `procedural` (or `procedural-b`).
 
     Raises DataError if `root` holds no benchmark or an unfinished one.
     """
@@ -118,18 +138,20 @@ def records(root: Path, **options: Any) -> Iterator[Record]:
         raise DataError(f"procedural: no benchmark under {str(root)!r}; run make_procedural first")
     if not stamp["complete"]:
         raise DataError(f"procedural: {str(root)!r} is unfinished; run make_procedural again")
-    return mi3dor.records(Path(root), dataset="procedural", **options)
+    # Keys of the two styles never meet, so both can be part of one data set.
+    dataset = "procedural" if stamp["style"] == "a" else f"procedural-{stamp['style']}"
+    return mi3dor.records(Path(root), dataset=dataset, **options)
 
 
-def instances(size: str, *, seed: int = 0) -> Iterator[Instance]:
-    """Every instance of a size, class by class."""
+def instances(size: str, *, seed: int = 0, style: str = "a") -> Iterator[Instance]:
+    """Every instance of a size and style, class by class."""
     chosen = SIZES[size]
     counts = {"image": chosen.photos, "shape": chosen.shapes, "sketch": chosen.sketches}
     for category in chosen.classes:
         for stream, by_split in counts.items():
             for split, count in zip(("train", "val", "test"), by_split, strict=True):
                 for number in range(1, count + 1):
-                    yield Instance(stream, split, category, number, seed)
+                    yield Instance(stream, split, category, number, seed, style)
 
 
 def _run(pending: list[Instance], out: Path, *, workers: int) -> Iterator[int]:
@@ -203,7 +225,8 @@ def _is_complete(out: Path, key: dict[str, Any]) -> bool:
 
 
 def _described(key: dict[str, Any]) -> str:
-    return f"version {key['benchmark_version']} size {key['size']} seed {key['seed']}"
+    named = f"version {key['benchmark_version']} size {key['size']} seed {key['seed']}"
+    return named if key["style"] == "a" else f"{named} style {key['style']}"
 
 
 def _read_stamp(out: Path) -> dict[str, Any] | None:
@@ -217,10 +240,12 @@ def _read_stamp(out: Path) -> dict[str, Any] | None:
         raise DataError(
             f"procedural: {str(out / _STAMP)!r} is not readable ({error}); delete the folder"
         ) from error
-    return stamp
+    return {"style": "a", **stamp}
 
 
 def _write_stamp(out: Path, key: dict[str, Any], *, complete: bool) -> None:
+    if key["style"] == "a":  # as before there were styles
+        key = {name: value for name, value in key.items() if name != "style"}
     temporary = out / f".{_STAMP}.{os.getpid()}.tmp"
     with temporary.open("w", encoding="utf-8") as file:
         json.dump({**key, "complete": complete}, file)

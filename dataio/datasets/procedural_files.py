@@ -28,9 +28,34 @@ from dataio.raycast import Scene
 from dataio.records import SPLITS, STREAMS
 from dataio.render import RenderSpec, preset, render_scene
 
-__all__ = ["PHOTO", "SKETCH", "VIEWS", "Instance", "is_written", "make_mesh", "write_instance"]
+__all__ = [
+    "PHOTO",
+    "SKETCH",
+    "STYLES",
+    "VIEWS",
+    "Instance",
+    "is_written",
+    "make_mesh",
+    "write_instance",
+]
 
 VIEWS: RenderSpec = preset("mvcnn_v1", size=64)
+# A second domain of shapes: other stations of the ring, lit from the upper left, on black.
+STYLES: dict[str, RenderSpec] = {
+    "a": VIEWS,
+    "b": RenderSpec(
+        name="procedural_b",
+        size=64,
+        first_azimuth_degrees=15.0,
+        fov_degrees=8.0,
+        margin=0.06,
+        max_area=1.0,
+        ambient=0.12,
+        diffuse=0.8,
+        light=(-0.5, 0.6, 0.6),
+        ground=0.0,
+    ),
+}
 PHOTO = PhotoSpec()
 SKETCH = SketchSpec()
 
@@ -40,13 +65,14 @@ _GOLDEN_RATIO = 0.618034  # neighbours in the class list get hues far apart
 
 @dataclass(frozen=True)
 class Instance:
-    """Which shape, and what is made of it. `number` starts at 1."""
+    """Which shape, and what is made of it. `number` starts at 1; `style` is one of STYLES."""
 
     stream: str
     split: str
     category: str
     number: int
     seed: int = 0
+    style: str = "a"
 
     @property
     def name(self) -> str:
@@ -65,8 +91,11 @@ class Instance:
         return [*views, root / "model" / inside / f"{self.name}.obj"]
 
     def random(self) -> Generator:
-        """Its own random numbers: no two (stream, split, number) of a class share an instance."""
-        domain = STREAMS.index(self.stream) * len(SPLITS) + SPLITS.index(self.split)
+        """Its own random numbers: no two (style, stream, split, number) of a class share an
+        instance.
+        """
+        group = list(STYLES).index(self.style) * len(STREAMS) + STREAMS.index(self.stream)
+        domain = group * len(SPLITS) + SPLITS.index(self.split)
         class_index = CLASS_NAMES.index(self.category)
         return np.random.default_rng([self.seed, class_index, domain, self.number])
 
@@ -95,7 +124,7 @@ def write_instance(instance: Instance, root: Path) -> None:
     elif instance.stream == "sketch":
         contents = [_encoded(draw_sketch(scene, rng, spec=SKETCH), "PNG")]
     else:
-        views = render_scene(scene, VIEWS, name=instance.name)
+        views = render_scene(scene, STYLES[instance.style], name=instance.name)
         contents = [*(_encoded(view, "PNG") for view in views), _obj(mesh)]
     for file, content in zip(files, contents, strict=True):
         _write(file, content)

@@ -183,7 +183,7 @@ def test_hidden_labels_never_leave(manifest, sources):
     for _, batches in whole:
         assert (batches["target"].label == -1).all()
         assert (batches["source"].label >= 0).all()
-        known = {"pixels", "label", "row", "offset", "count", "keys", "jitter"}
+        known = {"pixels", "label", "row", "position", "offset", "count", "keys", "jitter"}
         assert set(vars(batches["target"])) == known
     options = {
         "batch": {"target": 8}, "seed": 1, "rank": 0, "world_size": 1, "cache_bytes": 0,
