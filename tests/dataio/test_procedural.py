@@ -173,10 +173,10 @@ def test_wrong_options_are_named(tmp_path, options, message):
 @pytest.mark.parametrize(
     ("size", "classes", "photos", "shapes", "sketches"),
     [
-        ("smoke", 5, (60, 10, 20), (30, 6, 15), (8, 0, 4)),
-        ("small", 10, (200, 20, 50), (60, 10, 30), (40, 0, 20)),
-        ("medium", 21, (200, 20, 50), (60, 10, 30), (40, 0, 20)),
-        ("large", 21, (600, 60, 100), (200, 30, 80), (200, 0, 50)),
+        ("smoke", 5, (60, 10, 20), (30, 6, 15), (8, 2, 4)),
+        ("small", 10, (200, 20, 50), (60, 10, 30), (40, 10, 20)),
+        ("medium", 21, (200, 20, 50), (60, 10, 30), (40, 10, 20)),
+        ("large", 21, (600, 60, 100), (200, 30, 80), (200, 20, 50)),
     ],
 )
 def test_the_counts_of_the_sizes_are_pinned(size, classes, photos, shapes, sketches):
