@@ -15,7 +15,19 @@ from torch import Tensor, nn
 
 from trainer.collectives import all_reduce_sum
 
-__all__ = ["ClassSums", "RunningCenters", "class_sums", "euclidean_norm", "pool_sums"]
+__all__ = [
+    "ClassSums",
+    "RunningCenters",
+    "class_sums",
+    "euclidean_norm",
+    "full_precision",
+    "pool_sums",
+]
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """``x`` in float32 at least: losses are never computed below it; float64 stays."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def euclidean_norm(x: Tensor, *, epsilon: float = 1e-12) -> Tensor:

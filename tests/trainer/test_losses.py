@@ -12,7 +12,7 @@ from tests.spawn import run_processes
 from trainer.losses import (
     accuracy,
     adversarial,
-    center_alignment,
+    class_center_distance,
     cross_entropy,
     instance_alignment,
 )
@@ -74,11 +74,11 @@ CASES = {
         lambda x: slow_adversarial(x[:2, 0], x[2:, 0]),
     ),
     "center_euclidean": (
-        lambda x: center_alignment(x[:3], data(1)[2], mask=torch.tensor([True, False, True])),
+        lambda x: class_center_distance(x[:3], data(1)[2], mask=torch.tensor([True, False, True])),
         lambda x: sum(math.dist(x[k].tolist(), data(1)[2][k].tolist()) for k in (0, 2)),
     ),
     "center_squared": (
-        lambda x: center_alignment(
+        lambda x: class_center_distance(
             x[:3], data(1)[2], mask=torch.tensor([True, True, True]), phi="squared"
         ),
         lambda x: sum(math.dist(x[k].tolist(), data(1)[2][k].tolist()) ** 2 for k in range(3)),
@@ -143,7 +143,7 @@ def test_degenerate_batches_are_finite(x):
         cross_entropy(x, y)
         + adversarial(x[:, 0], x[:0, 0])
         + instance_alignment(x, y, x.detach().mean(0).expand(3, 3), mask=mask)
-        + center_alignment(x[:1].expand(3, 3), x[:1].expand(3, 3), mask=mask)
+        + class_center_distance(x[:1].expand(3, 3), x[:1].expand(3, 3), mask=mask)
     )
     loss.backward()
     assert torch.isfinite(loss)

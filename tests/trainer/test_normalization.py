@@ -11,6 +11,7 @@ from tests.spawn import run_processes
 from trainer.collectives import all_reduce_sum
 from trainer.networks.normalization import (
     FrozenBatchNorm2d,
+    GlobalBatchNorm1d,
     GlobalBatchNorm2d,
     convert_batch_norm,
     global_batch_norm,
@@ -89,6 +90,20 @@ def test_layer_equals_pytorch_over_several_batches(monkeypatch, momentum):
         torch.testing.assert_close(ours.state_dict()[key], value)
     x = batches(2)[0]
     torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))
+
+
+def test_layer_behind_linear_layers_equals_pytorch(monkeypatch):
+    monkeypatch.setattr("trainer.networks.normalization.world_size", lambda: 2)
+    ours, theirs = GlobalBatchNorm1d(CHANNELS).double(), nn.BatchNorm1d(CHANNELS).double()
+    for rows in (4, 7):
+        x = batches(rows)[0][:, :, 0, 0]
+        mine, other = x.clone().requires_grad_(), x.clone().requires_grad_()
+        torch.testing.assert_close(ours(mine), theirs(other))
+        ours(mine).pow(3).sum().backward()
+        theirs(other).pow(3).sum().backward()
+        torch.testing.assert_close(mine.grad, other.grad)
+    for key, value in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[key], value)
 
 
 @pytest.mark.parametrize("rows", [0, 1])

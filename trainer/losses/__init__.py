@@ -5,13 +5,44 @@ and every rank gets the same global value (see :mod:`trainer.collectives` for th
 """
 
 from trainer.losses.adversarial import adversarial
-from trainer.losses.centers import center_alignment, instance_alignment
+from trainer.losses.centers import class_center_distance, instance_alignment
 from trainer.losses.classification import accuracy, cross_entropy
+from trainer.losses.conditional import conditional_adversarial
+from trainer.losses.coral import coral
+from trainer.losses.discrepancy import class_mean_discrepancy, nearest_mean_accuracy
+from trainer.losses.entropy import entropy
+from trainer.losses.generative import generator_loss
+from trainer.losses.metric import batch_hard, contrastive
+from trainer.losses.mmd import jmmd, mmd
+from trainer.losses.mutual_information import (
+    jensen_shannon_mutual_information,
+    mutual_information,
+)
+from trainer.losses.norms import feature_norm, stepwise_feature_norm
+from trainer.losses.transferable import transferable_cross_entropy
+from trainer.losses.triplet import cross_modal_triplet, paired_squared_distance
 
 __all__ = [
     "accuracy",
     "adversarial",
-    "center_alignment",
+    "batch_hard",
+    "class_center_distance",
+    "class_mean_discrepancy",
+    "conditional_adversarial",
+    "contrastive",
+    "coral",
     "cross_entropy",
+    "cross_modal_triplet",
+    "entropy",
+    "feature_norm",
+    "generator_loss",
     "instance_alignment",
+    "jensen_shannon_mutual_information",
+    "jmmd",
+    "mmd",
+    "mutual_information",
+    "nearest_mean_accuracy",
+    "paired_squared_distance",
+    "stepwise_feature_norm",
+    "transferable_cross_entropy",
 ]

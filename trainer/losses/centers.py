@@ -9,7 +9,7 @@ from torch import Tensor
 from trainer.collectives import global_mean
 from trainer.statistics import euclidean_norm
 
-__all__ = ["Phi", "center_alignment", "instance_alignment"]
+__all__ = ["Phi", "class_center_distance", "instance_alignment"]
 
 Phi = Literal["euclidean", "squared"]
 
@@ -20,7 +20,7 @@ def _phi(difference: Tensor, phi: Phi) -> Tensor:
     return euclidean_norm(difference)
 
 
-def center_alignment(
+def class_center_distance(
     first: Tensor, second: Tensor, *, mask: Tensor, phi: Phi = "euclidean"
 ) -> Tensor:
     """Sum over classes of the distance between two sets of centres, range [0, ∞).

@@ -4,21 +4,24 @@ Statistics of one worker's rows would make the result depend on how a batch is s
 sum and squared deviations are summed over all ranks with a differentiable collective, so values,
 gradients and running statistics are those of one process on the whole batch, on any device.
 
-Axis letters: n local rows, N global rows, C channels, H×W positions.
+Axis letters: n local rows, N global rows, C channels, H×W positions (none behind linear layers).
 """
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from trainer.collectives import all_reduce_sum, world_size
 
 __all__ = [
     "FrozenBatchNorm2d",
+    "GlobalBatchNorm1d",
     "GlobalBatchNorm2d",
     "convert_batch_norm",
     "global_batch_norm",
@@ -28,7 +31,7 @@ __all__ = [
 def global_batch_norm(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, *, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Normalise ``x [n, C, H, W]`` by the mean and variance of all ranks' rows; n may be 0.
+    """Normalise ``x [n, C]`` or ``[n, C, H, W]`` by all ranks' mean and variance; n may be 0.
 
     Two passes, mean first: squared deviations do not cancel as ``E[x²] - E[x]²`` does. Sums are
     taken in float32 at least.
@@ -38,25 +41,26 @@ def global_batch_norm(
         number of values per channel ``N·H·W``, a scalar. The last three have no gradient.
     """
     wide = x if x.dtype == torch.float64 else x.float()
-    channels, positions = x.shape[1], x.shape[2] * x.shape[3]
+    channels, positions = x.shape[1], math.prod(x.shape[2:])
+    summed, shape = (0, *range(2, x.dim())), (-1, *[1] * (x.dim() - 2))
     # Rows, not values, are counted: they stay far below float32's last exact integer.
-    local = torch.cat([wide.sum((0, 2, 3)), wide.new_tensor([float(len(x))])])
+    local = torch.cat([wide.sum(summed), wide.new_tensor([float(len(x))])])
     total = all_reduce_sum(local)
     count = total[channels].detach() * positions
     mean = total[:channels] / count.clamp(min=1)
-    centred = wide - mean[:, None, None]
-    var = all_reduce_sum(centred.square().sum((0, 2, 3))) / count.clamp(min=1)
+    centred = wide - mean.view(shape)
+    var = all_reduce_sum(centred.square().sum(summed)) / count.clamp(min=1)
     scale = torch.rsqrt(var + eps)
     if weight is not None:
         scale = scale * weight
-    y = centred * scale[:, None, None]
+    y = centred * scale.view(shape)
     if bias is not None:
-        y = y + bias[:, None, None]
+        y = y + bias.view(shape)
     return y.to(x.dtype), mean.detach(), var.detach(), count
 
 
-class GlobalBatchNorm2d(nn.BatchNorm2d):
-    """``nn.BatchNorm2d`` whose training statistics are those of the batch of all ranks.
+class _GlobalStatistics(_BatchNorm):
+    """Training statistics are those of the batch of all ranks.
 
     Names of parameters and buffers are unchanged. Every rank has to take part in each forward pass,
     with zero rows if it has none.
@@ -82,6 +86,14 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         unbiased = var * count / (count - 1).clamp(min=1)
         for running, batch in ((self.running_mean, mean), (self.running_var, unbiased)):
             running.add_((batch.to(running.dtype) - running) * share * seen)
+
+
+class GlobalBatchNorm1d(_GlobalStatistics, nn.BatchNorm1d):
+    """``nn.BatchNorm1d`` for ``[n, C]`` with the statistics of the batch of all ranks."""
+
+
+class GlobalBatchNorm2d(_GlobalStatistics, nn.BatchNorm2d):
+    """``nn.BatchNorm2d`` for ``[n, C, H, W]`` with the statistics of the batch of all ranks."""
 
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):
