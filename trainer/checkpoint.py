@@ -22,7 +22,13 @@ import torch
 from trainer.config import ConfigError
 from trainer.telemetry import naming, write_json
 
-__all__ = ["Checkpoint", "load_checkpoint", "newest_checkpoint", "save_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "load_checkpoint",
+    "newest_checkpoint",
+    "open_checkpoint",
+    "save_checkpoint",
+]
 
 log = logging.getLogger(__name__)
 FORMAT = 1
@@ -92,6 +98,27 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise ConfigError(f"{path}: state.pt does not match its hash; choose another checkpoint")
     state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
     return Checkpoint(path, int(description["step"]), description, state)
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """The newest whole checkpoint of a run folder, or the checkpoint that ``path`` is.
+
+    Raises:
+        ConfigError: ``path`` is neither, or holds no whole checkpoint.
+    """
+    if (path / "checkpoint.json").exists():
+        return load_checkpoint(path)
+    if not (path / "run.json").exists():
+        raise ConfigError(
+            f"{path}: neither a run folder nor a checkpoint; `img2shape train` makes one"
+        )
+    folder = path / "checkpoints"
+    found = newest_checkpoint(folder)
+    if found is not None:
+        return found
+    if any(folder.glob("step-*")):
+        raise ConfigError(f"{path}: no checkpoint is whole; delete {folder} and train again")
+    raise ConfigError(f"{path}: has no checkpoint yet; train it with `img2shape train`")
 
 
 def newest_checkpoint(folder: Path) -> Checkpoint | None:

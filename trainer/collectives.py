@@ -52,11 +52,14 @@ def rank() -> int:
 
 
 @contextmanager
-def process_group(*, timeout_seconds: float) -> Iterator[None]:
-    """Join the process group that the environment describes (``torchrun``), leave it at the end."""
+def process_group(*, timeout_seconds: float, backend: str | None = None) -> Iterator[None]:
+    """Join the process group that the environment describes (``torchrun``), leave it at the end.
+
+    ``backend`` is ``nccl`` where there is a GPU and ``gloo`` elsewhere, unless it is given.
+    """
     from datetime import timedelta
 
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    backend = backend or ("nccl" if torch.cuda.is_available() else "gloo")
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds))
     try:
         yield

@@ -11,15 +11,22 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator
+from pydantic import BaseModel, SerializeAsAny, ValidationError, field_validator
 
-from dataio.augment import AugmentConfig
-from trainer.methods import METHODS, MethodConfig
+from trainer.methods import METHODS, Method, MethodConfig
 from trainer.networks.options import NetworkConfig
-from trainer.schedules import Schedule
+from trainer.sections import (
+    STREAM_NAMES,
+    DataConfig,
+    EvaluationConfig,
+    OptimizerConfig,
+    Section,
+    Selection,
+    TrainingConfig,
+)
 
 __all__ = [
     "ConfigError",
@@ -39,130 +46,7 @@ class ConfigError(ValueError):
     """A run description that cannot be used; the message names the key and the remedy."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Selection(_Section):
-    """One stream of one data set."""
-
-    stream: Literal["image", "sketch", "shape"] = Field(description="Kind of samples.")
-    split: Literal["train", "val", "test"] = Field(description="Split of the data set.")
-    root: str | None = Field(
-        default=None, description="Folder of the packed data set; null: data.root."
-    )
-
-
-class DataConfig(_Section):
-    """Which packed data set feeds which stream."""
-
-    root: str = Field(
-        default="data/procedural-small",
-        description="Folder of a packed data set (manifest.parquet).",
-    )
-    dataset: str = Field(default="procedural", description="Name shown in tables and reports.")
-    classes: tuple[str, ...] | None = Field(
-        default=None, description="The label space; null takes the classes of the data set."
-    )
-    num_classes: int | None = Field(
-        default=None,
-        ge=1,
-        description="Class count for `img2shape model` while the data are absent.",
-    )
-    source_images: Selection = Field(
-        default=Selection(stream="image", split="train"), description="Labelled source images."
-    )
-    target_shapes: Selection = Field(
-        default=Selection(stream="shape", split="train"),
-        description="Unlabelled target shapes; their labels are never read in training.",
-    )
-    queries: Selection = Field(
-        default=Selection(stream="image", split="test"), description="Queries of the evaluation."
-    )
-    gallery: Selection = Field(
-        default=Selection(stream="shape", split="test"), description="Gallery of the evaluation."
-    )
-    train_views: int | None = Field(
-        default=None,
-        ge=1,
-        description="Views drawn per shape and pass in training; null: all of them.",
-    )
-    block_shards: int = Field(
-        default=4,
-        ge=1,
-        description="Shards shuffled together: randomness against locality of reads.",
-    )
-    augment: AugmentConfig | None = Field(
-        default=AugmentConfig(), description="Augmentation of training samples; null: none."
-    )
-
-
-class OptimizerConfig(_Section):
-    """Optimiser and learning-rate schedule."""
-
-    kind: Literal["sgd", "adam"] = Field(default="sgd", description="Optimiser.")
-    learning_rate: float = Field(
-        default=0.01, gt=0, description="μ0, the rate of the trunk at p = 0."
-    )
-    schedule: Schedule = Field(default="inverse", description="inverse: μ0·(1 + 10p)^-0.75.")
-    warmup: float = Field(
-        default=0.0, ge=0, lt=1, description="Share of training with a linear rise of the rate."
-    )
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="SGD momentum.")
-    weight_decay: float = Field(default=5e-4, ge=0, description="Not given in the papers.")
-    new_layer_multiplier: float = Field(
-        default=10.0,
-        gt=0,
-        description="Rate of bottleneck, classifier and discriminator relative to a pre-trained "
-        "trunk; without effect when network.weights is none. Not given in the papers.",
-    )
-    clip_norm: float | None = Field(
-        default=None, gt=0, description="Largest global gradient norm; null: no clipping."
-    )
-
-
-class TrainingConfig(_Section):
-    """The loop."""
-
-    steps: int = Field(default=1000, ge=1, description="Optimiser steps.")
-    batch: int = Field(default=64, ge=1, description="Global batch per stream, over all workers.")
-    seed: int = Field(
-        default=0, ge=0, description="Seed of weights, order, augmentation and dropout."
-    )
-    precision: Literal["float32", "float64", "bf16"] = Field(
-        default="float32", description="Arithmetic of the trunk; losses are never below float32."
-    )
-    log_every: int = Field(default=10, ge=1, description="Steps between two lines of log.jsonl.")
-    checkpoint_every: int = Field(default=200, ge=1, description="Steps between two checkpoints.")
-    keep_checkpoints: int = Field(default=2, ge=1, description="Newest checkpoints kept.")
-    loader_workers: int = Field(default=0, ge=0, description="Loader processes per worker.")
-    cache: Literal["none", "memory"] = Field(
-        default="none",
-        description="memory: keep decoded samples in each process after the first read.",
-    )
-    threads: int | None = Field(
-        default=None,
-        ge=1,
-        description="CPU threads per worker; null: OMP_NUM_THREADS (Ray and torchrun set it to 1), "
-        "else cores / workers.",
-    )
-    timeout_seconds: float = Field(default=600.0, gt=0, description="Longest wait in a collective.")
-
-
-class EvaluationConfig(_Section):
-    """How embeddings are scored."""
-
-    protocol: Literal["mi3dor", "shrec"] = Field(
-        default="mi3dor", description="Metric definitions."
-    )
-    features: Literal["raw", "clamp-l2", "l2"] = Field(
-        default="raw", description="Post-processing; clamp-l2 is the MI3DOR script's."
-    )
-    metric: Literal["euclidean", "cosine"] = Field(default="euclidean", description="Distance.")
-    batch: int = Field(default=64, ge=1, description="Samples per forward pass of the extraction.")
-
-
-class RunConfig(_Section):
+class RunConfig(Section):
     """One training run."""
 
     method: SerializeAsAny[MethodConfig]
@@ -200,8 +84,8 @@ class RunConfig(_Section):
         del tree["evaluation"]
         for key in ("root", "queries", "gallery"):
             del tree["data"][key]
-        for selection in ("source_images", "target_shapes"):
-            del tree["data"][selection]["root"]  # where it lies; the fingerprint says what it is
+        for stream in METHODS[self.method_name].streams:
+            del tree["data"][stream]["root"]  # where it lies; the fingerprint says what it is
         for key in _EXECUTION_ONLY:
             del tree["training"][key]
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
@@ -256,20 +140,70 @@ def parse_config(tree: Mapping[str, Any], *, where: str = "config") -> RunConfig
     if name not in METHODS:
         raise ConfigError(f"{where}: unknown method '{name}'{nearest(name, METHODS)}")
     options = {k: v for k, v in method.items() if k != "name"}
-    if isinstance(tree.get("data"), dict):
-        tree["data"] = _with_default_selections(tree["data"])
-    cls = METHODS[name].Config
-    parsed = _validate(cls, options, where=where, prefix="method.")
-    return _validate(RunConfig, {**tree, "method": parsed, "method_name": name}, where=where)
+    cls = METHODS[name]
+    for section, values in cls.defaults.items():
+        if isinstance(tree.get(section, {}), dict):
+            tree[section] = {**values, **tree.get(section, {})}
+    if isinstance(tree.get("data", {}), dict):
+        tree["data"] = _with_default_selections(tree.get("data", {}), cls)
+    parsed = _validate(cls.Config, options, where=where, prefix="method.")
+    run = _validate(RunConfig, {**tree, "method": parsed, "method_name": name}, where=where)
+    _require_usable_streams(run, where=where)
+    return _with_balanced_batch(run, tree, where=where) if cls.balanced else run
 
 
-def _with_default_selections(data: Mapping[str, Any]) -> dict[str, Any]:
+def _with_default_selections(data: Mapping[str, Any], method: type[Method]) -> dict[str, Any]:
     """``data.queries.split=val`` alone keeps the default stream of the queries."""
-    merged = dict(data)
+    merged, defaults = dict(data), {}
+    for name in STREAM_NAMES:
+        if name in method.streams or data.get(name) is not None:
+            modality = "shape" if name.endswith("shapes") else "image"
+            defaults[name] = {"stream": modality, "split": "train"}
     for name, info in DataConfig.model_fields.items():
-        if isinstance(info.default, Selection) and isinstance(data.get(name), dict):
-            merged[name] = {**info.default.model_dump(), **data[name]}
+        if isinstance(info.default, Selection):
+            defaults[name] = info.default.model_dump()
+    for name, default in defaults.items():
+        given = data.get(name)
+        if given is None or isinstance(given, dict):
+            merged[name] = {**default, **(given or {})}
     return merged
+
+
+def _require_usable_streams(run: RunConfig, *, where: str) -> None:
+    needs = METHODS[run.method_name].streams
+    for name in STREAM_NAMES:
+        selection: Selection | None = getattr(run.data, name)
+        if selection is None:
+            continue
+        if name not in needs:
+            raise ConfigError(f"{where}: data.{name}: {_needed(run.method_name)}; leave it out")
+        modality = "shape" if selection.stream == "shape" else "image"
+        if modality != needs[name].modality:
+            raise ConfigError(
+                f"{where}: data.{name}.stream: '{selection.stream}' are {modality}s, but "
+                f"{_needed(run.method_name)}"
+            )
+
+
+def _needed(method: str) -> str:
+    """``dann trains on labelled images (source_images) and unlabelled shapes (target_shapes)``."""
+    needs = [
+        f"{'labelled' if need.labelled else 'unlabelled'} {need.modality}s ({name})"
+        for name, need in METHODS[method].streams.items()
+    ]
+    listed = needs[0] if len(needs) == 1 else f"{', '.join(needs[:-1])} and {needs[-1]}"
+    return f"{method} trains on {listed}"
+
+
+def _with_balanced_batch(run: RunConfig, tree: Mapping[str, Any], *, where: str) -> RunConfig:
+    rows = run.method.classes_per_batch * run.method.samples_per_class  # pyright: ignore[reportAttributeAccessIssue]
+    given = tree.get("training", {}).get("batch", rows)
+    if given != rows:
+        raise ConfigError(
+            f"{where}: training.batch: {run.method_name} draws method.classes_per_batch x "
+            f"method.samples_per_class = {rows} rows, not {given}; leave training.batch out"
+        )
+    return run.model_copy(update={"training": run.training.model_copy(update={"batch": rows})})
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:

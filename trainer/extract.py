@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from dataio.loader import StreamSource, walk
-from trainer.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
-from trainer.config import ConfigError, RunConfig, parse_config
+from trainer.checkpoint import Checkpoint, open_checkpoint
+from trainer.config import RunConfig, parse_config
 from trainer.loop import DTYPES, build_method
 from trainer.methods import Method
-from trainer.run_folder import RunFolder
 from trainer.streams import to_domain
+from trainer.warm_start import start_from
 
 __all__ = ["TrainedRun", "extract", "load_run", "untrained", "without_download"]
 
@@ -41,14 +41,7 @@ def load_run(path: Path) -> TrainedRun:
     Raises:
         ConfigError: ``path`` is neither, or holds no whole checkpoint.
     """
-    if (path / "checkpoint.json").exists():
-        checkpoint = load_checkpoint(path)
-    elif (path / "run.json").exists():
-        checkpoint = _newest(RunFolder(path))
-    else:
-        raise ConfigError(
-            f"{path}: neither a run folder nor a checkpoint; `img2shape train` makes one"
-        )
+    checkpoint = open_checkpoint(path)
     description = checkpoint.description
     config = parse_config(description["config"], where=str(checkpoint.path))
     method = build_method(without_download(config), num_classes=len(description["classes"]))
@@ -56,21 +49,13 @@ def load_run(path: Path) -> TrainedRun:
     return TrainedRun(method.eval(), config, checkpoint)
 
 
-def _newest(folder: RunFolder) -> Checkpoint:
-    found = newest_checkpoint(folder.checkpoints)
-    if found is not None:
-        return found
-    if any(folder.checkpoints.glob("step-*")):
-        raise ConfigError(
-            f"{folder.path}: no checkpoint is whole; delete {folder.checkpoints} and train again"
-        )
-    raise ConfigError(f"{folder.path}: has no checkpoint yet; train it with `img2shape train`")
-
-
 def untrained(run: TrainedRun) -> Method:
     """The same method with the weights it had before its first step (same seed)."""
     classes = run.checkpoint.description["classes"]
-    return build_method(run.config, num_classes=len(classes)).eval()
+    method = build_method(run.config, num_classes=len(classes))
+    if run.config.training.init_from is not None:
+        start_from(method, Path(run.config.training.init_from), classes=classes)
+    return method.eval()
 
 
 def without_download(config: RunConfig) -> RunConfig:
@@ -109,7 +94,7 @@ def extract(
     labels: list[str] = []
     vectors: list[np.ndarray] = []
     for part in walk(source, batch=batch, rank=rank, world_size=world_size):
-        domain = to_domain(part, size=source.image_size, device=device, dtype=DTYPES[precision])
+        domain = to_domain(part, source, device=device, dtype=DTYPES[precision])
         shapes = domain.pixels.dim() == 5
         embed = method.embed_gallery if shapes else method.embed_queries
         vectors.append(embed(domain.pixels).float().cpu().numpy())

@@ -8,23 +8,33 @@ process, under ``torchrun`` and in Ray workers; a process group, if any, exists 
 from __future__ import annotations
 
 import logging
+import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dataio.loader import Loader
+from dataio.sampling import Balance
 from trainer import collectives
 from trainer.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from trainer.config import RunConfig
-from trainer.methods import METHODS, Domain, Losses, Method
+from trainer.methods import METHODS, Domain, Losses, Method, Now
 from trainer.run_folder import RunFolder, require_same_run
 from trainer.schedules import rate_factor
-from trainer.strategy import DataParallel
-from trainer.streams import data_fingerprint, label_space, to_domains, training_sources
+from trainer.strategy import DataParallel, Strategy
+from trainer.streams import (
+    data_fingerprint,
+    label_space,
+    to_domains,
+    training_sources,
+    walk_stream,
+)
 from trainer.telemetry import PhaseClock, StepLog
+from trainer.warm_start import start_from
 
 __all__ = ["NonFiniteError", "Trainer", "build_method", "train"]
 
@@ -52,15 +62,23 @@ def build_method(config: RunConfig, *, num_classes: int) -> Method:
 class Trainer:
     """One rank's view of one run."""
 
-    def __init__(self, config: RunConfig, folder: RunFolder, *, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: RunFolder,
+        *,
+        device: torch.device,
+        strategy: Strategy | None = None,
+    ) -> None:
         self.config, self.folder, self.device = config, folder, device
         self.clock = PhaseClock()
         self.classes = label_space(config)
         self.sources = training_sources(config)
         self.method = build_method(config, num_classes=len(self.classes)).to(device)
-        self.strategy = DataParallel()
+        self.strategy = strategy or DataParallel()
         self.model = self.strategy.prepare(self.method, config.optimizer)
         self.step = 0
+        self.round_health: dict[str, float] = {}
         self._resume()
 
     def run(
@@ -78,9 +96,43 @@ class Trainer:
         """
         training, leader = self.config.training, collectives.rank() == 0
         step_log = StepLog(self.folder.log, from_step=self.step) if leader else None
-        loader = Loader(
-            self.sources,
-            batch=training.batch,
+        loader = self._loader()
+        try:
+            batches = iter(loader)
+            while self.step < training.steps:
+                if stop is not None and collectives.any_rank(stop(), self.device):
+                    break
+                with self.clock.phase("data"):
+                    step, batch = next(batches)
+                assert step == self.step
+                self._start_round()
+                record = self._train_step(batch)
+                self.step += 1
+                if step_log and record is not None:
+                    step_log.write(record)
+                    if on_record is not None:
+                        on_record(record)
+                if self.step % training.checkpoint_every == 0 and self.step < training.steps:
+                    self.save()
+            if self.step == training.steps:
+                with self.clock.phase("finish"), self._evaluating():
+                    self.method.finish(self._walk)
+            self.save()
+        finally:
+            loader.close()
+            if step_log:
+                step_log.close()
+        return self.step
+
+    def _loader(self) -> Loader:
+        training, method = self.config.training, self.method
+        balance = None
+        if method.balanced:
+            balance = Balance(method.config.classes_per_batch, method.config.samples_per_class)
+        return Loader(
+            {name: s for name, s in self.sources.items() if name not in method.walked},
+            batch=None if balance else training.batch,
+            balance=balance,
             seed=training.seed,
             steps=training.steps,
             start_step=self.step,
@@ -90,64 +142,66 @@ class Trainer:
             cache=training.cache,
             block_shards=self.config.data.block_shards,
         )
-        try:
-            batches = iter(loader)
-            while self.step < training.steps:
-                if stop is not None and collectives.any_rank(stop(), self.device):
-                    break
-                with self.clock.phase("data"):
-                    step, batch = next(batches)
-                assert step == self.step
-                last = step + 1 == training.steps
-                logged = leader and (step % training.log_every == 0 or last)
-                record = self._train_step(batch, logged=logged)
-                self.step += 1
-                if step_log and record is not None:
-                    step_log.write(record)
-                    if on_record is not None:
-                        on_record(record)
-                if self.step % training.checkpoint_every == 0 and self.step < training.steps:
-                    self.save()
-            self.save()
-        finally:
-            loader.close()
-            if step_log:
-                step_log.close()
-        return self.step
 
-    def _train_step(self, batch: Mapping[str, Any], *, logged: bool) -> dict[str, Any] | None:
-        config, progress = self.config, self.step / self.config.training.steps
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Statistics of the whole training set are taken in evaluation mode, without gradient."""
+        self.method.eval()
+        with torch.no_grad():
+            yield
+
+    def _walk(self, stream: str) -> Iterator[Domain]:
+        """This rank's part of a training stream, for methods that look at all of it."""
+        return walk_stream(
+            self.sources[stream],
+            batch=self.config.evaluation.batch,
+            rank=collectives.rank(),
+            world_size=collectives.world_size(),
+            device=self.device,
+            dtype=DTYPES[self.config.training.precision],
+        )
+
+    def _start_round(self) -> None:
+        """Let a method with rounds renew its state where a round starts."""
+        steps = self.config.training.steps
+        total = self.method.rounds(steps)
+        number = {r * steps // total: r for r in range(total)}.get(self.step) if total else None
+        if number is not None:
+            with self.clock.phase("round"), self._evaluating():
+                health = self.method.start_round(number, total, self._walk)
+            self.round_health = {k: float(v) for k, v in health.items()}
+
+    def _train_step(self, batch: Mapping[str, Any]) -> dict[str, Any] | None:
+        config, training = self.config, self.config.training
+        logged = self.step % training.log_every == 0 or self.step + 1 == training.steps
+        now = Now(self.step, self.step / training.steps, logged)
+        factor = rate_factor(config.optimizer.schedule, now.p, warmup=config.optimizer.warmup)
         with self.clock.phase("augment"):
             domains = to_domains(
-                batch,
-                size=config.network.input_size,
-                device=self.device,
-                dtype=DTYPES[config.training.precision],
+                batch, self.sources, device=self.device, dtype=DTYPES[training.precision]
             )
         self.model.train()
-        with self.clock.phase("forward"):
-            losses: Losses = self.model(domains, step=self.step, progress=progress)
-        self._require_finite(losses.terms, domains)
-        with self.clock.phase("backward"):
-            self.strategy.backward(losses.total)
-        with self.clock.phase("optimizer"):
-            factor = rate_factor(
-                config.optimizer.schedule, progress, warmup=config.optimizer.warmup
-            )
-            norm = self.strategy.step(factor=factor)
-        self._require_finite({"gradient norm": norm}, domains)
-        if not logged:  # reading values back makes a GPU wait
+        done: dict[str, tuple[Losses, torch.Tensor]] = {}
+        for update in self.method.updates(self.step):
+            with self.strategy.only(update):
+                with self.clock.phase("forward"):
+                    losses: Losses = self.model(domains, now, update.name)
+                self._require_finite(losses.terms, domains)
+                with self.clock.phase("backward"):
+                    self.strategy.backward(losses.total)
+            with self.clock.phase("optimizer"):
+                norm = self.strategy.step(factor=factor)
+            self._require_finite({"gradient norm": norm}, domains)
+            done[update.name] = losses, norm
+        if not logged or collectives.rank() != 0:  # reading values back makes a GPU wait
             return None
+        summary = _summary(done)
+        summary["health"] |= self.round_health
         return {
             "step": self.step,
-            "progress": progress,
+            "progress": now.p,
             "learning_rate": config.optimizer.learning_rate * factor,
-            "loss": losses.total.item(),
-            "terms": {k: v.item() for k, v in losses.terms.items()},
-            "health": {
-                **{k: float(v) for k, v in losses.health.items()},
-                "gradient_norm": norm.item(),
-            },
+            **summary,
             "seconds": self.clock.summary()["total"],
         }
 
@@ -188,6 +242,7 @@ class Trainer:
                         "method": self.method.state_dict(),
                         **self.strategy.state_dict(),
                         "generator": torch.get_rng_state(),
+                        "round_health": self.round_health,
                     },
                     step=self.step,
                     description=describe(self.config, self.classes),
@@ -200,14 +255,31 @@ class Trainer:
         found = newest_checkpoint(self.folder.checkpoints) if collectives.rank() == 0 else None
         path = collectives.broadcast_object(None if found is None else str(found.path))
         if path is None:
+            if self.config.training.init_from is not None:
+                start_from(self.method, Path(self.config.training.init_from), classes=self.classes)
             return
         found = found or load_checkpoint(Path(path))
         require_same_run(self.folder.path, found.description, describe(self.config, self.classes))
         self.method.load_state_dict(found.state["method"])
         self.strategy.load_state_dict(found.state)
         torch.set_rng_state(found.state["generator"])
+        self.round_health = found.state["round_health"]
         self.step = found.step
         log.info("continuing at step %d from %s", found.step, path)
+
+
+def _summary(done: Mapping[str, tuple[Losses, torch.Tensor]]) -> dict[str, Any]:
+    """Loss, terms and health of a step's updates as plain numbers."""
+    terms: dict[str, float] = {}
+    health: dict[str, float] = {}
+    for name, (losses, norm) in done.items():
+        terms |= {k: v.item() for k, v in losses.terms.items()}
+        health |= {k: float(v) for k, v in losses.health.items()}
+        if len(done) > 1:
+            health[f"gradient_norm_{name}"] = norm.item()
+    health["gradient_norm"] = math.hypot(*(norm.item() for _, norm in done.values()))
+    loss = sum(losses.total.item() for losses, _ in done.values())
+    return {"loss": loss, "terms": terms, "health": health}
 
 
 def describe(config: RunConfig, classes: tuple[str, ...]) -> dict[str, Any]:

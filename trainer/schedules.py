@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-__all__ = ["Schedule", "inverse_decay", "ramp", "rate_factor"]
+__all__ = ["Schedule", "inverse_decay", "late_exponential", "ramp", "rate_factor"]
 
 
-Schedule = Literal["inverse", "constant", "cosine"]
+Schedule = Literal["inverse", "constant", "cosine", "exponential"]
 
 
 def ramp(p: float) -> float:
@@ -21,6 +21,12 @@ def inverse_decay(p: float) -> float:
     return (1.0 + 10.0 * p) ** -0.75
 
 
+def late_exponential(p: float) -> float:
+    """1 over the first third, then exponentially down to 0.001 (DCA, section IV.A: decay after
+    10,000 of 30,000 steps; the last value is not given, this one is Hermans et al.'s of 2017)."""
+    return 0.001 ** max(0.0, (p - 1 / 3) / (2 / 3))
+
+
 def rate_factor(schedule: Schedule, progress: float, *, warmup: float = 0.0) -> float:
     """Learning rate at progress p relative to the base rate.
 
@@ -30,6 +36,8 @@ def rate_factor(schedule: Schedule, progress: float, *, warmup: float = 0.0) -> 
     warm = min(1.0, progress / warmup) if warmup else 1.0
     if schedule == "inverse":
         return warm * inverse_decay(progress)
+    if schedule == "exponential":
+        return warm * late_exponential(progress)
     if schedule == "cosine":
         return warm * 0.5 * (1.0 + math.cos(math.pi * progress))
     return warm

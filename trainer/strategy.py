@@ -7,6 +7,8 @@ Every engine averages gradients over ranks; with losses that are global on every
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -15,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from trainer.collectives import is_distributed
 from trainer.config import OptimizerConfig
-from trainer.methods import Method
+from trainer.methods import Method, Update
 
 __all__ = ["DataParallel", "Strategy"]
 
@@ -31,6 +33,7 @@ class Strategy(Protocol):
     """What the loop needs of an engine."""
 
     def prepare(self, method: Method, config: OptimizerConfig) -> nn.Module: ...
+    def only(self, update: Update) -> AbstractContextManager[None]: ...
     def backward(self, loss: Tensor) -> None: ...
     def step(self, *, factor: float) -> Tensor: ...
     def state_dict(self) -> dict[str, Any]: ...
@@ -52,7 +55,30 @@ class DataParallel:
             return method
         # Buffers are global statistics, equal on all ranks by construction: nothing to broadcast.
         options: dict[str, Any] = {_BUFFER_OPTION: False}
-        return DistributedDataParallel(method, gradient_as_bucket_view=True, **options)
+        return DistributedDataParallel(
+            method,
+            gradient_as_bucket_view=True,
+            find_unused_parameters=method.alternates,  # what an update leaves out is unused in it
+            **options,
+        )
+
+    @contextmanager
+    def only(self, update: Update) -> Iterator[None]:
+        """Freeze, for the block, every parameter outside the update's groups.
+
+        Frozen parameters end the block without gradient, and optimisers pass over those: weights,
+        momentum and Adam's moments stay as they are, as if each group had its own optimiser.
+        """
+        groups = self.method.parameter_groups()
+        learning = {id(p) for name in update.groups for p in groups[name]}
+        frozen = [p for p in self.method.parameters() if p.requires_grad and id(p) not in learning]
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in frozen:
+                parameter.requires_grad_(True)
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()
@@ -90,13 +116,12 @@ class DataParallel:
 
 
 def build_optimizer(method: Method, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """SGD or Adam over the trunk and, at a multiple of its rate, the new layers."""
-    multiplier = config.new_layer_multiplier if method.network.pretrained else 1.0
-    rates = {"trunk": config.learning_rate, "new": config.learning_rate * multiplier}
+    """SGD or Adam over the trunks and, at a multiple of their rate, the new layers."""
+    multiplier = config.new_layer_multiplier if method.pretrained else 1.0
     groups = [
-        {"params": parameters, "lr": rates[name]}
-        for name, parameters in method.parameter_groups().items()
-        if parameters
+        {"params": p, "lr": config.learning_rate * (1.0 if name.endswith("trunk") else multiplier)}
+        for name, p in method.parameter_groups().items()
+        if p
     ]
     if config.kind == "adam":
         return torch.optim.Adam(groups, weight_decay=config.weight_decay)

@@ -2,54 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 
 from dataio.augment import apply
-from dataio.loader import Batch, StreamSource
-from dataio.manifest import MANIFEST_NAME, Manifest, load_manifest
+from dataio.loader import Batch, StreamSource, walk
+from dataio.manifest import MANIFEST_NAME, Manifest, load_manifest, union
 from dataio.records import DataError
 from trainer.config import ConfigError, RunConfig, Selection, nearest
 from trainer.methods import METHODS, Domain
 
-__all__ = ["data_fingerprint", "evaluation_source", "label_space", "to_domain", "training_sources"]
+__all__ = [
+    "data_fingerprint",
+    "evaluation_source",
+    "label_space",
+    "to_domain",
+    "to_domains",
+    "training_sources",
+    "walk_stream",
+]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @lru_cache(maxsize=8)
-def _manifest(root: str) -> Manifest:
-    return load_manifest(Path(root))
+def _manifest(roots: tuple[str, ...]) -> Manifest:
+    return union([load_manifest(Path(root)) for root in roots])
 
 
 def _open(config: RunConfig, selection: Selection) -> Manifest:
     root = selection.root or config.data.root
-    if not (Path(root) / MANIFEST_NAME).is_file():
-        raise DataError(
-            f"{root}: no data set here (no {MANIFEST_NAME}); make one with `img2shape data make "
-            f"procedural --out {root}`, or name yours with data.root=FOLDER"
-        )
-    return _manifest(root)
+    roots = (root,) if isinstance(root, str) else root
+    for root in roots:
+        if not (Path(root) / MANIFEST_NAME).is_file():
+            raise DataError(
+                f"{root}: no data set here (no {MANIFEST_NAME}); make one with `img2shape data "
+                f"make procedural --out {root}`, or name yours with data.root=FOLDER"
+            )
+    return _manifest(roots)
+
+
+def _selections(config: RunConfig) -> dict[str, Selection]:
+    """The selection of each stream that the method trains on."""
+    return {name: getattr(config.data, name) for name in METHODS[config.method_name].streams}
 
 
 def label_space(config: RunConfig) -> tuple[str, ...]:
-    """The class names in order of their ids: ``data.classes``, else those of the data set.
+    """The class names in order of their ids: ``data.classes``, else those of all data sets of
+    the labelled streams, by name.
 
     Raises:
-        DataError: no class list is configured and the data set cannot be read.
+        DataError: no class list is configured and a data set cannot be read.
     """
     if config.data.classes is not None:
         return config.data.classes
-    return _open(config, config.data.source_images).classes
+    needs = METHODS[config.method_name].streams
+    labelled = [s for name, s in _selections(config).items() if needs[name].labelled]
+    return tuple(sorted({name for s in labelled for name in _open(config, s).classes}))
 
 
 def data_fingerprint(config: RunConfig) -> str:
     """Hash of the content of all data sets that the run trains on."""
-    streams = METHODS[config.method_name].streams
-    roots = sorted({_open(config, getattr(config.data, s)).fingerprint for s in streams})
+    roots = sorted({_open(config, s).fingerprint for s in _selections(config).values()})
     return "+".join(root[:16] for root in roots)
 
 
@@ -57,20 +75,15 @@ def training_sources(config: RunConfig) -> dict[str, StreamSource]:
     """One :class:`StreamSource` per stream that the method needs.
 
     Raises:
-        ConfigError: a selection's kind of samples is not what the method needs there, or
-            ``data.classes`` names a class that no data set has, or lacks one that is trained on.
+        ConfigError: ``data.classes`` names a class that no data set has, or lacks one that is
+            trained on.
         DataError: a data set cannot be read, or a sample lacks the label that the method needs.
     """
     _require_classes_exist(config)
     sources = {}
-    for name, need in METHODS[config.method_name].streams.items():
-        selection: Selection = getattr(config.data, name)
-        modality = "shape" if selection.stream == "shape" else "image"
-        if modality != need.modality:
-            raise ConfigError(
-                f"data.{name}.stream: {config.method_name} needs {need.modality}s there, "
-                f"'{selection.stream}' are {modality}s"
-            )
+    needs = METHODS[config.method_name].streams
+    for name, selection in _selections(config).items():
+        need = needs[name]
         sources[name] = _source(config, selection, labelled=need.labelled, training=True)
         if need.labelled:
             _require_labels(sources[name], where=f"data.{name}")
@@ -93,8 +106,7 @@ def evaluation_source(config: RunConfig, selection: Selection) -> StreamSource:
 
 def _require_classes_exist(config: RunConfig) -> None:
     classes = config.data.classes or ()
-    streams = METHODS[config.method_name].streams
-    manifests = [_open(config, getattr(config.data, s)) for s in streams]
+    manifests = [_open(config, s) for s in _selections(config).values()]
     known = sorted({name for manifest in manifests for name in manifest.classes})
     for name in classes:
         if name not in known:
@@ -138,18 +150,52 @@ def _source(
     )
 
 
-def to_domain(batch: Batch, *, size: int, device: torch.device | str, dtype: torch.dtype) -> Domain:
-    """Augment and normalise one batch on ``device``."""
+def to_domain(
+    batch: Batch, source: StreamSource, *, device: torch.device | str, dtype: torch.dtype
+) -> Domain:
+    """Augment and normalise one batch of ``source`` on ``device``."""
     batch = batch.to(device)
-    pixels = apply(batch.pixels, batch.jitter, size=size, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    return Domain(pixels.to(dtype), batch.label, batch.offset, tuple(batch.keys))
+    pixels = apply(
+        batch.pixels, batch.jitter, size=source.image_size, mean=IMAGENET_MEAN, std=IMAGENET_STD
+    )
+    return Domain(
+        pixels.to(dtype),
+        batch.label,
+        batch.offset,
+        tuple(batch.keys),
+        batch.position,
+        len(source.rows),
+    )
 
 
 def to_domains(
-    batches: Mapping[str, Batch], *, size: int, device: torch.device | str, dtype: torch.dtype
+    batches: Mapping[str, Batch],
+    sources: Mapping[str, StreamSource],
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype,
 ) -> dict[str, Domain]:
     """:func:`to_domain` for every stream of a step."""
     return {
-        name: to_domain(batch, size=size, device=device, dtype=dtype)
+        name: to_domain(batch, sources[name], device=device, dtype=dtype)
         for name, batch in batches.items()
     }
+
+
+def walk_stream(
+    source: StreamSource,
+    *,
+    batch: int,
+    rank: int,
+    world_size: int,
+    device: torch.device | str,
+    dtype: torch.dtype,
+) -> Iterator[Domain]:
+    """This rank's part of a training stream, each sample once over all ranks, all views, not
+    augmented; labels are hidden where the source hides them."""
+    plain = replace(source, views=None, augment=None)
+    for part in walk(plain, batch=batch, rank=rank, world_size=world_size):
+        domain = to_domain(part, plain, device=device, dtype=dtype)
+        if not source.labelled:
+            domain = replace(domain, labels=torch.full_like(domain.labels, -1))
+        yield domain

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from trainer.config import ConfigError, RunConfig, load_config, parse_config
 from trainer.methods import METHODS
+from trainer.sections import STREAM_NAMES
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -58,8 +59,9 @@ def test_method_shorthand(file):
         ("data.augment.flipp=1", "did you mean 'flip'"),
         ("data.queries.splitt=val", "did you mean 'split'"),
         ("method=atsn", "unknown method 'atsn'; did you mean 'astn'"),
-        ("training.steps=-1", "training.steps: Input should be greater than or equal to 1"),
+        ("training.steps=-1", "training.steps: Input should be greater than or equal to 0"),
         ("network.backbone=vgg", "network.backbone: Input should be"),
+        ("training.steps=0", "training: Value error, steps: 0 trains nothing; set init_from"),
         ("training.steps", "section.key=value"),
     ],
 )
@@ -128,3 +130,63 @@ def test_every_field_is_documented(model):
 def test_missing_method_is_refused():
     with pytest.raises(ConfigError, match=r"method\.name is missing"):
         parse_config({"training": {"steps": 1}})
+
+
+def test_silent_keys_get_the_methods_own_settings():
+    config = parse_config({"method": "astn", "optimizer": {"momentum": 0.5}})
+    assert (config.training.steps, config.training.batch) == (20000, 76)
+    assert (config.optimizer.learning_rate, config.optimizer.momentum) == (0.01, 0.5)
+    assert parse_config(config.to_dict()) == config
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_defaults_and_streams_of_every_method(name):
+    config = parse_config({"method": name})
+    for section, values in METHODS[name].defaults.items():
+        for key, value in values.items():
+            assert getattr(getattr(config, section), key) == value
+    for stream in STREAM_NAMES:
+        assert (getattr(config.data, stream) is not None) == (stream in METHODS[name].streams)
+    assert parse_config(config.to_dict()) == config
+    assert parse_config(config.to_dict()).identity == config.identity
+
+
+def test_streams_that_a_method_cannot_use_are_refused_in_a_sentence():
+    with pytest.raises(ConfigError) as error:
+        parse_config({"method": "dann", "data": {"source_shapes": {"split": "train"}}})
+    assert str(error.value) == (
+        "config: data.source_shapes: dann trains on labelled images (source_images) and "
+        "unlabelled shapes (target_shapes); leave it out"
+    )
+    with pytest.raises(ConfigError) as error:
+        parse_config({"method": "dann", "data": {"target_shapes": {"stream": "image"}}})
+    assert str(error.value) == (
+        "config: data.target_shapes.stream: 'image' are images, but dann trains on labelled "
+        "images (source_images) and unlabelled shapes (target_shapes)"
+    )
+
+
+@pytest.mark.parametrize("name", [n for n in METHODS if METHODS[n].balanced])
+def test_balanced_methods_set_the_batch(name):
+    tree = {"method": {"name": name, "classes_per_batch": 3, "samples_per_class": 5}}
+    assert parse_config(tree).training.batch == 15
+    with pytest.raises(ConfigError, match=r"= 15 rows, not 16; leave training\.batch out"):
+        parse_config({**tree, "training": {"batch": 16}})
+
+
+def documented_ablations() -> list[tuple[str, str]]:
+    """Configuration and overrides of every row of docs/ablations.md."""
+    found, config = [], ""
+    for line in (CONFIGS.parent / "docs" / "ablations.md").read_text().splitlines():
+        if line.startswith("## ") and "`" in line:
+            config = line.split("`")[1]
+        elif line.startswith("| ") and not line.startswith("| table"):
+            found.append(
+                (config, line.rstrip("| ").split("| ")[-1].strip("` ") if "`" in line else "")
+            )
+    return found
+
+
+@pytest.mark.parametrize(("config", "overrides"), documented_ablations())
+def test_every_row_of_the_papers_ablations_is_a_configuration(config, overrides):
+    load_config(CONFIGS.parent / config, overrides.split())

@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 import torch
 
+from dataio.datasets import mi3dor
 from dataio.manifest import load_manifest
+from dataio.pack import pack
 from tests.spawn import run_processes
 from trainer.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from trainer.config import ConfigError, RunConfig, parse_config
 from trainer.extract import extract, load_run, untrained
 from trainer.loop import NonFiniteError, Trainer, train
 from trainer.run_folder import RunFolder
-from trainer.streams import data_fingerprint, evaluation_source, training_sources
+from trainer.streams import data_fingerprint, evaluation_source
 
 
 def small(root: Path, method: str = "astn", **training) -> RunConfig:
@@ -176,13 +178,6 @@ def test_target_labels_never_reach_the_method(benchmark, tmp_path):
     assert torch.cat(seen).unique().tolist() == [-1]
 
 
-def test_a_method_is_refused_streams_it_cannot_use(benchmark):
-    config = small(benchmark)
-    data = config.data.model_copy(update={"target_shapes": config.data.queries})
-    with pytest.raises(ConfigError, match=r"data\.target_shapes\.stream: astn needs shapes"):
-        training_sources(config.model_copy(update={"data": data}))
-
-
 def test_extraction_takes_each_item_once_at_any_world_size(benchmark, whole):
     trained = load_run(whole.path)
     source = evaluation_source(trained.config, trained.config.data.gallery)
@@ -207,3 +202,25 @@ def test_the_untrained_method_is_the_start_of_the_run(whole):
     assert not torch.equal(
         a["network.bottleneck.weight"], trained.method.state_dict()["network.bottleneck.weight"]
     )
+
+
+def test_joint_training_draws_from_the_union_of_data_sets(benchmark, tmp_path):
+    """ASTN table 4: source and target of two data sets, one label space, evaluated on one."""
+    other = tmp_path / "other"
+    pack(mi3dor.records(benchmark / "raw", dataset="other"), other, dataset="other", seed=1)
+    tree = small(benchmark).to_dict()
+    for stream in ("source_images", "target_shapes"):
+        tree["data"][stream]["root"] = [str(benchmark), str(other)]
+    config = parse_config(tree)
+    trainer = Trainer(config, RunFolder(tmp_path / "x"), device=torch.device("cpu"))
+    alone = Trainer(small(benchmark), RunFolder(tmp_path / "y"), device=torch.device("cpu"))
+    for stream, source in trainer.sources.items():
+        assert len(source.rows) == 2 * len(alone.sources[stream].rows)
+    assert trainer.classes == alone.classes
+    folder = run(config, tmp_path / "joint")
+    moved = tmp_path / "moved"  # the fingerprint is of the content, not of the place
+    other.rename(moved)
+    for stream in ("source_images", "target_shapes"):
+        tree["data"][stream]["root"] = [str(benchmark), str(moved)]
+    assert data_fingerprint(parse_config(tree)) == folder.read()["data"]["fingerprint"]
+    assert parse_config(tree).identity == config.identity

@@ -16,14 +16,13 @@ from pydantic import Field
 from torch import Tensor
 
 from trainer.losses import (
-    accuracy,
     adversarial,
-    center_alignment,
+    class_center_distance,
     cross_entropy,
     instance_alignment,
 )
 from trainer.losses.adversarial import domain_accuracy
-from trainer.methods.base import Domain, Losses, Method, MethodConfig, StreamNeed
+from trainer.methods.base import Domain, Losses, Method, MethodConfig, Now, StreamNeed
 from trainer.networks.heads import reverse_gradient
 from trainer.networks.network import RetrievalNetwork
 from trainer.networks.options import NetworkConfig
@@ -79,6 +78,10 @@ class Astn(Method):
         "target_shapes": StreamNeed("shape", labelled=False),
     }
     Config = AstnConfig
+    defaults = {  # noqa: RUF012
+        "optimizer": {"kind": "sgd", "learning_rate": 0.01, "schedule": "inverse", "momentum": 0.9},
+        "training": {"steps": 20000, "batch": 76},
+    }
 
     def __init__(self, config: Any, network: NetworkConfig, *, num_classes: int, seed: int) -> None:
         super().__init__(config, network, num_classes=num_classes, seed=seed)
@@ -96,16 +99,16 @@ class Astn(Method):
         self.target_centers = RunningCenters(*shape, theta=config.theta)
         self.middle_centers = RunningCenters(*shape, theta=config.theta)
 
-    def losses(self, batch: dict[str, Domain], progress: float) -> Losses:
+    def losses(self, batch: dict[str, Domain], now: Now) -> Losses:
         source, target = batch["source_images"], batch["target_shapes"]
-        lam, losses = ramp(progress), Losses()
+        lam, losses = ramp(now.p), Losses()
 
-        self.network.set_gate_progress(progress)  # AFE, eq. 1-2: w = 1 - q, q = p
+        self.network.set_gate_progress(now.p)  # AFE, eq. 1-2: w = 1 - q, q = p
         f_s, f_t = self.embed(source, target)
         assert f_t is not None
         logits_s, logits_t = self.network.classify(f_s), self.network.classify(f_t)
         losses.add("classification", cross_entropy(logits_s, source.labels))
-        losses.health["source_accuracy"] = accuracy(logits_s, source.labels)
+        self.observe(losses, now, source=(f_s, logits_s, source), target=(f_t, logits_t, target))
 
         if self.config.adversarial_weight > 0:
             reverse = lam * self.config.adversarial_weight
@@ -137,12 +140,11 @@ class Astn(Method):
             drift_s,
             drift_t,
         )
-        losses.health["pseudo_label_coverage"] = batch_t.present.to(f_t.dtype).mean()
 
         both, phi = seen_s & seen_t, self.config.phi
-        across = center_alignment(c_s, c_t, mask=both, phi=phi)
+        across = class_center_distance(c_s, c_t, mask=both, phi=phi)
         if self.config.align == "center":
-            middle = center_alignment(c_s, c_i, mask=both, phi=phi) + center_alignment(
+            middle = class_center_distance(c_s, c_i, mask=both, phi=phi) + class_center_distance(
                 c_t, c_i, mask=both, phi=phi
             )
         else:

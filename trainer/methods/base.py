@@ -5,6 +5,7 @@ Axis letters: n rows of a domain on this rank, V views, H×W pixels, D embedding
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -12,11 +13,25 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from trainer.collectives import all_reduce_sum
+from trainer.losses.classification import accuracy
+from trainer.losses.mmd import mmd
 from trainer.networks.dropout import dropout_rows
 from trainer.networks.network import RetrievalNetwork
 from trainer.networks.options import NetworkConfig
+from trainer.pseudo_labels import PseudoLabels
+from trainer.statistics import full_precision
 
-__all__ = ["Domain", "Losses", "Method", "MethodConfig", "StreamNeed"]
+__all__ = [
+    "Domain",
+    "Losses",
+    "Method",
+    "MethodConfig",
+    "Now",
+    "StreamNeed",
+    "Update",
+    "Walk",
+]
 
 
 @dataclass(frozen=True)
@@ -32,13 +47,43 @@ class Domain:
     """This rank's part of one stream's global batch, ready for the network.
 
     ``pixels`` is float ``[n, 3, H, W]`` for images and ``[n, V, 3, H, W]`` for shapes; ``labels
-    [n]`` is -1 where hidden; ``offset`` is the position of the first row in the global batch.
+    [n]`` is -1 where hidden; ``offset`` is the position of the first row in the global batch;
+    ``samples [n]`` are the rows' places in the whole stream, in [0, size), for per-sample state.
     """
 
     pixels: Tensor
     labels: Tensor
     offset: int = 0
     keys: tuple[str, ...] = ()
+    samples: Tensor | None = None
+    size: int = 0
+
+
+Walk = Callable[[str], Iterator[Domain]]
+"""A pass over one stream by name: this rank's part, each sample once over all ranks, in stream
+order, not augmented, all views. Every rank gets the same number of parts, the last ones may be
+empty. Labels of an unlabelled stream are -1."""
+
+
+@dataclass(frozen=True)
+class Now:
+    """Where training stands: 0-based global ``step``, share done ``p`` in [0, 1]; ``logged``
+    says, the same on every rank, whether this step's health signals will be read."""
+
+    step: int
+    p: float
+    logged: bool = True
+
+
+@dataclass(frozen=True)
+class Update:
+    """One optimiser step on a batch, and the groups of parameters that learn in it.
+
+    All other parameters are frozen while its losses are computed.
+    """
+
+    name: str
+    groups: tuple[str, ...]
 
 
 @dataclass
@@ -77,14 +122,29 @@ class MethodConfig(BaseModel):
 class Method(nn.Module):
     """Base of all methods: owns every learnable part, so that DDP and DeepSpeed see it.
 
-    A subclass sets ``name``, ``paper``, ``streams`` and ``Config``, builds its parts in
-    ``__init__`` and turns a batch into :class:`Losses` in :meth:`losses`.
+    A subclass sets the class attributes, builds its parts in ``__init__`` and turns a batch into
+    :class:`Losses` in :meth:`losses`. What else a method may have, all optional: several updates
+    per batch, rounds over the whole training set, and a last fit when training is done.
+
+    Attributes:
+        name: what configurations call it.
+        paper: authors, venue, year.
+        streams: what it trains on.
+        Config: its options.
+        defaults: the paper's settings, by section and key as in a run description; a description
+            that is silent about a key gets them.
+        balanced: whether its batches are P classes x K samples, the same classes in every stream;
+            its Config then has ``classes_per_batch`` and ``samples_per_class``.
+        walked: streams that are only walked (in rounds or at the end), never drawn for a step.
     """
 
     name: ClassVar[str]
     paper: ClassVar[str]
     streams: ClassVar[dict[str, StreamNeed]]
     Config: ClassVar[type[MethodConfig]]
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    balanced: ClassVar[bool] = False
+    walked: ClassVar[frozenset[str]] = frozenset()
 
     config: Any
     network: RetrievalNetwork
@@ -95,26 +155,54 @@ class Method(nn.Module):
         self.num_classes = num_classes
         self.seed = seed
         self.autocast_dtype: torch.dtype | None = None
+        drawn = "target_shapes" in self.streams and "target_shapes" not in self.walked
+        self.last_pseudo_labels = PseudoLabels() if drawn else None
 
-    def forward(self, batch: dict[str, Domain], *, step: int, progress: float) -> Losses:
-        """Losses of one global batch.
+    def forward(self, batch: dict[str, Domain], now: Now, update: str = "all") -> Losses:
+        """Losses of one update on one global batch; ``batch`` has this rank's rows by stream."""
+        with dropout_rows(seed=self.seed, step=now.step):
+            return self.update_losses(update, batch, now)
 
-        Args:
-            batch: this rank's rows by stream name.
-            step: 0-based global step, from which dropout masks follow.
-            progress: share of training done, p in [0, 1].
-        """
-        with dropout_rows(seed=self.seed, step=step):
-            return self.losses(batch, min(progress, 1.0))
+    def losses(self, batch: dict[str, Domain], now: Now) -> Losses:
+        """The method's losses; what most methods define."""
+        raise TypeError(f"{type(self).__name__} does not define losses()")
+
+    def update_losses(self, update: str, batch: dict[str, Domain], now: Now) -> Losses:
+        """Losses of one of several updates; defined by methods that have :meth:`updates`."""
+        return self.losses(batch, now)
+
+    def updates(self, step: int) -> tuple[Update, ...]:
+        """The optimiser steps on the batch of ``step``, in order; one of everything by default."""
+        return (Update("all", tuple(self.parameter_groups())),)
+
+    @property
+    def alternates(self) -> bool:
+        """Whether some update leaves parameters out."""
+        return type(self).updates is not Method.updates
+
+    def rounds(self, steps: int) -> int:
+        """How many rounds ``steps`` steps are cut into; 0 for methods without rounds."""
+        return 0
+
+    def start_round(self, number: int, total: int, walk: Walk) -> dict[str, Tensor]:
+        """Renew per-round state at the start of round ``number`` (0-based), in evaluation mode
+        without gradient; returns health signals, which every record of the round carries."""
+        return {}
+
+    def finish(self, walk: Walk) -> None:
+        """A last fit on the whole training set, after the last step; no gradient."""
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether the trunk started from weights trained elsewhere."""
+        return self.network.pretrained
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """All parameters, each once: ``trunk`` and ``new``, whose learning rates may differ."""
+        """All parameters, each once, by group. Groups whose name ends in ``trunk`` learn at the
+        base rate, the others at a multiple of it where the trunk is pre-trained."""
         trunk = list(self.network.trunk_parameters())
         inside = {id(p) for p in trunk}
         return {"trunk": trunk, "new": [p for p in self.parameters() if id(p) not in inside]}
-
-    def losses(self, batch: dict[str, Domain], progress: float) -> Losses:
-        raise TypeError(f"{type(self).__name__} does not define losses()")
 
     def embed(self, images: Domain, shapes: Domain | None) -> tuple[Tensor, Tensor | None]:
         """Embeddings ``[n, D]`` of images and shapes in fp32 (fp64 when training in fp64)."""
@@ -123,7 +211,35 @@ class Method(nn.Module):
         offsets = (images.offset, 0 if shapes is None else shapes.offset)
         with self.autocast(images.pixels.device):
             f, g = self.network.embed(images.pixels, views, joint=joint, offsets=offsets)
-        return _full(f), None if g is None else _full(g)
+        return full_precision(f), None if g is None else full_precision(g)
+
+    @torch.no_grad()
+    def observe(
+        self,
+        losses: Losses,
+        now: Now,
+        *,
+        source: tuple[Tensor, Tensor, Domain],
+        target: tuple[Tensor, Tensor, Domain],
+    ) -> None:
+        """Add the health signals that every adaptation method has.
+
+        ``source`` and ``target`` are embeddings ``[n, D]``, class logits ``[n, K]`` and the rows
+        they belong to. Added are the classifier's accuracy on the source, the MMD between the
+        domains (on logged steps), the share of classes with a target pseudo-label in the batch
+        (coverage) and the share of target samples that kept the pseudo-label of the pass before.
+        """
+        (f_s, logits_s, rows_s), (f_t, logits_t, rows_t) = source, target
+        health, pseudo = losses.health, logits_t.argmax(1)
+        health["source_accuracy"] = accuracy(logits_s, rows_s.labels)
+        counts = all_reduce_sum(torch.bincount(pseudo, minlength=self.num_classes))
+        health["pseudo_label_coverage"] = (counts > 0).to(f_t.dtype).mean()
+        if rows_t.samples is not None and self.last_pseudo_labels is not None:
+            health["pseudo_label_agreement"] = self.last_pseudo_labels.update(
+                rows_t.samples, pseudo, rows_t.size
+            )
+        if now.logged:
+            health["domain_mmd"] = mmd(f_s, f_t)
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """Mixed precision of the trunk; losses stay outside it."""
@@ -133,12 +249,8 @@ class Method(nn.Module):
 
     def embed_queries(self, pixels: Tensor) -> Tensor:
         """Retrieval embedding ``[n, D]`` of query images ``[n, 3, H, W]``."""
-        return _full(self.network.embed_images(pixels))
+        return full_precision(self.network.embed_images(pixels))
 
     def embed_gallery(self, pixels: Tensor) -> Tensor:
         """Retrieval embedding ``[n, D]`` of gallery shapes ``[n, V, 3, H, W]``."""
-        return _full(self.network.embed_shapes(pixels))
-
-
-def _full(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
+        return full_precision(self.network.embed_shapes(pixels))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from trainer.losses import accuracy, cross_entropy
-from trainer.methods.base import Domain, Losses, Method, MethodConfig, StreamNeed
+from trainer.methods.base import Domain, Losses, Method, MethodConfig, Now, StreamNeed
 from trainer.networks.network import RetrievalNetwork
 from trainer.networks.options import NetworkConfig
 
@@ -26,7 +26,7 @@ class SourceOnly(Method):
         super().__init__(config, network, num_classes=num_classes, seed=seed)
         self.network = RetrievalNetwork(network, num_classes)
 
-    def losses(self, batch: dict[str, Domain], progress: float) -> Losses:
+    def losses(self, batch: dict[str, Domain], now: Now) -> Losses:
         source = batch["source_images"]
         f, _ = self.embed(source, None)
         logits = self.network.classify(f)

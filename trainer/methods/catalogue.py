@@ -1,0 +1,143 @@
+"""What methods there are and what each can be told, as plain values; everything from the classes.
+
+A method documents itself: module docstring, ``paper``, ``streams``, ``Config`` and ``defaults``.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import types
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from trainer.config import ConfigError, nearest
+from trainer.methods import METHODS, Method, MethodConfig
+from trainer.networks.options import NetworkConfig
+from trainer.sections import OptimizerConfig, TrainingConfig
+
+__all__ = ["describe", "describe_all", "find_method"]
+
+SECTIONS: dict[str, type[BaseModel]] = {
+    "network": NetworkConfig,
+    "optimizer": OptimizerConfig,
+    "training": TrainingConfig,
+}
+LIMITS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "min_length": "length ≥"}
+
+
+def find_method(name: str) -> type[Method]:
+    """The method called ``name``.
+
+    Raises:
+        ConfigError: there is none; the message names the nearest.
+    """
+    if name not in METHODS:
+        raise ConfigError(f"unknown method '{name}'{nearest(name, METHODS)}")
+    return METHODS[name]
+
+
+def describe_all() -> list[dict[str, Any]]:
+    """:func:`describe` of every method, without the fields."""
+    return [{k: v for k, v in describe(name).items() if k != "fields"} for name in METHODS]
+
+
+def describe(name: str) -> dict[str, Any]:
+    """One method as JSON values.
+
+    ``streams`` by name with ``modality``, ``labelled`` and ``drawn`` (false: only walked at the
+    end or between rounds); ``balanced`` has P and K where batches are P classes x K samples, else
+    null; ``defaults`` by section, the method's own (listed in ``own_defaults``) over the common
+    ones; ``fields`` of ``method.*``, the method's own before those that all methods have.
+
+    Raises:
+        ConfigError: unknown name; the message names the nearest.
+    """
+    cls = find_method(name)
+    return {
+        "name": name,
+        "paper": cls.paper,
+        "summary": _first_sentence(sys.modules[cls.__module__].__doc__ or cls.__doc__ or ""),
+        "streams": {
+            stream: {
+                "modality": need.modality,
+                "labelled": need.labelled,
+                "drawn": stream not in cls.walked,
+            }
+            for stream, need in cls.streams.items()
+        },
+        "balanced": _balanced(cls),
+        "defaults": _defaults(cls),
+        "own_defaults": {section: dict(values) for section, values in cls.defaults.items()},
+        "fields": _fields(cls.Config),
+    }
+
+
+def _first_sentence(docstring: str) -> str:
+    """The docstring's first sentence as one line, without its remark on equation numbers."""
+    paragraph = " ".join(docstring.strip().split("\n\n")[0].split())
+    paragraph = re.sub(r"[;,]? ?equations? [^()]*(?=\))", "", paragraph).replace(" ()", "")
+    return re.split(r"(?<=\w\w[.)])\s(?=[A-Z])", paragraph)[0].rstrip(".:")
+
+
+def _balanced(cls: type[Method]) -> dict[str, int] | None:
+    if not cls.balanced:
+        return None
+    config: Any = cls.Config()
+    return {
+        "classes_per_batch": config.classes_per_batch,
+        "samples_per_class": config.samples_per_class,
+    }
+
+
+def _defaults(cls: type[Method]) -> dict[str, dict[str, Any]]:
+    found = {
+        section: model(**cls.defaults.get(section, {})).model_dump(mode="json")
+        for section, model in SECTIONS.items()
+    }
+    balanced = _balanced(cls)
+    if balanced is not None:
+        found["training"]["batch"] = balanced["classes_per_batch"] * balanced["samples_per_class"]
+    return found
+
+
+def _fields(config: type[MethodConfig]) -> list[dict[str, Any]]:
+    defaults = config().model_dump(mode="json")
+    common = MethodConfig.model_fields
+    ordered = sorted(config.model_fields, key=lambda name: name in common)  # stable
+    return [
+        {
+            "name": name,
+            "type": _type(config.model_fields[name]),
+            "default": defaults[name],
+            "description": config.model_fields[name].description or "",
+            "common": name in common,
+        }
+        for name in ordered
+    ]
+
+
+def _type(field: FieldInfo) -> str:
+    """``float ≥ 0``, ``center | instance``, ``int | null``, ``list of str``."""
+    limits = [
+        f"{sign} {getattr(limit, name):g}"
+        for limit in field.metadata
+        for name, sign in LIMITS.items()
+        if getattr(limit, name, None) is not None
+    ]
+    return " ".join([_shown(field.annotation), ", ".join(limits)]).strip()
+
+
+def _shown(annotation: Any) -> str:
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return " | ".join(map(str, inner))
+    if origin in (Union, types.UnionType):
+        return " | ".join(map(_shown, inner))
+    if origin in (tuple, list, frozenset):
+        return f"list of {_shown(inner[0])}"
+    if annotation is type(None):
+        return "null"
+    return getattr(annotation, "__name__", str(annotation))

@@ -1,0 +1,237 @@
+"""FTSPL: feature transformation with selective pseudo-labels (equation numbers are the paper's).
+
+    L = L_∞(source) + target_ce · L_ce(selected target, pseudo-labels)
+
+L_∞ (eq. 4) is the cross-entropy of source features that are moved by Δμ (IDCA) and spread by Σ_t
+(ICAV) of their class. Both follow from pseudo-labels of the whole target set, renewed in L rounds:
+distances to source centroids (eq. 5-6) and to matched K-means clusters (eq. 7-8), the surer of the
+two (eq. 9-10), and of every class the l/L most probable samples (section III-D3).
+
+Axis letters: n rows on this rank, N target samples, K classes, D embedding width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from trainer.clustering import distances, kmeans, log_odds, match_clusters, select
+from trainer.collectives import global_mean
+from trainer.losses import cross_entropy, transferable_cross_entropy
+from trainer.methods.base import Domain, Losses, Method, MethodConfig, Now, StreamNeed, Walk
+from trainer.moments import class_moments
+from trainer.networks.network import RetrievalNetwork
+from trainer.networks.options import NetworkConfig
+from trainer.pseudo_labels import PseudoLabels
+from trainer.statistics import ClassSums, class_sums, euclidean_norm
+
+__all__ = ["Ftspl", "FtsplConfig"]
+
+
+class FtsplConfig(MethodConfig):
+    """Feature transformation with selective pseudo-labelling."""
+
+    rounds: int = Field(
+        default=20,
+        ge=1,
+        description="Rounds of pseudo-labelling, warm-up included. In the l-th of L, l/L of every "
+        "class are selected. Not given in the paper.",
+    )
+    warmup_rounds: int = Field(
+        default=0,
+        ge=0,
+        description="Rounds of plain cross-entropy on the source before the first pseudo-labels, "
+        "for a trunk trained from scratch; L counts the others. Not in the paper, whose trunk is "
+        "pre-trained.",
+    )
+    ft: bool = Field(
+        default=True, description="Feature transformation (eq. 4); false: plain cross-entropy."
+    )
+    shift: bool = Field(
+        default=True, description="Inter-domain centroid alignment (IDCA): the term of Δμ."
+    )
+    covariance: bool = Field(
+        default=True, description="Intra-class attribute variation (ICAV): the term of Σ_t."
+    )
+    strength: Literal["constant", "ramp"] = Field(
+        default="constant",
+        description="Factor of Σ_t on top of strength_factor: 1 as printed, or p as in TSA.",
+    )
+    strength_factor: float = Field(
+        default=1.0, ge=0, description="Factor of Σ_t in eq. 4; 1 as printed."
+    )
+    spl: bool = Field(
+        default=True,
+        description="Selective pseudo-labelling; false: all samples, labelled by the classifier.",
+    )
+    pseudo: Literal["full", "centroid", "classifier"] | None = Field(
+        default=None,
+        description="Pseudo-labels from centroids and clusters (full), from centroids alone or "
+        "from the classifier (table III); null: full with spl, classifier without.",
+    )
+    target_ce: float | None = Field(
+        default=None,
+        ge=0,
+        description="Weight of cross-entropy on the selected target samples; null: 1 with spl "
+        "(they 'form the training set'), 0 without. Not given in the paper.",
+    )
+    kmeans_iterations: int = Field(
+        default=100, ge=1, description="Most iterations of K-means; not given in the paper."
+    )
+
+
+@dataclass(frozen=True)
+class _Embedded:
+    """This rank's part of a walked stream: float64 ``features [n, D]``, labels, places, N."""
+
+    features: Tensor
+    labels: Tensor
+    samples: Tensor
+    size: int
+
+
+class Ftspl(Method):
+    name = "ftspl"
+    paper = "Hu et al., IEEE TCSVT (FTSPL)"
+    streams = {  # noqa: RUF012
+        "source_images": StreamNeed("image", labelled=True),
+        "target_shapes": StreamNeed("shape", labelled=False),
+    }
+    Config = FtsplConfig
+    defaults = {  # noqa: RUF012
+        "network": {"embedding": 256},
+        "optimizer": {"kind": "sgd", "momentum": 0.9},
+        "training": {"batch": 32},
+    }
+
+    shift: Tensor | None
+    covariance: Tensor | None
+
+    def __init__(self, config: Any, network: NetworkConfig, *, num_classes: int, seed: int) -> None:
+        super().__init__(config, network, num_classes=num_classes, seed=seed)
+        self.network = RetrievalNetwork(network, num_classes)
+        k, d, ft = num_classes, network.embedding, config.ft
+        self.register_buffer("shift", torch.zeros(k, d) if ft and config.shift else None)
+        self.register_buffer(
+            "covariance", torch.zeros(k, d, d) if ft and config.covariance else None
+        )
+        self.assigned, self.selected = PseudoLabels(), PseudoLabels()
+        self.pseudo = config.pseudo or ("full" if config.spl else "classifier")
+        self.target_ce = float(config.spl) if config.target_ce is None else config.target_ce
+
+    def rounds(self, steps: int) -> int:
+        needed = self.config.ft or self.target_ce > 0
+        return min(self.config.rounds, steps) if needed else 0
+
+    @torch.no_grad()
+    def start_round(self, number: int, total: int, walk: Walk) -> dict[str, Tensor]:
+        number, total = number - self.config.warmup_rounds, total - self.config.warmup_rounds
+        if number < 0:
+            return {}
+        source = self._embed_all(walk, "source_images")
+        target = self._embed_all(walk, "target_shapes")
+        (centroids,) = class_sums((source.features, source.labels), num_classes=self.num_classes)
+        labels, odds = self._pseudo_labels(target.features, centroids)
+        chosen = select(
+            odds,
+            labels,
+            samples=target.samples,
+            size=target.size,
+            share=(number + 1, total) if self.config.spl else (1, 1),
+            num_classes=self.num_classes,
+        )
+        agreement = self.assigned.update(target.samples, labels, target.size)
+        self.selected.resize(target.size)
+        self.selected.labels.copy_(chosen)
+        assigned = torch.bincount(self.assigned.labels, minlength=self.num_classes)
+        return {
+            "selected_fraction": (chosen >= 0).double().mean(),
+            "round_label_agreement": agreement,
+            "round_label_coverage": (assigned > 0).double().mean(),
+            "round_label_probability": global_mean(odds.sigmoid()),
+            **self._transform(target, centroids),
+        }
+
+    def _embed_all(self, walk: Walk, stream: str) -> _Embedded:
+        features, labels, samples, size = [], [], [], 0
+        for part in walk(stream):
+            embed = self.embed_gallery if part.pixels.dim() == 5 else self.embed_queries
+            assert part.samples is not None
+            features.append(embed(part.pixels).double())
+            labels.append(part.labels)
+            samples.append(part.samples.to(part.labels.device))
+            size = part.size
+        return _Embedded(torch.cat(features), torch.cat(labels), torch.cat(samples), size)
+
+    def _pseudo_labels(self, f_t: Tensor, centroids: ClassSums) -> tuple[Tensor, Tensor]:
+        """Label and log-odds ``[n]`` of each of this rank's target rows (eq. 6-10)."""
+        if self.pseudo == "classifier":
+            logits = self.network.classify(f_t.to(self.network.classifier.weight.dtype))
+            return log_odds(logits.double())
+        # A class without source samples has no centroid, hence no pseudo-label.
+        classes = centroids.present.nonzero().squeeze(1)
+        mu_s = centroids.means[classes]
+        label, odds = log_odds(-distances(f_t, mu_s))  # eq. 6
+        if self.pseudo == "full":
+            clusters = kmeans(f_t, mu_s, iterations=self.config.kmeans_iterations)
+            mu_t = clusters[match_clusters(clusters, mu_s)]  # eq. 7
+            other, other_odds = log_odds(-distances(f_t, mu_t))  # eq. 8
+            # Eq. 9-10: the largest of all p1 and p2 is the larger of their two maxima.
+            surer = (other_odds > odds) | ((other_odds == odds) & (other < label))
+            label, odds = torch.where(surer, other, label), torch.where(surer, other_odds, odds)
+        return classes[label], odds
+
+    def _transform(self, target: _Embedded, centroids: ClassSums) -> dict[str, Tensor]:
+        """Renew Δμ and Σ_t from the selected samples; both 0 for a class without any."""
+        if self.shift is None and self.covariance is None:
+            return {}
+        labels = self.selected.labels[target.samples]
+        kept = labels >= 0
+        moments = class_moments(target.features[kept], labels[kept], num_classes=self.num_classes)
+        both, health = moments.present & centroids.present, {}
+        count = both.sum().clamp(min=1)
+        if self.shift is not None:
+            shift = (moments.means - centroids.means) * both[:, None]
+            self.shift.copy_(shift)
+            health["shift_norm"] = (euclidean_norm(shift) * both).sum() / count
+        if self.covariance is not None:
+            self.covariance.copy_(moments.covariances)
+            trace = moments.covariances.diagonal(dim1=1, dim2=2).sum(1)
+            health["covariance_trace"] = (trace * both).sum() / count
+        return health
+
+    def losses(self, batch: dict[str, Domain], now: Now) -> Losses:
+        source, target, losses = batch["source_images"], batch["target_shapes"], Losses()
+        f_s, f_t = self.embed(source, target)
+        assert f_t is not None
+        logits_s, logits_t = self.network.classify(f_s), self.network.classify(f_t)
+
+        ramp = now.p if self.config.strength == "ramp" else 1.0
+        transferable = transferable_cross_entropy(
+            logits_s,
+            source.labels,
+            self.network.classifier.weight,
+            shift=self.shift,
+            covariance=self.covariance,
+            strength=self.config.strength_factor * ramp,
+        )
+        losses.add("classification", transferable)
+
+        chosen = self._chosen(target)
+        kept = chosen >= 0
+        if self.target_ce > 0:
+            on_target = cross_entropy(logits_t[kept], chosen[kept])
+            losses.add("target_classification", on_target, weight=self.target_ce)
+        losses.health["selected_in_batch"] = global_mean(kept.to(f_t.dtype))
+        self.observe(losses, now, source=(f_s, logits_s, source), target=(f_t, logits_t, target))
+        return losses
+
+    def _chosen(self, target: Domain) -> Tensor:
+        """Pseudo-labels ``[n]`` of the selected rows, -1 for the others; all -1 before round 0."""
+        if target.samples is None or len(self.selected.labels) == 0:
+            return torch.full_like(target.labels, -1)
+        return self.selected.labels[target.samples]

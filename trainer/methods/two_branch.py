@@ -1,0 +1,87 @@
+"""What the sketch-based methods share: a network per modality, batches of the same classes.
+
+Labelled sketches and labelled shapes come in batches of P classes x K samples, the same classes
+in both streams. Axis letters: n rows of a stream on this rank, D embedding width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from trainer.losses.discrepancy import nearest_mean_accuracy
+from trainer.methods.base import Domain, Losses, Method, MethodConfig, Now, StreamNeed
+from trainer.networks.metric_network import MetricBranch
+from trainer.networks.options import NetworkConfig
+from trainer.statistics import full_precision
+
+__all__ = ["TwoBranch", "TwoBranchConfig"]
+
+
+class TwoBranchConfig(MethodConfig):
+    """Two branches on balanced batches. ``forward`` has no effect: nothing is shared to join."""
+
+    classes_per_batch: int = Field(default=16, ge=2, description="P, classes in a batch.")
+    samples_per_class: int = Field(
+        default=4, ge=2, description="K, sketches and shapes of each class in a batch."
+    )
+    metric_hidden: tuple[int, ...] = Field(
+        default=(1024, 512, 256),
+        description="Hidden widths of both metric networks, between the trunk's features and the "
+        "embedding (network.embedding).",
+    )
+
+
+class TwoBranch(Method):
+    """Base of the sketch-based methods; a subclass adds what it does with the embeddings."""
+
+    streams = {  # noqa: RUF012
+        "source_images": StreamNeed("image", labelled=True),
+        "source_shapes": StreamNeed("shape", labelled=True),
+    }
+    balanced = True
+
+    def __init__(self, config: Any, network: NetworkConfig, *, num_classes: int, seed: int) -> None:
+        super().__init__(config, network, num_classes=num_classes, seed=seed)
+        self._pretrained = network.pretrained
+        self.sketch = MetricBranch(network, config.metric_hidden)
+        self.shape = MetricBranch(network, config.metric_hidden)
+
+    @property
+    def pretrained(self) -> bool:
+        return self._pretrained
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        return {
+            f"{name}.{part}": list(getattr(branch, part).parameters())
+            for name, branch in (("sketch", self.sketch), ("shape", self.shape))
+            for part in ("trunk", "metric")
+        }
+
+    def embed_branch(self, branch: MetricBranch, rows: Domain) -> Tensor:
+        """Embeddings ``[n, D]`` of ``rows``; only the trunk runs in reduced precision."""
+        with self.autocast(rows.pixels.device):
+            features = branch.features(rows.pixels, offset=rows.offset)
+        return branch.metric(full_precision(features))
+
+    def observe_retrieval(
+        self,
+        losses: Losses,
+        now: Now,
+        sketches: tuple[Tensor, Tensor],
+        shapes: tuple[Tensor, Tensor],
+    ) -> None:
+        """On logged steps, the share of sketches whose nearest class mean of the batch's shapes is
+        their own class's; ``sketches`` and ``shapes`` are retrieval embeddings and labels."""
+        if now.logged:
+            losses.health["cross_modal_accuracy"] = nearest_mean_accuracy(
+                *sketches, *shapes, num_classes=self.num_classes
+            )
+
+    def embed_queries(self, pixels: Tensor) -> Tensor:
+        return self.sketch(pixels)
+
+    def embed_gallery(self, pixels: Tensor) -> Tensor:
+        return self.shape(pixels)

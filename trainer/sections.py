@@ -1,0 +1,182 @@
+"""The sections of a run description: every field typed, validated and documented."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from dataio.augment import AugmentConfig
+from trainer.schedules import Schedule
+
+__all__ = [
+    "STREAM_NAMES",
+    "DataConfig",
+    "EvaluationConfig",
+    "OptimizerConfig",
+    "Section",
+    "Selection",
+    "TrainingConfig",
+]
+
+STREAM_NAMES = ("source_images", "source_shapes", "target_images", "target_shapes")
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Selection(Section):
+    """One stream of one data set."""
+
+    stream: Literal["image", "sketch", "shape"] = Field(description="Kind of samples.")
+    split: Literal["train", "val", "test"] = Field(description="Split of the data set.")
+    root: str | tuple[str, ...] | None = Field(
+        default=None,
+        description="Folder of the packed data set; null: data.root. Several folders: their union, "
+        "classes merged by name (joint training).",
+    )
+
+
+class DataConfig(Section):
+    """Which packed data set feeds which stream."""
+
+    root: str = Field(
+        default="data/procedural-small",
+        description="Folder of a packed data set (manifest.parquet).",
+    )
+    dataset: str = Field(default="procedural", description="Name shown in tables and reports.")
+    classes: tuple[str, ...] | None = Field(
+        default=None, description="The label space; null takes the classes of the data set."
+    )
+    num_classes: int | None = Field(
+        default=None,
+        ge=1,
+        description="Class count for `img2shape model` while the data are absent.",
+    )
+    source_images: Selection | None = Field(
+        default=None,
+        description="Labelled source images or sketches; {stream: image, split: train} for methods "
+        "that need them, null for others. So with the next three.",
+    )
+    source_shapes: Selection | None = Field(
+        default=None, description="Labelled source shapes; {stream: shape, split: train}."
+    )
+    target_images: Selection | None = Field(
+        default=None,
+        description="Unlabelled target images or sketches, labels never read in training; {stream: "
+        "image, split: train}.",
+    )
+    target_shapes: Selection | None = Field(
+        default=None,
+        description="Unlabelled target shapes, labels never read in training; {stream: shape, "
+        "split: train}.",
+    )
+    queries: Selection = Field(
+        default=Selection(stream="image", split="test"), description="Queries of the evaluation."
+    )
+    gallery: Selection = Field(
+        default=Selection(stream="shape", split="test"), description="Gallery of the evaluation."
+    )
+    train_views: int | None = Field(
+        default=None,
+        ge=1,
+        description="Views drawn per shape and pass in training; null: all of them.",
+    )
+    block_shards: int = Field(
+        default=4,
+        ge=1,
+        description="Shards shuffled together: randomness against locality of reads.",
+    )
+    augment: AugmentConfig | None = Field(
+        default=AugmentConfig(), description="Augmentation of training samples; null: none."
+    )
+
+
+class OptimizerConfig(Section):
+    """Optimiser and learning-rate schedule."""
+
+    kind: Literal["sgd", "adam"] = Field(default="sgd", description="Optimiser.")
+    learning_rate: float = Field(
+        default=0.01, gt=0, description="μ0, the rate of the trunk at p = 0."
+    )
+    schedule: Schedule = Field(
+        default="inverse",
+        description="inverse: μ0·(1 + 10p)^-0.75; exponential: constant for a third of the run, "
+        "then exponentially to μ0/1000; constant; cosine.",
+    )
+    warmup: float = Field(
+        default=0.0, ge=0, lt=1, description="Share of training with a linear rise of the rate."
+    )
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="SGD momentum.")
+    weight_decay: float = Field(default=5e-4, ge=0, description="Not given in the papers.")
+    new_layer_multiplier: float = Field(
+        default=10.0,
+        gt=0,
+        description="Rate of bottleneck, classifier and discriminator relative to a pre-trained "
+        "trunk; without effect when network.weights is none. Not given in the papers.",
+    )
+    clip_norm: float | None = Field(
+        default=None, gt=0, description="Largest global gradient norm; null: no clipping."
+    )
+
+
+class TrainingConfig(Section):
+    """The loop."""
+
+    steps: int = Field(
+        default=1000,
+        ge=0,
+        description="Batches to train on; 0 with init_from fits only what a method fits last.",
+    )
+    batch: int = Field(
+        default=64,
+        ge=1,
+        description="Global batch per stream, over all workers. Methods with P x K batches set it "
+        "to classes_per_batch x samples_per_class.",
+    )
+    init_from: str | None = Field(
+        default=None,
+        description="Run or checkpoint whose network this run starts from (pre-train, then "
+        "fine-tune); rows of the classifier are taken by class name.",
+    )
+    seed: int = Field(
+        default=0, ge=0, description="Seed of weights, order, augmentation and dropout."
+    )
+    precision: Literal["float32", "float64", "bf16"] = Field(
+        default="float32", description="Arithmetic of the trunk; losses are never below float32."
+    )
+    log_every: int = Field(default=10, ge=1, description="Steps between two lines of log.jsonl.")
+    checkpoint_every: int = Field(default=200, ge=1, description="Steps between two checkpoints.")
+    keep_checkpoints: int = Field(default=2, ge=1, description="Newest checkpoints kept.")
+    loader_workers: int = Field(default=0, ge=0, description="Loader processes per worker.")
+    cache: Literal["none", "memory"] = Field(
+        default="none",
+        description="memory: keep decoded samples in each process after the first read.",
+    )
+    threads: int | None = Field(
+        default=None,
+        ge=1,
+        description="CPU threads per worker; null: OMP_NUM_THREADS (Ray and torchrun set it to 1), "
+        "else cores / workers.",
+    )
+    timeout_seconds: float = Field(default=600.0, gt=0, description="Longest wait in a collective.")
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> TrainingConfig:
+        if self.steps == 0 and self.init_from is None:
+            raise ValueError("steps: 0 trains nothing; set init_from, or at least one step")
+        return self
+
+
+class EvaluationConfig(Section):
+    """How embeddings are scored."""
+
+    protocol: Literal["mi3dor", "shrec"] = Field(
+        default="mi3dor", description="Metric definitions."
+    )
+    features: Literal["raw", "clamp-l2", "l2"] = Field(
+        default="raw", description="Post-processing; clamp-l2 is the MI3DOR script's."
+    )
+    metric: Literal["euclidean", "cosine"] = Field(default="euclidean", description="Distance.")
+    batch: int = Field(default=64, ge=1, description="Samples per forward pass of the extraction.")

@@ -1,0 +1,18 @@
+"""Shallow domain adaptation on frozen embeddings: pure functions on float64 NumPy arrays."""
+
+from __future__ import annotations
+
+from trainer.shallow.coral import fit_coral
+from trainer.shallow.gfk import fit_gfk
+from trainer.shallow.jgsa import JgsaFit, fit_jgsa
+from trainer.shallow.meda import MedaFit, MedaWeights, fit_meda
+
+__all__ = [
+    "JgsaFit",
+    "MedaFit",
+    "MedaWeights",
+    "fit_coral",
+    "fit_gfk",
+    "fit_jgsa",
+    "fit_meda",
+]
