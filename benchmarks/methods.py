@@ -1,0 +1,159 @@
+"""Every method and every ablation on the built-in benchmark: mean ± spread over seeds.
+
+    python benchmarks/methods.py [--seeds 3] [--only astn hifa ...] [--jobs 2] [--out runs/methods]
+                                 [--validation] [--markdown FILE]
+
+Trains each cell with its ready configuration (configs/procedural) in a process of its own with one
+thread, in float32, and scores the full test gallery. Finished cells are kept, so an interrupted
+call continues. Prints one table of all methods on photos, one of the sketch methods, one of the
+two-domain setting, and the ablations of each paper; then whether adaptation beats source-only in
+FT and each full method its own ablations. ``--validation`` scores the validation split, on which
+the configurations were tuned.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import statistics
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+from ablations import ABLATIONS, PHOTOS, SETTINGS
+
+from cluster.jobs import evaluate_run, make_benchmark, train_run
+from cluster.tables import HEADLINE
+from trainer.config import load_config
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "procedural"
+Rows = dict[str, list[dict[str, float]]]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training: a label in the tables, a configuration, what is changed in it, a seed."""
+
+    label: str
+    config: str
+    overrides: tuple[str, ...]
+    seed: int
+
+
+def run_cell(cell: Cell, out: Path, validation: bool) -> dict[str, float]:
+    """Headline metrics of one cell, trained now or read from its run folder."""
+    overrides = [
+        "training.precision=float32",
+        "training.threads=1",
+        "training.log_every=50",
+        f"training.seed={cell.seed}",
+        *cell.overrides,
+        *(["data.queries.split=val", "data.gallery.split=val"] if validation else []),
+    ]
+    config = load_config(CONFIGS / f"{cell.config}.yaml", overrides)
+    run = out / ("validation" if validation else "test") / f"{cell.label}-{config.identity}"
+    kept = run / "numbers.json"
+    if kept.exists():
+        return json.loads(kept.read_text())
+    train_run(config, run, workers=0)
+    result = evaluate_run(run, shards=1)
+    numbers = {name: result[name] for name in HEADLINE}
+    kept.write_text(json.dumps(numbers))
+    return numbers
+
+
+def run_all(cells: Sequence[Cell], options: argparse.Namespace) -> Rows:
+    """Results of all cells by label, in the order of the seeds."""
+    found: dict[Cell, dict[str, float]] = {}
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.jobs, mp_context=context) as pool:
+        waiting = {pool.submit(run_cell, c, options.out, options.validation): c for c in cells}
+        for done in as_completed(waiting):
+            cell = waiting[done]
+            found[cell] = done.result()
+            print(f"{cell.label} seed {cell.seed}: FT {found[cell]['FT']:.3f}", flush=True)
+    rows: Rows = {}
+    for cell in cells:
+        rows.setdefault(cell.label, []).append(found[cell])
+    return rows
+
+
+def markdown(rows: Rows, labels: Sequence[str]) -> str:
+    """A table: mean ± standard deviation over seeds, three decimals."""
+    lines = [f"| method | {' | '.join(HEADLINE)} |", "|---" * (len(HEADLINE) + 1) + "|"]
+    for label in labels:
+        shown = []
+        for name in HEADLINE:
+            values = [c[name] for c in rows[label]]
+            spread = statistics.stdev(values) if len(values) > 1 else 0.0
+            shown.append(f"{statistics.mean(values):.3f} ± {spread:.3f}")
+        lines.append(f"| {label} | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
+def mean(rows: Rows, label: str, name: str = "FT") -> float:
+    return statistics.mean(c[name] for c in rows[label])
+
+
+def verdicts(rows: Rows, groups: dict[str, list[str]]) -> list[str]:
+    """Plain sentences: who beats source-only, who beats its own ablations."""
+    lines = []
+    for label in (p for p in PHOTOS if p in rows and p != "source-only" and "source-only" in rows):
+        gain = mean(rows, label) - mean(rows, "source-only")
+        lines.append(f"{label} over source-only in FT: {gain:+.3f}{'' if gain > 0 else '  NOT'}")
+    for full, labels in groups.items():
+        best = max((x for x in labels if x != full), key=lambda x: mean(rows, x))
+        gain = mean(rows, full) - mean(rows, best)
+        lines.append(
+            f"{full} against its best ablation ({best}) in FT: {gain:+.3f}"
+            + ("" if gain >= 0 else "  NOT")
+        )
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", help="labels or configurations; default: all")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path("runs/methods"))
+    parser.add_argument("--validation", action="store_true")
+    parser.add_argument("--markdown", type=Path, help="also write the tables to this file")
+    options = parser.parse_args()
+    for style in ("a", "b"):
+        suffix = "" if style == "a" else "-b"
+        make_benchmark(Path(f"data/procedural-small{suffix}"), size="small", seed=0, style=style)
+
+    def wanted(label: str, config: str) -> bool:
+        return not options.only or label in options.only or config in options.only
+
+    known = {**{m: (m, ()) for s in SETTINGS.values() for m in s}}
+    known |= {label: (full, o) for full, rows in ABLATIONS.items() for label, o in rows.items()}
+    chosen = {label: c for label, c in known.items() if wanted(label, c[0])}
+    cells = [
+        Cell(label, config, tuple(overrides), seed)
+        for seed in range(options.seeds)
+        for label, (config, overrides) in chosen.items()
+    ]
+    rows = run_all(cells, options)
+    groups = {
+        full: [full, *labels] for full, labels in ABLATIONS.items() if {full, *labels} <= {*rows}
+    }
+    parts = []
+    for title, labels in {
+        **SETTINGS,
+        **{f"ablations of {f}": g for f, g in groups.items()},
+    }.items():
+        present = [label for label in labels if label in rows]
+        if present:
+            parts.append(f"### {title}\n\n{markdown(rows, present)}\n")
+    text = "\n".join([*parts, *verdicts(rows, groups)])
+    print(text)
+    if options.markdown:
+        options.markdown.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
