@@ -153,6 +153,58 @@ def model(
 
 
 @app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(help="One method, with its options.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the methods, or show one: streams, defaults, and every option of method.*."""
+    from trainer.methods.catalogue import describe, describe_all
+
+    with _only_json(as_json) as emit:
+        result: Any = describe(name) if name else {"methods": describe_all()}
+        emit(result)
+    if not as_json:
+        from cluster.tables import print_method, print_methods
+
+        print_method(result) if name else print_methods(result["methods"])
+
+
+@app.command(epilog="Example: img2shape verify --method astn --method dann --world-sizes 2,5")
+def verify(
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="A method, or all; may be given again.", show_default="all"),
+    ] = None,
+    world_sizes: Annotated[
+        str, typer.Option(metavar="W,W", help="Numbers of processes, held against one.")
+    ] = "1,2,3",
+    dtype: Annotated[str, typer.Option(help="float64 | float32")] = "float64",
+    data: Annotated[
+        Path | None,
+        typer.Option(help="A packed data set.", show_default="data/procedural-smoke, made"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Prove that training on W processes is training on one: gradients, losses, state.
+
+    Every method trains a few steps in W processes, with uneven batches and with processes that get
+    no sample, and in one. Above the tolerance (1e-9 in float64, 1e-4 in float32): exit code 1.
+    """
+    from cluster import verify as job
+
+    with _only_json(as_json) as emit:
+        sizes = job.parse_world_sizes(world_sizes)
+        result = job.verify(method or ["all"], world_sizes=sizes, precision=dtype, data=data)
+        emit(result)
+    if not as_json:
+        from cluster.tables import print_verification
+
+        print_verification(result)
+    if not result["ok"]:
+        _fail(job.shortfalls(result), 1)
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of the demo's runs.")] = Path("runs/demo"),
     workers: Workers = 2,
@@ -170,6 +222,7 @@ def make(
     out: Annotated[Path, typer.Option(help="Folder of the data set.")],
     size: Annotated[str, typer.Option(help="smoke | small | medium | large")] = "small",
     seed: Annotated[int, typer.Option(min=0, help="Seed of all shapes and pictures.")] = 0,
+    style: Annotated[str, typer.Option(help="Look of the shapes' views: a | b.")] = "a",
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes.", show_default="one per core")
     ] = None,
@@ -179,7 +232,7 @@ def make(
 
     if benchmark != "procedural":
         raise typer.BadParameter(f"unknown benchmark '{benchmark}'; there is one: procedural")
-    manifest = make_benchmark(out, size=size, seed=seed, workers=workers)
+    manifest = make_benchmark(out, size=size, seed=seed, style=style, workers=workers)
     say(f"data set: {_shown(out)}: {len(manifest.keys)} samples, {len(manifest.classes)} classes")
 
 

@@ -7,12 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cluster.evaluate import gallery_transport
 from cluster.launch import launch
 from cluster.pictures import Pictures
 from cluster.progress import say, task
-from dataio.datasets import mi3dor
-from dataio.datasets.procedural import make_procedural
+from dataio.datasets.procedural import benchmark_name, make_procedural, records
 from dataio.manifest import MANIFEST_NAME, Manifest, load_manifest
 from dataio.pack import pack
 from dataio.records import DataError
@@ -31,7 +32,7 @@ from trainer.config import ConfigError, RunConfig
 from trainer.extract import TrainedRun, extract, load_run, untrained, without_download
 from trainer.loop import build_method
 from trainer.methods import Method
-from trainer.networks.complexity import complexity
+from trainer.networks.complexity import measure
 from trainer.run_folder import RunFolder
 from trainer.streams import data_fingerprint, evaluation_source, label_space
 from trainer.telemetry import naming
@@ -46,35 +47,40 @@ __all__ = [
 ]
 
 
-def make_benchmark(out: Path, *, size: str, seed: int, workers: int | None = None) -> Manifest:
+def make_benchmark(
+    out: Path, *, size: str, seed: int, style: str = "a", workers: int | None = None
+) -> Manifest:
     """Build the procedural benchmark in ``out`` (raw tree in ``out/raw``), or open what is there.
 
     Raises:
-        DataError: unknown size, or ``out`` holds another data set.
+        DataError: unknown size or style, or ``out`` holds another data set.
         OSError: the disk is full or ``out`` cannot be written.
     """
+    name = benchmark_name(size, style=style)
     if (out / MANIFEST_NAME).exists():
-        return _require_benchmark(load_manifest(out), size=size, seed=seed)
-    with naming(out), task(f"benchmark '{size}': shapes and pictures") as bar:
-        raw = make_procedural(out / "raw", size=size, seed=seed, workers=workers, progress=bar.at)
+        return _require_benchmark(load_manifest(out), name=name, seed=seed)
+    with naming(out), task(f"{name}: shapes and pictures") as bar:
+        raw = make_procedural(
+            out / "raw", size=size, seed=seed, style=style, workers=workers, progress=bar.at
+        )
     with naming(out), task("packing shards") as bar:
         return pack(
-            mi3dor.records(raw, dataset="procedural"),
+            records(raw),
             out,
-            dataset=f"procedural-{size}",
+            dataset=name,
             shard_size_bytes=8 << 20,
             seed=seed,
             progress=bar.at,
         )
 
 
-def _require_benchmark(manifest: Manifest, *, size: str, seed: int) -> Manifest:
-    name = manifest.metadata.get("dataset")
+def _require_benchmark(manifest: Manifest, *, name: str, seed: int) -> Manifest:
+    packed = manifest.metadata.get("dataset")
     packed_seed = manifest.metadata.get("options", {}).get("seed")
-    if (name, packed_seed) != (f"procedural-{size}", seed):
+    if (packed, packed_seed) != (name, seed):
         raise DataError(
-            f"{manifest.root}: holds data set '{name}' with seed {packed_seed}, not "
-            f"'procedural-{size}' with seed {seed}; use another --out"
+            f"{manifest.root}: holds data set '{packed}' with seed {packed_seed}, not "
+            f"'{name}' with seed {seed}; use another --out"
         )
     return manifest
 
@@ -185,8 +191,6 @@ def _known_embeddings(file: Path) -> Embeddings | None:
 
 
 def _device() -> str:
-    import torch
-
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -238,9 +242,11 @@ def write_report(runs: Sequence[Path], out: Path, *, title: str) -> Path:
 
 
 def model_complexity(config: RunConfig) -> dict[str, Any]:
-    """Parameters, multiply-adds and layers of a run's network, without its data."""
+    """Parameters, multiply-adds and layers of a run's networks, without its data."""
     method = build_method(without_download(config), num_classes=_class_count(config))
-    return asdict(complexity(method.network))
+    size, dtype = config.network.input_size, next(method.parameters()).dtype
+    image = torch.zeros(1, 3, size, size, dtype=dtype)
+    return asdict(measure(method, lambda: method.trace(image)))
 
 
 def _class_count(config: RunConfig) -> int:

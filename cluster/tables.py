@@ -10,8 +10,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["HEADLINE", "print_layers", "print_metrics"]
+__all__ = [
+    "HEADLINE",
+    "print_layers",
+    "print_method",
+    "print_methods",
+    "print_metrics",
+    "print_verification",
+]
 
+# What of a section is shown for every method; its own defaults always are.
+SECTIONS = {
+    "network": ("backbone", "embedding"),
+    "optimizer": ("kind", "learning_rate", "schedule", "momentum", "weight_decay"),
+    "training": ("steps", "batch"),
+}
 HEADLINE = ("NN", "FT", "ST", "F", "E", "DCG", "ANMRR", "AUC", "mAP")
 
 
@@ -64,4 +77,98 @@ def print_layers(result: Mapping[str, Any]) -> None:
         table.add_row(layer["name"], layer["kind"], shape, *numbers)
     table.add_section()
     table.add_row("total", "", "", f"{result['parameters']:,}", f"{result['multiply_adds']:,}")
+    _console().print(table)
+
+
+def print_methods(methods: Sequence[Mapping[str, Any]]) -> None:
+    """One line per method of :func:`trainer.methods.catalogue.describe_all`."""
+    table = Table(box=box.SIMPLE_HEAD, caption="img2shape methods NAME shows one with its options")
+    for name in ("method", "paper", "trains on", "batch", "optimiser", "steps"):
+        table.add_column(name, overflow="fold")
+    for method in methods:
+        training, optimizer = (method["defaults"][s] for s in ("training", "optimizer"))
+        kind = f"{optimizer['kind']} {optimizer['learning_rate']:g} {optimizer['schedule']}"
+        cells = (_streams(method), _batch(method), kind, str(training["steps"]))
+        table.add_row(*(Text(c) for c in (method["name"], method["paper"], *cells)))
+    _console().print(table)
+
+
+def _streams(method: Mapping[str, Any]) -> str:
+    """``labelled images; unlabelled shapes``."""
+    parts = []
+    for labelled, word in ((True, "labelled"), (False, "unlabelled")):
+        needs = [need for need in method["streams"].values() if need["labelled"] is labelled]
+        if needs:
+            parts.append(f"{word} {', '.join(need['modality'] + 's' for need in needs)}")
+    return "; ".join(parts)
+
+
+def _batch(method: Mapping[str, Any]) -> str:
+    balanced = method["balanced"]
+    if balanced:
+        return f"{balanced['classes_per_batch']}×{balanced['samples_per_class']}"
+    return str(method["defaults"]["training"]["batch"])
+
+
+def print_method(method: Mapping[str, Any]) -> None:
+    """One method of :func:`trainer.methods.catalogue.describe` with all its options."""
+    console = _console()
+    lines = [f"{method['name']}: {method['summary']}", f"paper: {method['paper']}"]
+    for name, need in method["streams"].items():
+        label = "labelled" if need["labelled"] else "unlabelled"
+        walked = "" if need["drawn"] else ", looked at as a whole, never in batches"
+        lines.append(f"data.{name}: {label} {need['modality']}s{walked}")
+    if method["balanced"]:
+        lines.append(
+            f"batches: {_batch(method)} (classes × samples), one choice of classes for all"
+        )
+    lines += [_defaults(method, section) for section in SECTIONS]
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, caption="* the method's own default")
+    for name in ("option", "type", "default", "description"):
+        table.add_column(name, overflow="fold")
+    for field in method["fields"]:
+        cells = (f"method.{field['name']}", field["type"], _value(field["default"]))
+        table.add_row(*(Text(c) for c in (*cells, field["description"])))
+    console.print(table)
+
+
+def _defaults(method: Mapping[str, Any], section: str) -> str:
+    """``optimizer: kind=adam*, learning_rate=0.0001*, schedule=inverse``."""
+    own, values = method["own_defaults"].get(section, {}), method["defaults"][section]
+    keys = dict.fromkeys((*SECTIONS[section], *own))
+    return f"{section}: " + ", ".join(
+        f"{key}={_value(values[key])}{'*' if key in own else ''}" for key in keys
+    )
+
+
+def _value(value: Any) -> str:
+    """As YAML has it."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_value, value))}]"
+    named = {None: "null", True: "true", False: "false"}
+    return named[value] if value is None or isinstance(value, bool) else str(value)
+
+
+def print_verification(result: Mapping[str, Any]) -> None:
+    """Largest relative differences of :func:`cluster.verify.verify`, by method and world size."""
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        caption=f"largest relative difference of W processes from one, in {result['dtype']}; "
+        f"at most {result['tolerance']:g} is rounding",
+    )
+    table.add_column("method", overflow="fold")
+    for name in ("W", "grad", "loss", "state"):
+        table.add_column(name, justify="right")
+    table.add_column("result", overflow="fold")
+    for method, found in result["methods"].items():
+        for world_size, values in found["world_sizes"].items():
+            over = [q for q, value in values.items() if value > result["tolerance"]]
+            cells = [Text(f"{v:.1e}", "bold red" if q in over else "") for q, v in values.items()]
+            verdict = Text(f"differs: {', '.join(over)}", "bold red") if over else Text("ok")
+            table.add_row(Text(method), world_size, *cells, verdict)
+        if method in result["errors"]:
+            error = Text(result["errors"][method], "bold red")
+            table.add_row(Text(method), "", "–", "–", "–", error)
     _console().print(table)

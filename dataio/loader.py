@@ -255,7 +255,6 @@ def _context() -> Any:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     # Without effect where a server is running already: workers then import by themselves.
-    # Without effect where a server is running already: workers then import by themselves.
     context.set_forkserver_preload(["torch", "dataio.loader"])
     return context
 

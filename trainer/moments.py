@@ -1,4 +1,4 @@
-"""Means and covariances of classes over the rows of all ranks.
+"""Means and covariances over the rows of all ranks, in float64.
 
 Axis letters: n local rows, K classes, D embedding width.
 """
@@ -6,6 +6,7 @@ Axis letters: n local rows, K classes, D embedding width.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch import Tensor
 from trainer.collectives import all_reduce_sum
 from trainer.statistics import class_sums
 
-__all__ = ["ClassMoments", "class_moments"]
+__all__ = ["ClassMoments", "class_moments", "standardised"]
 
 
 @dataclass(frozen=True)
@@ -52,3 +53,20 @@ def class_moments(rows: Tensor, labels: Tensor, *, num_classes: int) -> ClassMom
     return ClassMoments(
         first.counts, first.means, second / first.counts.clamp(min=1)[:, None, None]
     )
+
+
+@torch.no_grad()
+def standardised(rows: Tensor, kind: Literal["none", "center", "zscore"]) -> Tensor:
+    """``rows [n, D]`` in float64 with the mean of all ranks' rows taken away (``center``), and
+    divided by each feature's standard deviation too (``zscore``); a constant feature becomes 0."""
+    rows = rows.double()
+    if kind == "none":
+        return rows
+    total = all_reduce_sum(torch.cat([rows.sum(0), rows.new_tensor([float(len(rows))])]))
+    mean = total[:-1] / total[-1].clamp(min=1)
+    rows = rows - mean
+    if kind == "center":
+        return rows
+    scale = (all_reduce_sum(rows.square().sum(0)) / total[-1].clamp(min=1)).sqrt()
+    # Relative to the mean: the spread of a constant feature is rounding noise, rarely exact 0.
+    return torch.where(scale > 1e-12 * mean.abs(), rows / scale.clamp(min=1e-300), 0.0)

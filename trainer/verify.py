@@ -25,6 +25,7 @@ from trainer.run_folder import RunFolder
 from trainer.strategy import DataParallel
 
 __all__ = [
+    "ATTEMPTS",
     "QUANTITIES",
     "TOLERANCES",
     "Difference",
@@ -39,6 +40,11 @@ QUANTITIES = ("grad", "loss", "state")
 TOLERANCES = {"float64": 1e-9, "float32": 1e-4}
 """Largest relative difference that rounding explains, by precision."""
 
+ATTEMPTS = {"float64": 1, "float32": 3}
+"""Seeds at which a difference must show. In float32 an activation within rounding of a kink, of
+ReLU or max pooling, now and then falls on the other side of it, and the gradient jumps; a fault
+of the method is there at every seed."""
+
 Probe = dict[str, dict[str, Tensor]]
 """By quantity, tensors by name; the names are the same on every rank."""
 
@@ -49,12 +55,9 @@ WIDEST = 32  # of the heads' hidden layers: their width costs time and proves no
 BATCHES = (7, 2)
 # Classes x samples: one is uneven for two processes, the other for three.
 BALANCED = ((3, 3), (5, 2))
-# In float32 an activation within rounding of a kink, of ReLU or max pooling, falls on either side
-# of it, and the gradient with it; at this seed none is that close.
-SEED = 2
 
 
-def probe_configs(method: str, *, root: Path, precision: str) -> list[RunConfig]:
+def probe_configs(method: str, *, root: Path, precision: str, seed: int = 0) -> list[RunConfig]:
     """The runs of a probe: the method's own options on a tiny network, by batch.
 
     Args:
@@ -77,7 +80,7 @@ def probe_configs(method: str, *, root: Path, precision: str) -> list[RunConfig]
                 # Not Adam: it divides by the gradient's size and so makes whole steps of the
                 # rounding noise in gradients that are zero.
                 "optimizer": {"kind": "sgd", "learning_rate": 0.01, "clip_norm": 1.0},
-                "training": {"steps": STEPS, "seed": SEED, "precision": precision, **training},
+                "training": {"steps": STEPS, "seed": seed, "precision": precision, **training},
                 "evaluation": {"batch": 16},
             },
             where=f"verify {method}",
@@ -95,20 +98,22 @@ def _narrow(method: type[Method]) -> dict[str, Any]:
     }
 
 
-def probe(method: str, *, root: Path, precision: str) -> Probe:
+def probe(
+    method: str, *, root: Path, precision: str, seed: int = 0, scratch: Path | None = None
+) -> Probe:
     """Train ``method`` a few steps on this rank; every rank of the process group calls it.
 
     Losses and gradients are those of each update of each step, the state is the one after the last
-    fit. Runs on the CPU in files of its own, which are removed.
+    fit. Runs on the CPU; its run folders, inside ``scratch`` or the system's own, are removed.
 
     Raises:
         ConfigError, DataError: the data do not fit the method.
         NonFiniteError: it diverged.
     """
     result: Probe = {quantity: {} for quantity in QUANTITIES}
-    for config in probe_configs(method, root=root, precision=precision):
+    for config in probe_configs(method, root=root, precision=precision, seed=seed):
         recorder = Recorder()
-        with tempfile.TemporaryDirectory(prefix="img2shape-verify-") as folder:
+        with tempfile.TemporaryDirectory(prefix="img2shape-", dir=scratch) as folder:
             trainer = Trainer(
                 config, RunFolder(Path(folder)), device=torch.device("cpu"), strategy=recorder
             )

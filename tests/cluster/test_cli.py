@@ -16,7 +16,7 @@ from cluster import launch
 from tests.command import CONFIGS, call, outcome, process, small, wait_until
 from trainer.checkpoint import newest_checkpoint
 
-COMMANDS = ("demo", "data", "train", "eval", "metrics", "report", "model")
+COMMANDS = ("demo", "data", "train", "eval", "metrics", "report", "model", "methods", "verify")
 
 
 def test_help_lists_the_commands_and_train_shows_an_example(capfd):

@@ -11,7 +11,7 @@ import torch
 
 from tests.spawn import run_processes
 from trainer.clustering import distances, kmeans, log_odds, match_clusters, select
-from trainer.moments import class_moments
+from trainer.moments import class_moments, standardised
 
 N, K, D = 23, 4, 5
 # How many of the N rows each rank holds: uneven, and some none.
@@ -198,3 +198,22 @@ def test_distances_do_not_depend_on_the_other_rows():
     alone = torch.cat([distances(row[None], centers) for row in x])
     assert torch.equal(together, alone)
     assert together.dtype == torch.float64
+
+
+def standardised_on_rank(rank: int, world_size: int, kind: str):
+    return standardised(100 + rows()[mine(rank, world_size)], kind).numpy()
+
+
+@pytest.mark.parametrize("kind", ["none", "center", "zscore"])
+def test_standardised_rows_are_those_of_one_process(kind):
+    x = 100 + rows().numpy()
+    expected = {"none": x, "center": x - x.mean(0), "zscore": (x - x.mean(0)) / x.std(0)}[kind]
+    for world_size in (1, 2, 3, 4):
+        parts = run_processes(standardised_on_rank, world_size, kind)
+        np.testing.assert_allclose(np.concatenate(parts), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_a_constant_feature_becomes_zero():
+    x = torch.full((3, 2), 0.1, dtype=torch.float64)
+    assert standardised(x, "zscore").abs().max() == 0
+    assert standardised(x[:0], "zscore").shape == (0, 2)

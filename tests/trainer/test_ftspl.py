@@ -103,6 +103,14 @@ def slow_round(method, number: int, total: int):
         p_classifier = method.network.classify(f_t).softmax(1).tolist()
     f_s, f_t, y_s = f_s.numpy(), f_t.numpy(), y_s.tolist()
     classes = sorted(set(y_s))
+    raw_s = [np.mean([f for f, y in zip(f_s, y_s, strict=True) if y == k], 0) for k in classes]
+    raw_t = f_t
+    if method.config.standardise != "none":
+        f_s, f_t = f_s - f_s.mean(0), f_t - f_t.mean(0)
+    if method.config.standardise == "zscore":
+        f_s, f_t = f_s / f_s.std(0), f_t / f_t.std(0)
+    if method.config.unit_length:
+        f_s, f_t = (np.array([row / np.linalg.norm(row) for row in f]) for f in (f_s, f_t))
     mu_s = [np.mean([f for f, y in zip(f_s, y_s, strict=True) if y == k], 0) for k in classes]
     clusters = np.array(slow_kmeans(f_t.tolist(), mu_s, 100))
     costs = [[math.dist(c, m) for c in clusters] for m in mu_s]
@@ -119,16 +127,24 @@ def slow_round(method, number: int, total: int):
     chosen = slow_select(certainty, labels, range(TARGETS), TARGETS, share)
     shift, covariance = np.zeros((K, WIDTH)), np.zeros((K, WIDTH, WIDTH))
     for k in range(K):
-        xs = [f for f, y in zip(f_t, chosen, strict=True) if y == k]
+        xs = [f for f, y in zip(raw_t, chosen, strict=True) if y == k]
         if xs:
             mean = np.mean(xs, 0)
             covariance[k] = np.mean([np.outer(x - mean, x - mean) for x in xs], 0)
             if k in classes:
-                shift[k] = mean - mu_s[classes.index(k)]
+                shift[k] = mean - raw_s[classes.index(k)]
     return labels, chosen, shift, covariance
 
 
-@pytest.mark.parametrize("options", [*TABLES.values(), {"pseudo": "classifier"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        *TABLES.values(),
+        {"pseudo": "classifier"},
+        {"standardise": "center"},
+        {"standardise": "zscore", "unit_length": True},
+    ],
+)
 def test_a_round_equals_plain_loops(options):
     method = make(**options).eval()
     for number, total in ((0, 7), (3, 7), (6, 7)):
@@ -265,7 +281,7 @@ def test_only_selected_rows_enter_the_target_loss():
 
 
 def test_the_source_loss_is_that_of_equation_4_with_the_stored_statistics():
-    method = make(strength="ramp", strength_factor=0.5).eval()
+    method = make(strength="ramp", strength_factor=0.5, shift_factor=0.7).eval()
     method.start_round(4, 5, walk_of(0, 1))
     batch = batch_of(0, 0, 1)
     result = method(batch, Now(3, 0.25))
@@ -273,7 +289,7 @@ def test_the_source_loss_is_that_of_equation_4_with_the_stored_statistics():
     with torch.no_grad():
         logits = method.network.classify(method.embed_queries(source.pixels))
     table = transfer_table(
-        method.network.classifier.weight, method.shift, method.covariance, strength=0.125
+        method.network.classifier.weight, 0.7 * method.shift, method.covariance, strength=0.125
     )
     expected = cross_entropy(logits + table[source.labels], source.labels)
     assert result.terms["classification"].item() == pytest.approx(expected.item(), rel=1e-10)

@@ -74,7 +74,7 @@ def test_a_fine_tuned_run_starts_there_and_goes_on(benchmark, first, tmp_path):
 
 
 def test_another_trunk_and_a_missing_run_are_refused(benchmark, first, tmp_path):
-    with pytest.raises(ConfigError, match="init_from: .* has another trunk"):
+    with pytest.raises(ConfigError, match=r"init_from: .* has another trunk"):
         start(small(benchmark, "dann", width=16, init_from=str(first.path)), tmp_path)
     with pytest.raises(ConfigError, match="neither a run folder nor a checkpoint"):
         start(small(benchmark, "dann", init_from=str(tmp_path / "no")), tmp_path)

@@ -72,7 +72,7 @@ class AstnConfig(MethodConfig):
 
 class Astn(Method):
     name = "astn"
-    paper = "ASTN: adaptive semantic transfer network"
+    paper = "Song et al., Computer Vision and Image Understanding 2024 (ASTN)"
     streams = {  # noqa: RUF012
         "source_images": StreamNeed("image", labelled=True),
         "target_shapes": StreamNeed("shape", labelled=False),

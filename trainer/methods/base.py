@@ -247,6 +247,11 @@ class Method(nn.Module):
             device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None
         )
 
+    def trace(self, image: Tensor) -> None:
+        """Pass ``image [1, 3, H, W]`` through the network, to count costs; where images and shapes
+        have networks of their own, through both: once as a query, once as a shape's only view."""
+        self.network.trace(image)
+
     def embed_queries(self, pixels: Tensor) -> Tensor:
         """Retrieval embedding ``[n, D]`` of query images ``[n, 3, H, W]``."""
         return full_precision(self.network.embed_images(pixels))

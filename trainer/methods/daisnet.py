@@ -193,5 +193,9 @@ class DaisNet(Method):
         margin = self.config.margin
         return cross_modal_triplet(*images, *shapes, draw=draw, margin=margin, mining=mining)
 
+    def trace(self, image: Tensor) -> None:
+        self.network.trace(image)
+        self.shape_network.trace(image)
+
     def embed_gallery(self, pixels: Tensor) -> Tensor:
         return full_precision(self.shape_network.embed_shapes(pixels))

@@ -74,7 +74,7 @@ class DcaConfig(TwoBranchConfig):
 
 class Dca(TwoBranch):
     name = "dca"
-    paper = "DCA: deep cross-modality adaptation via semantics preserving adversarial learning"
+    paper = "Chen and Fang, ECCV 2018 (DCA)"
     Config = DcaConfig
     defaults = {  # noqa: RUF012
         "network": {"embedding": 128},

@@ -18,12 +18,13 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from trainer.clustering import distances, kmeans, log_odds, match_clusters, select
 from trainer.collectives import global_mean
 from trainer.losses import cross_entropy, transferable_cross_entropy
 from trainer.methods.base import Domain, Losses, Method, MethodConfig, Now, StreamNeed, Walk
-from trainer.moments import class_moments
+from trainer.moments import class_moments, standardised
 from trainer.networks.network import RetrievalNetwork
 from trainer.networks.options import NetworkConfig
 from trainer.pseudo_labels import PseudoLabels
@@ -64,6 +65,12 @@ class FtsplConfig(MethodConfig):
     strength_factor: float = Field(
         default=1.0, ge=0, description="Factor of Σ_t in eq. 4; 1 as printed."
     )
+    shift_factor: float = Field(
+        default=1.0,
+        ge=0,
+        description="Factor of Δμ in eq. 4; 1 as printed. Where pseudo-labels are poor, a full Δμ "
+        "of the true class tells the classifier that class.",
+    )
     spl: bool = Field(
         default=True,
         description="Selective pseudo-labelling; false: all samples, labelled by the classifier.",
@@ -78,6 +85,17 @@ class FtsplConfig(MethodConfig):
         ge=0,
         description="Weight of cross-entropy on the selected target samples; null: 1 with spl "
         "(they 'form the training set'), 0 without. Not given in the paper.",
+    )
+    standardise: Literal["none", "center", "zscore"] = Field(
+        default="none",
+        description="Bring each domain's embeddings to zero mean, and unit variance per feature, "
+        "before distances give pseudo-labels; not in the paper. It takes away what moves a whole "
+        "domain, which can leave all target samples nearest to a few centroids.",
+    )
+    unit_length: bool = Field(
+        default=False,
+        description="Scale each standardised embedding to length 1 before distances give "
+        "pseudo-labels; not in the paper.",
     )
     kmeans_iterations: int = Field(
         default=100, ge=1, description="Most iterations of K-means; not given in the paper."
@@ -135,7 +153,7 @@ class Ftspl(Method):
         source = self._embed_all(walk, "source_images")
         target = self._embed_all(walk, "target_shapes")
         (centroids,) = class_sums((source.features, source.labels), num_classes=self.num_classes)
-        labels, odds = self._pseudo_labels(target.features, centroids)
+        labels, odds = self._pseudo_labels(source, target)
         chosen = select(
             odds,
             labels,
@@ -167,11 +185,15 @@ class Ftspl(Method):
             size = part.size
         return _Embedded(torch.cat(features), torch.cat(labels), torch.cat(samples), size)
 
-    def _pseudo_labels(self, f_t: Tensor, centroids: ClassSums) -> tuple[Tensor, Tensor]:
-        """Label and log-odds ``[n]`` of each of this rank's target rows (eq. 6-10)."""
+    def _pseudo_labels(self, source: _Embedded, target: _Embedded) -> tuple[Tensor, Tensor]:
+        """Label and log-odds ``[n]`` of each of this rank's target rows (eq. 5-10)."""
         if self.pseudo == "classifier":
-            logits = self.network.classify(f_t.to(self.network.classifier.weight.dtype))
-            return log_odds(logits.double())
+            f_t = target.features.to(self.network.classifier.weight.dtype)
+            return log_odds(self.network.classify(f_t).double())
+        f_s, f_t = (standardised(x.features, self.config.standardise) for x in (source, target))
+        if self.config.unit_length:
+            f_s, f_t = normalize(f_s, dim=1), normalize(f_t, dim=1)
+        (centroids,) = class_sums((f_s, source.labels), num_classes=self.num_classes)  # eq. 5
         # A class without source samples has no centroid, hence no pseudo-label.
         classes = centroids.present.nonzero().squeeze(1)
         mu_s = centroids.means[classes]
@@ -215,7 +237,7 @@ class Ftspl(Method):
             logits_s,
             source.labels,
             self.network.classifier.weight,
-            shift=self.shift,
+            shift=None if self.shift is None else self.config.shift_factor * self.shift,
             covariance=self.covariance,
             strength=self.config.strength_factor * ramp,
         )

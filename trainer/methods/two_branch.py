@@ -80,6 +80,10 @@ class TwoBranch(Method):
                 *sketches, *shapes, num_classes=self.num_classes
             )
 
+    def trace(self, image: Tensor) -> None:
+        self.embed_queries(image)
+        self.embed_gallery(image[:, None])
+
     def embed_queries(self, pixels: Tensor) -> Tensor:
         return self.sketch(pixels)
 

@@ -23,7 +23,7 @@ from trainer.networks.network import RetrievalNetwork
 
 __all__ = ["Complexity", "LayerCost", "complexity", "measure"]
 
-_NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 
 
@@ -62,14 +62,9 @@ def complexity(network: RetrievalNetwork, image_size: int | None = None) -> Comp
     """
     size = network.config.input_size if image_size is None else image_size
 
-    def run() -> None:
-        p = next(network.parameters())
-        f = network.embed_images(torch.zeros(1, 3, size, size, device=p.device, dtype=p.dtype))
-        network.classify(f)
-        if network.discriminator is not None:
-            network.discriminator(f)
-
-    return measure(network, run)
+    p = next(network.parameters())
+    image = torch.zeros(1, 3, size, size, device=p.device, dtype=p.dtype)
+    return measure(network, lambda: network.trace(image))
 
 
 def measure(module: nn.Module, run: Callable[[], object]) -> Complexity:

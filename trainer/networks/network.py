@@ -181,6 +181,13 @@ class RetrievalNetwork(nn.Module):
         """The same as :meth:`embed`."""
         return self.embed(images, shapes, joint=joint, offsets=offsets)
 
+    def trace(self, image: Tensor) -> None:
+        """Pass ``image [1, 3, H, W]`` through trunk, bottleneck and all heads, to count costs."""
+        f = self.embed_images(image)
+        self.classify(f)
+        if self.discriminator is not None:
+            self.discriminator(f)
+
     def classify(self, f: Tensor) -> Tensor:
         """Class logits ``[n, K]`` of embeddings ``f [n, D]``."""
         return self.classifier(f)
