@@ -43,6 +43,7 @@ PARAMETERS: tuple[str, ...] = (
     "brightness",  # factors, 1 = unchanged
     "contrast",
     "saturation",  # 0 = grey
+    "negative",  # 1 = inverted
 )
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -63,9 +64,10 @@ class AugmentConfig:
     contrast: float = 0.0  # likewise, about the picture's mean grey
     saturation: float = 0.0  # likewise, between grey (0) and the picture's colours (1)
     grey: float = 0.0  # probability of removing all colour
+    negative: float = 0.0  # probability of inverting: white ground for black, dark for bright
 
     def __post_init__(self) -> None:
-        for name in ("flip", "grey", "brightness", "contrast", "saturation"):
+        for name in ("flip", "grey", "negative", "brightness", "contrast", "saturation"):
             if not 0 <= getattr(self, name) <= 1:
                 raise DataError(f"augment.{name} must be in [0, 1], got {getattr(self, name)}")
         if not 0 < self.area[0] <= self.area[1] <= 1:
@@ -143,6 +145,7 @@ def draw(
         math.radians(config.rotation_degrees) * (2 * u[..., 5] - 1),
         *gain[:2],
         np.where(u[..., 9] < config.grey, 0.0, gain[2]),
+        np.where(u[..., 10] < config.negative, 1.0, 0.0),
     ]
     drawn = np.stack(columns, axis=-1).astype(np.float32)
     return drawn[:, 0] if views is None else drawn
@@ -207,7 +210,8 @@ def apply(
     Without jitter, pictures of the right size keep their exact values and others are resized
     (bilinear, antialiased). With jitter: crop, flip and rotation in one bilinear sampling (after
     averaging blocks of pixels if pictures are at least twice the size asked for), then brightness,
-    contrast about the input picture's mean grey, saturation, and a clip to [0, 1]. A picture's
+    contrast about the input picture's mean grey, saturation, a clip to [0, 1], and for negatives
+    1 minus all that. A picture's
     result does not depend on the others in its batch, bit for bit; grey pictures give what the
     same picture with three equal channels gives.
 
@@ -236,6 +240,7 @@ def apply(
     else:
         parameters = jitter.reshape(-1, len(PARAMETERS)).float()
         out = _coloured(_warped(flat, parameters, size), flat, parameters)
+        out = _inverted(out, parameters[:, 9].view(-1, 1, 1, 1) > 0)
     shift = torch.tensor(mean, dtype=torch.float32, device=out.device).view(1, 3, 1, 1)
     scale = torch.tensor(std, dtype=torch.float32, device=out.device).view(1, 3, 1, 1)
     return out.sub(shift).div_(scale).reshape(*lead, 3, size, size)
@@ -293,6 +298,13 @@ def _coloured(x: torch.Tensor, flat: torch.Tensor, parameters: torch.Tensor) -> 
     pivot = _luma(sums.double() / area).float() * brightness
     x = x * (brightness * contrast) + pivot * (1 - contrast)
     return (x * saturation + _luma(x) * (1 - saturation)).clamp_(0, 1)
+
+
+def _inverted(x: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
+    """Float [m, C, S, S] in [0, 1] with the pictures of the mask [m, 1, 1, 1] inverted."""
+    if negative.device.type == "cpu" and not bool(negative.any()):
+        return x  # on a GPU asking costs more than doing
+    return torch.where(negative, 1 - x, x)
 
 
 def _luma(x: torch.Tensor) -> torch.Tensor:

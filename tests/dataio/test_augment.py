@@ -16,8 +16,10 @@ from dataio.augment import (
 )
 from dataio.records import DataError
 
-CONFIG = AugmentConfig(rotation_degrees=20, brightness=0.4, contrast=0.3, saturation=0.5, grey=0.3)
-IDENTITY = torch.tensor([1.0, 0, 0, 1, 1, 0, 1, 1, 1])
+CONFIG = AugmentConfig(
+    rotation_degrees=20, brightness=0.4, contrast=0.3, saturation=0.5, grey=0.3, negative=0.4
+)
+IDENTITY = torch.tensor([1.0, 0, 0, 1, 1, 0, 1, 1, 1, 0])
 
 
 def pixels(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -189,6 +191,7 @@ def reference(x: np.ndarray, p: dict[str, float], size: int) -> np.ndarray:
     out = (out - mean) * p["contrast"] + mean
     grey = np.tensordot(luma, out, 1)[None]
     out = (grey + (out - grey) * p["saturation"]).clip(0, 1)
+    out = 1 - out if p["negative"] else out
     return (out - np.reshape(IMAGENET_MEAN, (3, 1, 1))) / np.reshape(IMAGENET_STD, (3, 1, 1))
 
 
