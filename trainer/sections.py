@@ -49,6 +49,12 @@ class DataConfig(Section):
     classes: tuple[str, ...] | None = Field(
         default=None, description="The label space; null takes the classes of the data set."
     )
+    restrict: bool = Field(
+        default=False,
+        description="Leave out the samples of all classes but data.classes, in every stream, "
+        "queries and gallery included: the closed-set protocol of transfer pairs. Which samples an "
+        "unlabelled stream has then follows from labels, as in the papers; training sees none.",
+    )
     num_classes: int | None = Field(
         default=None,
         ge=1,

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from dataio.augment import apply
@@ -139,15 +140,31 @@ def _source(
     config: RunConfig, selection: Selection, *, labelled: bool, training: bool
 ) -> StreamSource:
     manifest = _open(config, selection)
+    rows = manifest.select(selection.stream, selection.split)
+    if config.data.restrict:
+        rows = _restricted(rows, manifest, config.data.classes or ())
     return StreamSource(
         manifest=manifest,
-        rows=manifest.select(selection.stream, selection.split),
+        rows=rows,
         classes=label_space(config),
         labelled=labelled,
         image_size=config.network.input_size,
         views=config.data.train_views if training else None,
         augment=config.data.augment if training else None,
     )
+
+
+def _restricted(rows: np.ndarray, manifest: Manifest, classes: tuple[str, ...]) -> np.ndarray:
+    """The rows of ``classes`` alone."""
+    kept = rows[[label in classes for label in manifest.labels[rows]]]
+    if len(kept) == 0:
+        known = sorted({label for label in manifest.labels[rows] if label is not None})
+        raise ConfigError(
+            f"data.restrict: {manifest.root} has no sample of data.classes "
+            f"({', '.join(classes) or 'none given'}) there; it has "
+            f"{', '.join(known) or 'no labels'}"
+        )
+    return kept
 
 
 def to_domain(

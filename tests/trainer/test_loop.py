@@ -19,7 +19,12 @@ from trainer.config import ConfigError, RunConfig, parse_config
 from trainer.extract import extract, load_run, untrained
 from trainer.loop import NonFiniteError, Trainer, train
 from trainer.run_folder import RunFolder
-from trainer.streams import data_fingerprint, evaluation_source
+from trainer.streams import (
+    data_fingerprint,
+    evaluation_source,
+    label_space,
+    training_sources,
+)
 
 
 def small(root: Path, method: str = "astn", **training) -> RunConfig:
@@ -224,3 +229,19 @@ def test_joint_training_draws_from_the_union_of_data_sets(benchmark, tmp_path):
         tree["data"][stream]["root"] = [str(benchmark), str(moved)]
     assert data_fingerprint(parse_config(tree)) == folder.read()["data"]["fingerprint"]
     assert parse_config(tree).identity == config.identity
+
+
+def test_restricted_streams_hold_the_named_classes_alone(benchmark):
+    tree = small(benchmark).to_dict()
+    tree["data"] |= {"classes": ["sofa", "chair"], "restrict": True}
+    config = parse_config(tree)
+    assert label_space(config) == ("sofa", "chair")
+    sources = training_sources(config)
+    for source in (*sources.values(), evaluation_source(config, config.data.gallery)):
+        assert set(source.manifest.labels[source.rows]) == {"sofa", "chair"}
+    assert not sources["target_shapes"].labelled
+    with pytest.raises(ConfigError, match=r"data\.restrict: .* has no sample of data\.classes"):
+        evaluation_source(
+            config.model_copy(update={"data": config.data.model_copy(update={"classes": ()})}),
+            config.data.gallery,
+        )
