@@ -31,9 +31,9 @@ ABLATIONS: dict[str, dict[str, list[str]]] = {
     "ftspl": {  # tables III-V
         "ftspl: classifier labels": ["method.pseudo=classifier"],
         "ftspl: centroid labels": ["method.pseudo=centroid"],
-        "ftspl: IDCA": ["method.spl=false", "method.covariance=false"],
-        "ftspl: ICAV": ["method.spl=false", "method.shift=false"],
-        "ftspl: IDCA+ICAV": ["method.spl=false"],
+        "ftspl: IDCA": ["method.spl=false", "method.covariance=false", "method.target_ce=0"],
+        "ftspl: ICAV": ["method.spl=false", "method.shift=false", "method.target_ce=0"],
+        "ftspl: IDCA+ICAV": ["method.spl=false", "method.target_ce=0"],
         "ftspl: SPL": ["method.ft=false"],
     },
     "dca": {  # tables I-II

@@ -1,7 +1,7 @@
 """Every method and every ablation on the built-in benchmark: mean ± spread over seeds.
 
     python benchmarks/methods.py [--seeds 3] [--only astn hifa ...] [--jobs 2] [--out runs/methods]
-                                 [--validation] [--markdown FILE]
+                                 [--validation] [--metrics NN FT mAP] [--markdown FILE]
 
 Trains each cell with its ready configuration (configs/procedural) in a process of its own with one
 thread, in float32, and scores the full test gallery. Finished cells are kept, so an interrupted
@@ -80,12 +80,12 @@ def run_all(cells: Sequence[Cell], options: argparse.Namespace) -> Rows:
     return rows
 
 
-def markdown(rows: Rows, labels: Sequence[str]) -> str:
+def markdown(rows: Rows, labels: Sequence[str], metrics: Sequence[str]) -> str:
     """A table: mean ± standard deviation over seeds, three decimals."""
-    lines = [f"| method | {' | '.join(HEADLINE)} |", "|---" * (len(HEADLINE) + 1) + "|"]
+    lines = [f"| method | {' | '.join(metrics)} |", "|---" * (len(metrics) + 1) + "|"]
     for label in labels:
         shown = []
-        for name in HEADLINE:
+        for name in metrics:
             values = [c[name] for c in rows[label]]
             spread = statistics.stdev(values) if len(values) > 1 else 0.0
             shown.append(f"{statistics.mean(values):.3f} ± {spread:.3f}")
@@ -120,6 +120,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("runs/methods"))
     parser.add_argument("--validation", action="store_true")
+    parser.add_argument("--metrics", nargs="+", default=HEADLINE, choices=HEADLINE)
     parser.add_argument("--markdown", type=Path, help="also write the tables to this file")
     options = parser.parse_args()
     for style in ("a", "b"):
@@ -148,7 +149,7 @@ def main() -> None:
     }.items():
         present = [label for label in labels if label in rows]
         if present:
-            parts.append(f"### {title}\n\n{markdown(rows, present)}\n")
+            parts.append(f"### {title}\n\n{markdown(rows, present, options.metrics)}\n")
     text = "\n".join([*parts, *verdicts(rows, groups)])
     print(text)
     if options.markdown:
