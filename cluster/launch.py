@@ -17,7 +17,7 @@ from trainer.collectives import broadcast_object, process_group, rank
 from trainer.config import ConfigError, RunConfig, parse_config
 from trainer.loop import train
 from trainer.run_folder import RunFolder
-from trainer.streams import data_fingerprint, training_sources
+from trainer.streams import data_fingerprint, training_loader, training_sources
 from trainer.telemetry import write_json
 
 __all__ = ["RunFailed", "launch", "ray_session"]
@@ -49,7 +49,8 @@ def launch(
         KeyboardInterrupt: Ctrl-C; a checkpoint of the last step was saved.
     """
     folder = RunFolder(out.absolute())
-    training_sources(config)  # bad data and selections are refused before anything is written
+    # Bad data and selections are refused before anything is written.
+    training_loader(config, training_sources(config)).close()
     if "TORCHELASTIC_RUN_ID" in os.environ:
         with process_group(timeout_seconds=config.training.timeout_seconds):
             if not _claimed_by_leader(config, folder):

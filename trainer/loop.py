@@ -17,8 +17,6 @@ from typing import Any
 
 import torch
 
-from dataio.loader import Loader
-from dataio.sampling import Balance
 from trainer import collectives
 from trainer.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from trainer.config import RunConfig
@@ -30,6 +28,7 @@ from trainer.streams import (
     data_fingerprint,
     label_space,
     to_domains,
+    training_loader,
     training_sources,
     walk_stream,
 )
@@ -96,7 +95,13 @@ class Trainer:
         """
         training, leader = self.config.training, collectives.rank() == 0
         step_log = StepLog(self.folder.log, from_step=self.step) if leader else None
-        loader = self._loader()
+        loader = training_loader(
+            self.config,
+            self.sources,
+            start_step=self.step,
+            rank=collectives.rank(),
+            world_size=collectives.world_size(),
+        )
         try:
             batches = iter(loader)
             while self.step < training.steps:
@@ -123,25 +128,6 @@ class Trainer:
             if step_log:
                 step_log.close()
         return self.step
-
-    def _loader(self) -> Loader:
-        training, method = self.config.training, self.method
-        balance = None
-        if method.balanced:
-            balance = Balance(method.config.classes_per_batch, method.config.samples_per_class)
-        return Loader(
-            {name: s for name, s in self.sources.items() if name not in method.walked},
-            batch=None if balance else training.batch,
-            balance=balance,
-            seed=training.seed,
-            steps=training.steps,
-            start_step=self.step,
-            rank=collectives.rank(),
-            world_size=collectives.world_size(),
-            workers=training.loader_workers,
-            cache=training.cache,
-            block_shards=self.config.data.block_shards,
-        )
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -263,7 +249,7 @@ class Trainer:
         self.method.load_state_dict(found.state["method"])
         self.strategy.load_state_dict(found.state)
         torch.set_rng_state(found.state["generator"])
-        self.round_health = found.state["round_health"]
+        self.round_health = found.state.get("round_health", {})
         self.step = found.step
         log.info("continuing at step %d from %s", found.step, path)
 

@@ -6,14 +6,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from dataio.augment import apply
-from dataio.loader import Batch, StreamSource, walk
+from dataio.loader import Batch, Loader, StreamSource, walk
 from dataio.manifest import MANIFEST_NAME, Manifest, load_manifest, union
 from dataio.records import DataError
+from dataio.sampling import Balance
 from trainer.config import ConfigError, RunConfig, Selection, nearest
 from trainer.methods import METHODS, Domain
 
@@ -23,6 +25,7 @@ __all__ = [
     "label_space",
     "to_domain",
     "to_domains",
+    "training_loader",
     "training_sources",
     "walk_stream",
 ]
@@ -90,6 +93,39 @@ def training_sources(config: RunConfig) -> dict[str, StreamSource]:
             _require_labels(sources[name], where=f"data.{name}")
             _require_within_classes(sources[name], where=f"data.{name}")
     return sources
+
+
+def training_loader(
+    config: RunConfig,
+    sources: Mapping[str, StreamSource],
+    *,
+    start_step: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Loader:
+    """The batches of a run: one slice of a plain or balanced batch of each drawn stream a step.
+
+    Raises:
+        DataError: the streams cannot give such batches, e.g. too few classes are in all of them.
+    """
+    method, training = METHODS[config.method_name], config.training
+    balance = None
+    if method.balanced:
+        options: Any = config.method
+        balance = Balance(options.classes_per_batch, options.samples_per_class)
+    return Loader(
+        {name: source for name, source in sources.items() if name not in method.walked},
+        batch=None if balance else training.batch,
+        balance=balance,
+        seed=training.seed,
+        steps=training.steps,
+        start_step=start_step,
+        rank=rank,
+        world_size=world_size,
+        workers=training.loader_workers,
+        cache=training.cache,
+        block_shards=config.data.block_shards,
+    )
 
 
 def evaluation_source(config: RunConfig, selection: Selection) -> StreamSource:

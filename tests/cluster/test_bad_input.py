@@ -389,3 +389,24 @@ def test_a_full_disk_while_making_data(benchmark, tmp_path, full_disk, capfd):
     make = ["data", "make", "procedural", "--size", "smoke", "--out", out]
     assert f"{out}: the disk is full" in call(capfd, *make).complaint
     assert [p.name for p in out.iterdir()] == ["raw"]
+
+
+def test_batches_that_the_streams_cannot_give_are_refused_before_anything_is_written(
+    benchmark, tmp_path, capfd
+):
+    out = tmp_path / "run"
+    settings = [f"data.root={benchmark}", "method.classes_per_batch=6"]
+    refused = call(capfd, "train", CONFIGS / "dca.yaml", *settings, "--out", out).complaint
+    assert "have 5 labelled classes in common; ask for fewer" in refused
+    assert not out.exists()
+    settings = [f"data.root={benchmark}", "method.classes_per_batch=5", "training.batch=64"]
+    refused = call(capfd, "train", CONFIGS / "dca.yaml", *settings, "--out", out).complaint
+    assert "classes_per_batch x method.samples_per_class = 20 rows, not 64" in refused
+    assert not out.exists()
+
+
+def test_streams_that_a_method_cannot_use_are_refused_in_a_sentence(benchmark, tmp_path, capfd):
+    settings = [f"data.root={benchmark}", "data.target_images.split=train", "--out", tmp_path / "r"]
+    refused = call(capfd, "train", CONFIGS / "dann.yaml", *settings).complaint
+    assert "dann trains on labelled images (source_images) and unlabelled shapes" in refused
+    assert not (tmp_path / "r").exists()

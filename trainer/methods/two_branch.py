@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from trainer.losses.discrepancy import nearest_mean_accuracy
+from trainer.losses.mmd import mmd
 from trainer.methods.base import Domain, Losses, Method, MethodConfig, Now, StreamNeed
 from trainer.networks.metric_network import MetricBranch
 from trainer.networks.options import NetworkConfig
@@ -74,8 +75,10 @@ class TwoBranch(Method):
         shapes: tuple[Tensor, Tensor],
     ) -> None:
         """On logged steps, the share of sketches whose nearest class mean of the batch's shapes is
-        their own class's; ``sketches`` and ``shapes`` are retrieval embeddings and labels."""
+        their own class's, and the MMD between sketches and shapes; both are retrieval embeddings
+        and labels."""
         if now.logged:
+            losses.health["domain_mmd"] = mmd(sketches[0].detach(), shapes[0].detach())
             losses.health["cross_modal_accuracy"] = nearest_mean_accuracy(
                 *sketches, *shapes, num_classes=self.num_classes
             )
