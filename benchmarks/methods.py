@@ -113,6 +113,28 @@ def verdicts(rows: Rows, groups: dict[str, list[str]]) -> list[str]:
     return lines
 
 
+def known() -> dict[str, tuple[str, list[str]]]:
+    """Configuration and overrides of every label."""
+    cells: dict[str, tuple[str, list[str]]] = {m: (m, []) for ms in SETTINGS.values() for m in ms}
+    for full, rows in ABLATIONS.items():
+        cells |= {label: (full, overrides) for label, overrides in rows.items()}
+    return cells
+
+
+def text(rows: Rows, metrics: Sequence[str]) -> str:
+    """All tables that the rows fill, and the verdicts."""
+    groups = {
+        full: [full, *labels] for full, labels in ABLATIONS.items() if {full, *labels} <= {*rows}
+    }
+    tables = {**SETTINGS, **{f"ablations of {full}": group for full, group in groups.items()}}
+    parts = []
+    for title, labels in tables.items():
+        present = [label for label in labels if label in rows]
+        if present:
+            parts.append(f"### {title}\n\n{markdown(rows, present, metrics)}\n")
+    return "\n".join([*parts, *(f"- {line}" for line in verdicts(rows, groups))])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--seeds", type=int, default=3)
@@ -126,34 +148,16 @@ def main() -> None:
     for style in ("a", "b"):
         suffix = "" if style == "a" else "-b"
         make_benchmark(Path(f"data/procedural-small{suffix}"), size="small", seed=0, style=style)
-
-    def wanted(label: str, config: str) -> bool:
-        return not options.only or label in options.only or config in options.only
-
-    known = {**{m: (m, ()) for s in SETTINGS.values() for m in s}}
-    known |= {label: (full, o) for full, rows in ABLATIONS.items() for label, o in rows.items()}
-    chosen = {label: c for label, c in known.items() if wanted(label, c[0])}
     cells = [
         Cell(label, config, tuple(overrides), seed)
         for seed in range(options.seeds)
-        for label, (config, overrides) in chosen.items()
+        for label, (config, overrides) in known().items()
+        if not options.only or {label, config} & {*options.only}
     ]
-    rows = run_all(cells, options)
-    groups = {
-        full: [full, *labels] for full, labels in ABLATIONS.items() if {full, *labels} <= {*rows}
-    }
-    parts = []
-    for title, labels in {
-        **SETTINGS,
-        **{f"ablations of {f}": g for f, g in groups.items()},
-    }.items():
-        present = [label for label in labels if label in rows]
-        if present:
-            parts.append(f"### {title}\n\n{markdown(rows, present, options.metrics)}\n")
-    text = "\n".join([*parts, *verdicts(rows, groups)])
-    print(text)
+    shown = text(run_all(cells, options), options.metrics)
+    print(shown)
     if options.markdown:
-        options.markdown.write_text(text + "\n")
+        options.markdown.write_text(shown + "\n")
 
 
 if __name__ == "__main__":

@@ -78,6 +78,20 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(benchmark, tmp_pat
     assert len(widths) == 1
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_bf16_keeps_losses_and_weights_in_full_precision(benchmark, tmp_path, name):
+    config = small(benchmark, name, precision="bf16", steps=2)
+    trainer = Trainer(config, RunFolder(tmp_path), device=torch.device("cpu"))
+    seen = []
+    trainer.method.register_forward_hook(lambda _m, _i, losses: seen.append(losses.terms))
+    trainer.folder.checkpoints.mkdir(parents=True)
+    trainer.run()
+    dtypes = {value.dtype for terms in seen for value in terms.values()}
+    assert torch.bfloat16 not in dtypes
+    assert {p.dtype for p in trainer.method.parameters()} == {torch.float32}
+    assert all(torch.isfinite(p).all() for p in trainer.method.parameters())
+
+
 def test_the_walk_covers_each_sample_once_and_hides_target_labels(benchmark, tmp_path):
     trainer = Trainer(small(benchmark, "dann"), RunFolder(tmp_path), device=torch.device("cpu"))
     for stream, labelled in (("source_images", True), ("target_shapes", False)):
