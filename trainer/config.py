@@ -261,6 +261,8 @@ def _explain(model: type[BaseModel], error: Any, prefix: str) -> str:
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         fields = _field_names(model, path[:-1])
         return f"unknown key '{name}'{nearest(path[-1], fields)}"
+    if error["type"] == "value_error":  # of several fields of one section; its text names them
+        return f"{name.rstrip('.')}.{error['ctx']['error']}"
     given = error.get("input")
     shown = "" if isinstance(given, dict) else f" (given: {given!r})"
     return f"{name}: {error['msg']}{shown}"

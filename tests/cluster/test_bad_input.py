@@ -16,7 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.jobs import evaluate_run, train_run
+from dataio.datasets import mi3dor
 from dataio.manifest import load_manifest, write_manifest
+from dataio.pack import pack
 from dataio.shards import content_member
 from tests.command import CONFIGS, call, small
 from trainer import streams
@@ -169,11 +171,15 @@ def test_classes_that_are_not_those_of_the_data(classes, told, benchmark, tmp_pa
 
 
 def test_a_split_that_the_data_set_lacks(benchmark, tmp_path, capfd):
-    overrides = short(benchmark, data__source_images__stream="sketch", data__queries__split="val")
-    overrides += ["data.source_images.split=val"]
-    out = tmp_path / "run"
+    raw, data, out = benchmark / "raw", tmp_path / "data", tmp_path / "run"
+    records = mi3dor.records(raw, dataset="half")
+    kept = [r for r in records if (r.stream, r.split) in (("sketch", "test"), ("image", "test"))]
+    pack(kept, data, dataset="half")
+    overrides = short(data, data__source_images__stream="sketch")
     done = call(capfd, "train", CONFIGS / "source-only.yaml", *overrides, "--out", out)
-    assert "no samples of sketch/val; it holds image/test (100)" in done.complaint
+    assert (
+        "no samples of sketch/train; it holds image/test (100), sketch/test (20)" in done.complaint
+    )
     assert not out.exists()
 
 
@@ -197,7 +203,7 @@ def test_data_make_refuses_a_folder_of_another_data_set(data, capfd):
         ("trainning.steps=5", ["trainning", "did you mean 'training'"]),
         ("training.steps=many", ["training.steps", "many"]),
         ("training.steps=0", ["training.steps", "0"]),
-        ("method=dan", ["dan", "did you mean 'dann'"]),
+        ("method=dannn", ["dannn", "did you mean 'dann'"]),
         ("evaluation.protocol=modelnet", ["evaluation.protocol", "mi3dor"]),
         ("steps", ["steps", "section.key=value"]),
     ],

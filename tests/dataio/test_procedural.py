@@ -134,15 +134,15 @@ def test_a_finished_folder_is_returned_at_once_and_another_key_refused(made):
     calls = []
     again = make_procedural(made, size="tiny", progress=lambda *c: calls.append(c))
     assert (again, calls) == (made, [])
-    with pytest.raises(DataError, match=r"holds version 1 size tiny seed 0, not .*seed 5; choose"):
+    with pytest.raises(DataError, match=r"holds version 2 size tiny seed 0, not .*seed 5; choose"):
         make_procedural(made, size="tiny", seed=5)
-    with pytest.raises(DataError, match="size tiny seed 0, not version 1 size smoke"):
+    with pytest.raises(DataError, match="size tiny seed 0, not version 2 size smoke"):
         make_procedural(made, size="smoke")
 
 
 def test_another_version_is_refused(made, monkeypatch):
     monkeypatch.setattr(procedural, "BENCHMARK_VERSION", 99)
-    with pytest.raises(DataError, match=r"holds version 1 .* not version 99"):
+    with pytest.raises(DataError, match=r"holds version 2 .* not version 99"):
         make_procedural(made, size="tiny")
 
 

@@ -126,14 +126,14 @@ def test_style_b_is_lit_from_the_upper_left():
 
 
 def test_the_stamp_tells_the_styles_apart(made):
-    key = {"benchmark_version": 1, "size": "pair", "seed": 0}
+    key = {"benchmark_version": 2, "size": "pair", "seed": 0}
     stamps = {s: json.loads((root / "procedural.json").read_text()) for s, root in made.items()}
     assert stamps["a"] == {**key, "complete": True}
     assert stamps["b"] == {**key, "style": "b", "complete": True}
     assert make_procedural(made["b"], size="pair", style="b") == made["b"]
-    with pytest.raises(DataError, match="size pair seed 0, not version 1 size pair seed 0 style b"):
+    with pytest.raises(DataError, match="size pair seed 0, not version 2 size pair seed 0 style b"):
         make_procedural(made["a"], size="pair", style="b")
-    with pytest.raises(DataError, match="size pair seed 0 style b, not version 1 size pair seed 0"):
+    with pytest.raises(DataError, match="size pair seed 0 style b, not version 2 size pair seed 0"):
         make_procedural(made["b"], size="pair")
 
 

@@ -61,7 +61,7 @@ def test_method_shorthand(file):
         ("method=atsn", "unknown method 'atsn'; did you mean 'astn'"),
         ("training.steps=-1", "training.steps: Input should be greater than or equal to 0"),
         ("network.backbone=vgg", "network.backbone: Input should be"),
-        ("training.steps=0", "training: Value error, steps: 0 trains nothing; set init_from"),
+        ("training.steps=0", "training.steps: 0 trains nothing; set init_from"),
         ("training.steps", "section.key=value"),
     ],
 )
