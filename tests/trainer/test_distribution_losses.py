@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.numeric import numeric_gradient
 from tests.spawn import run_processes
 from trainer.losses import adversarial, coral, entropy, feature_norm, jmmd, mmd
 from trainer.losses.conditional import (
@@ -95,17 +96,6 @@ def slow_conditional(source, target, w_s, w_t):
     s = sum(w * math.log1p(math.exp(-v)) for v, w in zip(source.tolist(), w_s, strict=True))
     t = sum(w * math.log1p(math.exp(v)) for v, w in zip(target.tolist(), w_t, strict=True))
     return (s / sum(w_s) + t / sum(w_t)) / 2
-
-
-def numeric_gradient(function, x: torch.Tensor, step: float = 1e-6) -> np.ndarray:
-    gradient = np.zeros(x.numel())
-    flat = x.detach().clone().reshape(-1)
-    for i in range(len(flat)):
-        up, down = flat.clone(), flat.clone()
-        up[i] += step
-        down[i] -= step
-        gradient[i] = (function(up.view_as(x)) - function(down.view_as(x))) / (2 * step)
-    return gradient.reshape(x.shape)
 
 
 X, T, P_T = rows(N, 0), rows(M, 1), rows(M, 2).softmax(1)

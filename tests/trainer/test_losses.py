@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.numeric import numeric_gradient
 from tests.spawn import run_processes
 from trainer.losses import (
     accuracy,
@@ -51,17 +52,6 @@ def slow_instances(features, labels, centers, mask):
         if mask[y]
     ]
     return sum(distances) / len(distances)
-
-
-def numeric_gradient(function, x: torch.Tensor, step: float = 1e-6) -> np.ndarray:
-    gradient = np.zeros(x.numel())
-    flat = x.detach().clone().reshape(-1)
-    for i in range(len(flat)):
-        up, down = flat.clone(), flat.clone()
-        up[i] += step
-        down[i] -= step
-        gradient[i] = (function(up.view_as(x)) - function(down.view_as(x))) / (2 * step)
-    return gradient.reshape(x.shape)
 
 
 CASES = {

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.numeric import numeric_gradient
 from tests.spawn import run_processes
 from trainer.losses import (
     batch_hard,
@@ -108,17 +109,6 @@ CASES = {
         lambda x, y, z, o: slow_generator(x[:, 0], "nonsaturating"),
     ),
 }
-
-
-def numeric_gradient(function, x: torch.Tensor, step: float = 1e-6) -> np.ndarray:
-    gradient = np.zeros(x.numel())
-    flat = x.detach().clone().reshape(-1)
-    for i in range(len(flat)):
-        up, down = flat.clone(), flat.clone()
-        up[i] += step
-        down[i] -= step
-        gradient[i] = (function(up.view_as(x)) - function(down.view_as(x))) / (2 * step)
-    return gradient.reshape(x.shape)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -125,7 +125,7 @@ class TwoDomains(Method):
 
     def align(self, losses: Losses, pair: Pair, now: Now) -> None:
         """Add the method's own terms and health signals."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} does not define align()")
 
     def add_domain_loss(self, losses: Losses, pair: Pair, now: Now) -> None:
         """Add DANN's term on the embedding; nothing where its weight is 0."""
