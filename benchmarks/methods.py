@@ -33,7 +33,7 @@ INTRO = """# Results on the built-in benchmark
 
 `python benchmarks/methods.py --markdown docs/results.md` trains every cell again: the ready
 configurations in `configs/procedural`, in float32, one thread a run, one process a run; the `small`
-set. Mean ± standard deviation over the seeds, `mi3dor` protocol, last checkpoint. The configurations
+set. Mean ± standard deviation over the seeds, `mi3dor` protocol, last checkpoint. Configurations
 were tuned on the validation split; these are test queries against the test gallery. ANMRR is better
 when lower.
 
