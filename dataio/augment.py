@@ -211,9 +211,8 @@ def apply(
     (bilinear, antialiased). With jitter: crop, flip and rotation in one bilinear sampling (after
     averaging blocks of pixels if pictures are at least twice the size asked for), then brightness,
     contrast about the input picture's mean grey, saturation, a clip to [0, 1], and for negatives
-    1 minus all that. A picture's
-    result does not depend on the others in its batch, bit for bit; grey pictures give what the
-    same picture with three equal channels gives.
+    1 minus all that. A picture's result does not depend on the others in its batch, bit for bit;
+    grey pictures give what the same picture with three equal channels gives.
 
     Args:
         pixels: uint8 [n, C, H, W] or [n, V, C, H, W] on any device, C = 1 or 3; n may be 0.

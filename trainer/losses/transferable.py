@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from trainer.losses.classification import cross_entropy
+from trainer.statistics import full_precision
 
 __all__ = ["transfer_table", "transferable_cross_entropy"]
 
@@ -35,9 +35,9 @@ def transferable_cross_entropy(
     The gradient flows through ``logits`` and ``weight``, none through ``shift`` and
     ``covariance``. The added terms depend on (y, k) only: one K×K table per step.
     """
-    dtype = torch.promote_types(logits.dtype, torch.float32)
-    table = transfer_table(weight.to(dtype), shift, covariance, strength=strength)
-    return cross_entropy(logits.to(dtype) + table[labels], labels)
+    logits = full_precision(logits)
+    table = transfer_table(weight.to(logits.dtype), shift, covariance, strength=strength)
+    return cross_entropy(logits + table[labels], labels)
 
 
 def transfer_table(
