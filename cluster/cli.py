@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
+from cluster.data_cli import data_app
 from cluster.progress import say
+from cluster.terminal import Json, Overrides, only_json, shown
 
 __all__ = ["app", "main"]
 
@@ -26,13 +25,8 @@ app = typer.Typer(
     add_completion=False,
     help="Find unlabelled 3D shapes from photos and sketches: train, evaluate, report.",
 )
-data_app = typer.Typer(help="Make and pack data sets.")
 app.add_typer(data_app, name="data")
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="e.g. training.steps=50")
-]
 Workers = Annotated[
     int, typer.Option(min=0, help="Ray Train workers; 0 trains in this process, without Ray.")
 ]
@@ -60,7 +54,7 @@ def train(
 
     run = load_config(config, overrides or ())
     folder = train_run(run, out or _default_folder(run), workers=workers)
-    say(f"trained: {folder.path}\nnext: img2shape eval {_shown(folder.path)}")
+    say(f"trained: {folder.path}\nnext: img2shape eval {shown(folder.path)}")
 
 
 @app.command("eval")
@@ -76,7 +70,7 @@ def evaluate(
     """Embed queries and gallery with a trained run and score the full gallery exactly."""
     from cluster.jobs import evaluate_run
 
-    with _only_json(as_json) as emit:
+    with only_json(as_json) as emit:
         result = evaluate_run(run, shards=shards, protocol=protocol, actors=actors)
         emit(result)
     if not as_json:
@@ -102,7 +96,7 @@ def metrics(
     """Score anybody's embeddings with every metric of both protocols."""
     from cluster.jobs import score_files
 
-    with _only_json(as_json) as emit:
+    with only_json(as_json) as emit:
         result = score_files(
             queries,
             gallery,
@@ -130,7 +124,7 @@ def report(
     from cluster.jobs import write_report
 
     write_report(runs, out, title=title)
-    say(f"report: {_shown(out)}")
+    say(f"report: {shown(out)}")
 
 
 @app.command()
@@ -143,7 +137,7 @@ def model(
     from cluster.jobs import model_complexity
     from trainer.config import load_config
 
-    with _only_json(as_json) as emit:
+    with only_json(as_json) as emit:
         result = model_complexity(load_config(config, overrides or ()))
         emit(result)
     if not as_json:
@@ -160,7 +154,7 @@ def methods(
     """List the methods, or show one: streams, defaults, and every option of method.*."""
     from trainer.methods.catalogue import describe, describe_all
 
-    with _only_json(as_json) as emit:
+    with only_json(as_json) as emit:
         result: Any = describe(name) if name else {"methods": describe_all()}
         emit(result)
     if not as_json:
@@ -192,7 +186,7 @@ def verify(
     """
     from cluster import verify as job
 
-    with _only_json(as_json) as emit:
+    with only_json(as_json) as emit:
         sizes = job.parse_world_sizes(world_sizes)
         result = job.verify(method or ["all"], world_sizes=sizes, precision=dtype, data=data)
         emit(result)
@@ -216,56 +210,8 @@ def demo(
     run_demo(out, workers=workers, quick=quick)
 
 
-@data_app.command("make")
-def make(
-    benchmark: Annotated[str, typer.Argument(help="procedural")],
-    out: Annotated[Path, typer.Option(help="Folder of the data set.")],
-    size: Annotated[str, typer.Option(help="smoke | small | medium | large")] = "small",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of all shapes and pictures.")] = 0,
-    style: Annotated[str, typer.Option(help="Look of the shapes' views: a | b.")] = "a",
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes.", show_default="one per core")
-    ] = None,
-) -> None:
-    """Make the built-in benchmark: raw tree in OUT/raw, packed shards and manifest in OUT."""
-    from cluster.jobs import make_benchmark
-
-    if benchmark != "procedural":
-        raise typer.BadParameter(f"unknown benchmark '{benchmark}'; there is one: procedural")
-    manifest = make_benchmark(out, size=size, seed=seed, style=style, workers=workers)
-    say(f"data set: {_shown(out)}: {len(manifest.keys)} samples, {len(manifest.classes)} classes")
-
-
 def _default_folder(run: Any) -> Path:
     return Path("runs") / f"{run.method_name}-{run.identity}"
-
-
-def _shown(path: Path) -> Path:
-    """Relative to the working directory when inside it."""
-    try:
-        return path.absolute().relative_to(Path.cwd())
-    except ValueError:
-        return path
-
-
-@contextmanager
-def _only_json(enabled: bool) -> Iterator[Any]:
-    """With ``enabled``, everything written to stdout or file descriptor 1 inside goes to stderr,
-    except the object that is emitted: libraries and child processes cannot spoil the JSON."""
-    if not enabled:
-        yield lambda result: None
-        return
-    results: list[Any] = []
-    sys.stdout.flush()
-    keep = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        with redirect_stdout(sys.stderr):
-            yield results.append
-    finally:
-        os.dup2(keep, 1)
-        os.close(keep)
-    print(json.dumps(results[0], allow_nan=False))
 
 
 def main() -> NoReturn:
@@ -282,7 +228,7 @@ def main() -> NoReturn:
         _fail(message, code)
     if code == INTERRUPTED:  # newer versions of typer return this for Ctrl-C
         _fail("interrupted; the same command, given again, continues", INTERRUPTED)
-    sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _explain(err: Exception) -> tuple[str, int]:

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-__all__ = ["SPLITS", "STREAMS", "DataError", "Record", "Split", "Stream", "slug"]
+__all__ = ["SPLITS", "STREAMS", "DataError", "Record", "Split", "Stream", "UpAxis", "slug"]
 
 Stream = Literal["image", "sketch", "shape"]
 Split = Literal["train", "val", "test"]
+UpAxis = Literal["+z", "+y"]
 STREAMS: tuple[str, ...] = get_args(Stream)
 SPLITS: tuple[str, ...] = get_args(Split)
 
@@ -29,7 +30,8 @@ class Record:
     """One sample of a data set, before packing.
 
     Exactly one of `image`, `views` and `mesh` is set: images and sketches have `image`, shapes have
-    `views` (already rendered, in ring order) or `mesh` (rendered while packing).
+    `views` (already rendered, in ring order) or `mesh` (rendered while packing). `crop` and `mask`
+    are for images only.
     """
 
     key: str  # unique in the data set, stable between runs, of [a-z0-9_-] only
@@ -40,6 +42,9 @@ class Record:
     views: tuple[Path, ...] | None = None
     mesh: Path | None = None
     source_path: str = ""  # relative posix path of the file or folder under the data set's root
+    crop: tuple[float, float, float, float] | None = None  # x0, y0, x1, y1 in pixels, upright image
+    mask: Path | None = None  # picture of the image's size; where it is black the image turns white
+    up_axis: UpAxis = "+z"  # of the mesh
     extra: Mapping[str, Any] = field(default_factory=dict)  # JSON-serialisable
 
     def __post_init__(self) -> None:
@@ -58,6 +63,8 @@ class Record:
             raise DataError(
                 f"record {self.key}: a shape needs views or a mesh, image and sketch need an image"
             )
+        if self.image is None and (self.crop, self.mask) != (None, None):
+            raise DataError(f"record {self.key}: crop and mask are for images, not for shapes")
 
 
 def slug(raw: str) -> str:

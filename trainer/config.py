@@ -6,7 +6,6 @@ A run is a YAML file plus ``key=value`` overrides. Unknown keys are refused with
 from __future__ import annotations
 
 import contextlib
-import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -16,6 +15,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, SerializeAsAny, ValidationError, field_validator
 
+from dataio.names import nearest
 from trainer.methods import METHODS, Method, MethodConfig
 from trainer.networks.options import NetworkConfig
 from trainer.sections import (
@@ -37,7 +37,6 @@ __all__ = [
     "Selection",
     "TrainingConfig",
     "load_config",
-    "nearest",
     "parse_config",
 ]
 
@@ -279,10 +278,3 @@ def _field_names(model: Any, path: list[str]) -> list[str]:
             model = known[0]
     fields = getattr(model, "model_fields", None) or getattr(model, "__dataclass_fields__", {})
     return [f for f in fields if f != "method_name"]
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """End of an error message about an unknown ``name``: the nearest known one, or all of them."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known)}"

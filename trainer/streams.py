@@ -14,9 +14,10 @@ import torch
 from dataio.augment import apply
 from dataio.loader import Batch, Loader, StreamSource, walk
 from dataio.manifest import MANIFEST_NAME, Manifest, load_manifest, union
+from dataio.names import nearest
 from dataio.records import DataError
 from dataio.sampling import Balance
-from trainer.config import ConfigError, RunConfig, Selection, nearest
+from trainer.config import ConfigError, RunConfig, Selection
 from trainer.methods import METHODS, Domain
 
 __all__ = [

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
+from dataio.names import canonical_name
 from dataio.records import DataError
 
-__all__ = ["canonical_name", "class_folders", "found", "is_picture", "undoubled", "visible"]
+__all__ = ["class_folders", "found", "is_picture", "undoubled", "visible"]
 
 _PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 _CLUTTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
@@ -31,17 +31,6 @@ def visible(folder: Path, *, root: Path) -> list[os.DirEntry[str]]:
 def is_picture(entry: os.DirEntry[str]) -> bool:
     """Whether the entry is a file with a picture's suffix; its content is not looked at."""
     return os.path.splitext(entry.name)[1].lower() in _PICTURE_SUFFIXES and entry.is_file()
-
-
-def canonical_name(raw: str) -> str:
-    """A class name to compare by: case-folded, trimmed, spaces and hyphens to `_`, without a
-    bracketed suffix.
-
-    >>> canonical_name("Flower-Pot (2)")
-    'flower_pot'
-    """
-    bare = re.sub(r"[(\[][^)\]]*[)\]]\s*$", "", raw).strip().casefold()
-    return re.sub(r"[\s-]+", "_", bare)
 
 
 def undoubled(folder: Path) -> Path:

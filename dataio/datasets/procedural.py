@@ -18,20 +18,17 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 import os
-import signal
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dataio.datasets import mi3dor
 from dataio.datasets.procedural_files import STYLES, Instance, is_written, write_instance
 from dataio.datasets.shapes.catalogue import CLASS_NAMES
+from dataio.parallel import in_processes
 from dataio.records import DataError, Record
 
 __all__ = [
@@ -157,51 +154,16 @@ def instances(size: str, *, seed: int = 0, style: str = "a") -> Iterator[Instanc
 def _run(pending: list[Instance], out: Path, *, workers: int) -> Iterator[int]:
     """Write the pending instances; yields how many each finished chunk held."""
     chunks = [pending[k : k + _CHUNK] for k in range(0, len(pending), _CHUNK)]
-    workers = min(workers, len(chunks))
-    if workers <= 1:
-        for chunk in chunks:
-            yield _write_chunk(chunk, out)
-        return
-    # Spawned, not forked: the caller may hold threads (torch, Ray) that a fork would copy dead.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_interrupts)
-    try:
-        with _interrupts_wait():
-            futures: list[Future[int]] = [pool.submit(_write_chunk, chunk, out) for chunk in chunks]
-        for future in as_completed(futures):
-            yield future.result()
-    except BrokenProcessPool as error:
-        raise DataError(
-            "procedural: a worker process died (out of memory?), or the calling script lacks "
-            "`if __name__ == '__main__':`; call again with fewer workers to continue"
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    write = partial(_write_chunk, out=out)
+    if min(workers, len(chunks)) <= 1:
+        return map(write, chunks)
+    return in_processes(min(workers, len(chunks)))(write, chunks)
 
 
 def _write_chunk(chunk: list[Instance], out: Path) -> int:
     for instance in chunk:
         write_instance(instance, out)
     return len(chunk)
-
-
-@contextmanager
-def _interrupts_wait() -> Iterator[None]:
-    """Ctrl-C waits while workers start: they inherit the blocked signal, so none dies of it, with a
-    traceback, before `_leave_interrupts`."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-def _leave_interrupts() -> None:
-    """Ctrl-C reaches the whole process group; only the parent acts on it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _is_complete(out: Path, key: dict[str, Any]) -> bool:

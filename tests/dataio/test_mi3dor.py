@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dataio.datasets.listing import canonical_name
 from dataio.datasets.mi3dor import records
+from dataio.names import canonical_name
 from dataio.records import DataError, Record, slug
 
 

@@ -13,7 +13,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from trainer.config import ConfigError, nearest
+from dataio.names import nearest
+from trainer.config import ConfigError
 from trainer.methods import METHODS, Method, MethodConfig
 from trainer.networks.options import NetworkConfig
 from trainer.sections import OptimizerConfig, TrainingConfig

@@ -1,0 +1,47 @@
+"""Names of classes and options: one spelling to compare by, synonyms, and the nearest match."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+__all__ = ["SYNONYMS", "canonical_name", "nearest", "synonyms"]
+
+# What the data sets of the field call one and the same class.
+SYNONYMS: tuple[frozenset[str], ...] = (
+    frozenset({"sofa", "couch", "settee", "studio_couch"}),
+    frozenset({"bookshelf", "bookcase"}),
+    frozenset({"airplane", "aeroplane", "plane"}),
+    frozenset({"bicycle", "bike"}),
+    frozenset({"motorcycle", "motorbike"}),
+    frozenset({"monitor", "computer_monitor"}),
+    frozenset({"pistol", "handgun"}),
+)
+
+
+def canonical_name(raw: str) -> str:
+    """A class name to compare by: case-folded, trimmed, spaces and hyphens to `_`, without a
+    bracketed suffix.
+
+    >>> canonical_name("Flower-Pot (2)")
+    'flower_pot'
+    """
+    bare = re.sub(r"[(\[][^)\]]*[)\]]\s*$", "", raw).strip().casefold()
+    return re.sub(r"[\s-]+", "_", bare)
+
+
+def synonyms(name: str) -> frozenset[str]:
+    """All names of the class that is called `name`, itself included.
+
+    >>> sorted(synonyms("couch"))
+    ['couch', 'settee', 'sofa', 'studio_couch']
+    """
+    return next((group for group in SYNONYMS if name in group), frozenset({name}))
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """End of an error message about an unknown `name`: the nearest known one, or all of them."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known)}"
