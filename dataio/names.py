@@ -8,6 +8,8 @@ from collections.abc import Iterable
 
 __all__ = ["SYNONYMS", "canonical_name", "nearest", "synonyms"]
 
+_LISTED = 30  # names in an error message
+
 # What the data sets of the field call one and the same class.
 SYNONYMS: tuple[frozenset[str], ...] = (
     frozenset({"sofa", "couch", "settee", "studio_couch"}),
@@ -27,7 +29,7 @@ def canonical_name(raw: str) -> str:
     >>> canonical_name("Flower-Pot (2)")
     'flower_pot'
     """
-    bare = re.sub(r"[(\[][^)\]]*[)\]]\s*$", "", raw).strip().casefold()
+    bare = re.sub(r"[\s_-]*[(\[][^)\]]*[)\]]\s*$", "", raw).strip().casefold()
     return re.sub(r"[\s-]+", "_", bare)
 
 
@@ -41,7 +43,10 @@ def synonyms(name: str) -> frozenset[str]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """End of an error message about an unknown `name`: the nearest known one, or all of them."""
+    """End of an error message about an unknown `name`: the nearest known one, or the known ones."""
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known)}"
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
+    return f"; known: {', '.join(known[:_LISTED])}{more}"

@@ -1,17 +1,135 @@
-"""Listing the folders of a data set the same way on every machine."""
+"""What all adapters share: listing folders the same way on every machine, text files, keys."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from dataio.names import canonical_name
-from dataio.records import DataError
+from dataio.names import canonical_name, nearest, synonyms
+from dataio.records import DataError, Split, slug
 
-__all__ = ["class_folders", "found", "is_picture", "undoubled", "visible"]
+__all__ = [
+    "Keys",
+    "class_folders",
+    "file_under",
+    "found",
+    "hashed_split",
+    "is_picture",
+    "kept_classes",
+    "located",
+    "read_text",
+    "undoubled",
+    "visible",
+]
 
-_PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+_PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 _CLUTTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
+_LONGEST_KEY = 90  # with the longest suffix of a member a tar header's 100 bytes hold the name
+
+
+class Keys:
+    """Keys of one data set: unique, stable between runs, of [a-z0-9_-] and at most 90 characters.
+
+    >>> keys = Keys("mi3dor")
+    >>> keys.make("test", "bed", "bed_test_0001", source="view/test/bed/bed_test_0001")
+    'mi3dor-test-bed-bed_test_0001'
+    """
+
+    def __init__(self, dataset: str, *, taken: Iterable[str] = ()) -> None:
+        self._dataset = dataset
+        self._taken = set(taken)
+
+    def make(self, split: str, label: str | None, item_id: str, *, source: str) -> str:
+        """`<dataset>-<split>-<label>-<id>`, each part made safe by `slug`; no label part for None.
+
+        A key that is taken gets 8 hex digits of the SHA-1 of `source`, the relative path of the
+        item's file or folder; one that is too long is cut, and gets those of its own SHA-1.
+        Raises DataError if the same source comes twice.
+        """
+        parts = (self._dataset, split, item_id) if label is None else (
+            self._dataset, split, label, item_id
+        )  # fmt: skip
+        key = "-".join(slug(part) for part in parts)
+        if len(key) > _LONGEST_KEY:
+            key = _digested(key, key)
+        if key in self._taken:
+            key = _digested(key, source)
+        if key in self._taken:
+            raise DataError(f"{self._dataset}: {source!r} is listed twice; list it once")
+        self._taken.add(key)
+        return key
+
+
+def _digested(key: str, text: str) -> str:
+    digest = hashlib.sha1(text.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    return f"{key[: _LONGEST_KEY - 9]}-{digest}"
+
+
+def hashed_split(item_id: str, *, seed: int, test_share: float) -> Split:
+    """The split of an item by the SHA-1 of `seed:item_id`: independent of all other items.
+
+    About `test_share` (0..1) of many items are of the test split, the others of train.
+    """
+    digest = hashlib.sha1(f"{seed}:{item_id}".encode("utf-8", "surrogateescape")).digest()
+    return "test" if int.from_bytes(digest[:8], "big") < test_share * 2**64 else "train"
+
+
+def kept_classes(
+    names: Iterable[str], wanted: Iterable[str] | None, *, dataset: str
+) -> frozenset[str]:
+    """Those of a data set's canonical class `names` that the option `classes` asks for.
+
+    None asks for all. A class may be wanted by a synonym. Raises DataError for an unknown one.
+    """
+    known = frozenset(names)
+    if wanted is None:
+        return known
+    kept: set[str] = set()
+    for raw in wanted:
+        name = canonical_name(raw)
+        same = {name} & known or synonyms(name) & known
+        if not same:
+            raise DataError(
+                f"{dataset}: classes: unknown class {raw!r}{nearest(name, sorted(known))}"
+            )
+        kept |= same
+    return frozenset(kept)
+
+
+def read_text(file: Path, *, dataset: str) -> str:
+    """The text of a UTF-8 file, less a byte order mark and with every line end as `\\n`.
+
+    Raises DataError naming the file if it is not there or not such a text.
+    """
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{dataset}: {str(file)!r} is not a UTF-8 text (byte {error.start}); "
+            "convert it, or copy the original file again"
+        ) from error
+    except OSError as error:
+        raise DataError(f"{dataset}: cannot read {str(file)!r}: {error.strerror}") from error
+
+
+def located(root: Path, accepts: Callable[[Path], bool], *, dataset: str, expected: str) -> Path:
+    """The folder that `accepts` the data set: `root`, or `root/X` where `X` is root's own name.
+
+    Otherwise raises DataError with what was `expected` there, what was found, and the folder one
+    level below that would do.
+    """
+    for candidate in (root, undoubled(root)):
+        if candidate.is_dir() and accepts(candidate):
+            return candidate
+    inside = visible(root, root=root) if root.is_dir() else []
+    closer = [e.path for e in inside if e.is_dir() and accepts(undoubled(Path(e.path)))]
+    hint = f" Did you mean {closer[0]!r}?" if closer else ""
+    raise DataError(
+        f"{dataset}: no data under {str(root)!r}. Expected {expected} there. "
+        f"Found: {found(root)}.{hint}"
+    )
 
 
 def visible(folder: Path, *, root: Path) -> list[os.DirEntry[str]]:
@@ -26,6 +144,12 @@ def visible(folder: Path, *, root: Path) -> list[os.DirEntry[str]]:
             and (not entry.is_symlink() or _stays_inside(entry.path, root))
         ]
     return sorted(kept, key=lambda entry: entry.name)
+
+
+def file_under(root: Path, relative: str) -> Path | None:
+    """`root/relative` if that is a file and no link that leads out of `root`, otherwise None."""
+    file = root / relative
+    return file if file.is_file() and _stays_inside(str(file), root) else None
 
 
 def is_picture(entry: os.DirEntry[str]) -> bool:

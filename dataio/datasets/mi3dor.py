@@ -1,214 +1,181 @@
-"""MI3DOR (Song et al., IEEE T-Cybernetics 2021; SHREC'19 monocular track), folder layout.
+"""MI3DOR (Song et al., IEEE T-Cybernetics 2021; SHREC'19 monocular track).
 
-    image/<split>/<class>/<any name>.{jpg,jpeg,png}
-    view/<split>/<class>/<shape>/<shape>_<VVV>.png      VVV = 001..012, sorted by the integer
-    model/<split>/<class>/<shape>.obj                   optional, noted in `extra["mesh"]`
-    sketch/<split>/<class>/<any name>.png               optional; the built-in benchmark has it
-
-Splits are train and test, and val where there is one. The whole tree is listed and checked before
-the first record is handed out; no picture is opened.
+Two trees are known, see `_LAYOUT`: folders by class, or folders with label files. Where options
+name lists of one's own, these alone are read. No picture is opened.
 """
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
-from dataio.datasets.listing import class_folders, found, is_picture, undoubled, visible
-from dataio.records import SPLITS, DataError, Record, slug
+from dataio.datasets.adapter import Adapter
+from dataio.datasets.listing import located
+from dataio.datasets.mi3dor_lists import ListFile, ListOptions, ListReader, class_order, listed_by
+from dataio.datasets.mi3dor_tree import FOLDERS, Tree, has_tree
+from dataio.datasets.published import Published, expect_counts
+from dataio.findings import Findings
+from dataio.records import SPLITS, DataError, Record
 
-__all__ = ["records"]
+__all__ = ["ADAPTERS", "Options", "checked", "read_lists", "records"]
 
-_log = logging.getLogger(__name__)
+_LAYOUT = """\
+image/{train,test}/<class>/<any name>.{jpg,jpeg,png}
+view/{train,test}/<class>/<shape>/<shape>_<VVV>.png    VVV = 001..012
+model/{train,test}/<class>/<shape>.obj                 optional, not packed
+sketch/{train,test}/<class>/<any name>.png             optional, one's own; val splits may be too
 
-_FOLDERS = {"image": "image", "sketch": "sketch", "shape": "view"}
-_VIEW_STEM = re.compile(r"(.+)_(\d+)")
+or train/2D/{label.txt,images/}  train/3D/{label.txt,images/}  test/{2D,3D}/labels.txt
+lines are `path label`; a line of 3D is one shape: all pictures in the path's folder"""
+
+_EXPECTED = "image/{train,test}/<class>/ and view/{train,test}/<class>/<shape>/"
+
+_GALLERY = {
+    "airplane": 250, "bed": 250, "bicycle": 31, "bookshelf": 250, "camera": 45, "car": 250,
+    "chair": 250, "flower_pot": 250, "guitar": 250, "keyboard": 109, "knife": 178, "monitor": 250,
+    "motorcycle": 143, "pistol": 123, "plant": 239, "radio": 62, "rifle": 250, "stairs": 72,
+    "tent": 96, "vase": 250, "wardrobe": 250,
+}  # fmt: skip
+
+_PUBLISHED = Published(
+    "mi3dor",
+    tuple(_GALLERY),
+    {
+        ("image", "train"): dict.fromkeys(_GALLERY, 500),
+        ("image", "test"): dict.fromkeys(_GALLERY, 500),
+        ("shape", "train"): 3842,
+        ("shape", "test"): _GALLERY,
+    },
+)
 
 
-def records(
-    root: Path,
-    *,
-    dataset: str = "mi3dor",
-    views: int = 12,
-    missing_views: Literal["error", "skip", "repeat"] = "error",
-    missing_classes: Literal["error", "drop"] = "error",
-) -> Iterator[Record]:
-    """The records of a MI3DOR tree: images, then sketches, then shapes, each by split and class.
+class Options(ListOptions):
+    """Options of MI3DOR and of one's own data in its tree."""
 
-    Keys are `<dataset>-<split>-<class>-<id>` with each part made safe by `slug`; a key that is
-    taken gets 8 hex digits of the SHA-1 of its source path appended. Every shape has `views` views
-    numbered from 1. A shape with fewer is an error, left out (`skip`) or filled up with the nearest
-    view before each gap (`repeat`). A class with queries but no shapes in a split, or the reverse,
-    is an error or left out (`drop`).
 
-    Raises DataError at once, naming the folder and the remedy, if the tree is not usable.
+def records(root: Path, options: Options, findings: Findings) -> list[Record]:
+    """Images, then sketches, then shapes, each by split and class; lists in their own order.
+
+    Every shape has `options.views` views. A class with queries but no shapes in a split, or the
+    reverse, is an error or left out (`missing_classes`). Raises DataError, naming the folder and
+    the remedy, if the data are not usable.
     """
-    return iter(_Tree(Path(root), dataset, views, missing_views).records(missing_classes))
+    dataset = options.name or _PUBLISHED.name
+    root = Path(root)
+    lists = listed_by(options)
+    if not lists or not root.is_dir():
+        root = located(root, _is_usable, dataset=dataset, expected=_EXPECTED)
+    if not lists and has_tree(root):
+        made = Tree(root, dataset=dataset, options=options, findings=findings).records()
+    else:
+        lists = lists or _labelled(root, dataset=dataset)
+        made = read_lists(root, lists, _PUBLISHED, options=options, findings=findings)
+    return checked(made, _PUBLISHED, options=options, findings=findings)
 
 
-class _Tree:
-    def __init__(self, root: Path, dataset: str, views: int, missing_views: str) -> None:
-        self.dataset = dataset
-        self.root = self._located(root)
-        self.views = views
-        self.missing_views = missing_views
-        self._keys: set[str] = set()
+def read_lists(
+    root: Path,
+    lists: list[ListFile],
+    published: Published,
+    *,
+    options: ListOptions,
+    findings: Findings,
+) -> list[Record]:
+    """The records of lists, whose labels are in the order of the published classes unless there is
+    a class file, or a tree with other classes."""
+    dataset = options.name or published.name
+    present: set[str] = set()
+    if has_tree(root):
+        tree = Tree(root, dataset=dataset, options=options, findings=findings)
+        folders = [tree.class_folders(stream) for stream in FOLDERS]
+        present = {name for splits in folders for held in splits.values() for name in held}
+    order = class_order(root, options, present=present, usual=published.classes, dataset=dataset)
+    reader = ListReader(root, options, order=order, dataset=dataset, findings=findings)
+    return reader.records(lists)
 
-    def records(self, missing_classes: str) -> list[Record]:
-        tree = {stream: self._classes(stream) for stream in _FOLDERS}
-        self._match_classes(tree, drop=missing_classes == "drop")
-        made: list[Record] = []
-        for stream, by_split in tree.items():
-            for split, classes in by_split.items():
-                for name, folder in classes.items():
-                    made += self._class_records(stream, split, name, folder)
-        return made
 
-    def _located(self, root: Path) -> Path:
-        """The folder that holds image/ (or sketch/) and view/."""
-        for candidate in (root, undoubled(root)):
-            queries = [candidate / name for name in ("image", "sketch")]
-            if (candidate / "view").is_dir() and any(query.is_dir() for query in queries):
-                return candidate
-        hint = ""
-        if root.is_dir():
-            inside = [Path(e.path) for e in visible(root, root=root) if e.is_dir()]
-            closer = [folder for folder in inside if (folder / "view").is_dir()]
-            hint = f" Did you mean {str(closer[0])!r}?" if closer else ""
-        raise DataError(
-            f"{self.dataset}: no data under {str(root)!r}. Expected image/{{train,test}}/<class>/ "
-            f"and view/{{train,test}}/<class>/<shape>/ there. Found: {found(root)}.{hint}"
-        )
+def checked(
+    made: list[Record], published: Published, *, options: ListOptions, findings: Findings
+) -> list[Record]:
+    """The records of classes that queries and shapes share in every split, and whether there are
+    as many as published."""
+    kept = _matched(made, drop=options.missing_classes == "drop", findings=findings)
+    present = {record.label for record in kept if record.label is not None}
+    expect_counts(kept, published, options=options, present=present, findings=findings)
+    return kept
 
-    def _classes(self, stream: str) -> dict[str, dict[str, Path]]:
-        """Class folders of a stream that hold something, by split and canonical class name."""
-        folder = undoubled(self.root / _FOLDERS[stream])
-        if not folder.is_dir():
-            return {}
-        by_split: dict[str, dict[str, Path]] = {}
+
+def _is_usable(folder: Path) -> bool:
+    return has_tree(folder) or bool(_label_files(folder))
+
+
+def _label_files(root: Path) -> dict[tuple[str, str], str]:
+    """Label files of the second tree by split and folder."""
+    return {
+        (split, folder): f"{split}/{folder}/{name}"
+        for split in SPLITS
+        for folder in ("2D", "3D")
+        for name in ("label.txt", "labels.txt")
+        if (root / split / folder / name).is_file()
+    }
+
+
+def _labelled(root: Path, *, dataset: str) -> list[ListFile]:
+    held = _label_files(root)
+    lists: list[ListFile] = []
+    for folder, stream in (("2D", "image"), ("3D", "shape")):
         for split in SPLITS:
-            if (folder / split).is_dir():
-                every = class_folders(folder / split, root=self.root, dataset=self.dataset)
-                by_split[split] = {k: v for k, v in every.items() if visible(v, root=self.root)}
-        if not any(by_split.values()):
-            raise DataError(
-                f"{self.dataset}: no classes under {str(folder)!r}. Expected "
-                f"{{train,val,test}}/<class>/ there. Found: {found(folder)}."
-            )
-        return by_split
-
-    def _match_classes(self, tree: dict[str, dict[str, dict[str, Path]]], *, drop: bool) -> None:
-        """Check that queries and shapes of a split are of the same classes; drops in place."""
-        shapes = tree["shape"]
-        for stream in ("image", "sketch"):
-            for split in sorted(tree[stream].keys() & shapes.keys(), key=SPLITS.index):
-                queries, gallery = tree[stream][split], shapes[split]
-                for name in sorted(queries.keys() ^ gallery.keys()):
-                    has, lacks = _FOLDERS[stream], _FOLDERS["shape"]
-                    if name in gallery:
-                        has, lacks = lacks, has
-                    if (
-                        stream == "sketch"
-                        and name in gallery
-                        and name in tree["image"].get(split, {})
-                    ):
-                        continue  # sketches of some classes only, photos of all: usable
-                    message = (
-                        f"{self.dataset}: class {name!r} is under {has}/{split} and not under "
-                        f"{lacks}/{split}"
-                    )
-                    if not drop:
-                        raise DataError(f"{message}; add it, or pass missing_classes='drop'")
-                    _log.warning("%s; dropped", message)
-                    for classes in (queries, gallery):
-                        classes.pop(name, None)
-
-    def _class_records(self, stream: str, split: str, name: str, folder: Path) -> Iterator[Record]:
-        if stream == "shape":
-            yield from self._shapes(split, name, folder)
-            return
-        for entry in visible(folder, root=self.root):
-            if not is_picture(entry):
+            path = root / split / folder
+            if not path.is_dir():
                 continue
-            file = Path(entry.path)
-            source = file.relative_to(self.root).as_posix()
-            key = self._key(split, name, file.stem, source)
-            yield Record(key, stream, split, name, image=file, source_path=source)
-
-    def _shapes(self, split: str, name: str, folder: Path) -> Iterator[Record]:
-        models = self._models(split, folder.name)
-        for entry in visible(folder, root=self.root):
-            if not entry.is_dir():
-                continue
-            source = Path(entry.path).relative_to(self.root).as_posix()
-            views = self._views(Path(entry.path))
-            if views is None:
-                continue
-            extra = {"mesh": models[entry.name]} if entry.name in models else {}
-            key = self._key(split, name, entry.name, source)
-            yield Record(key, "shape", split, name, views=views, source_path=source, extra=extra)
-
-    def _models(self, split: str, class_folder: str) -> dict[str, str]:
-        """Relative paths of the class's meshes by file stem."""
-        folder = self.root / "model" / split / class_folder
-        if not folder.is_dir():
-            return {}
-        listed = (Path(entry.path) for entry in visible(folder, root=self.root))
-        return {
-            file.stem: file.relative_to(self.root).as_posix()
-            for file in listed
-            if file.suffix.lower() in (".obj", ".off")
-        }
-
-    def _views(self, folder: Path) -> tuple[Path, ...] | None:
-        """The views of a shape in ring order; None if it is to be skipped."""
-        held: dict[int, Path] = {}
-        for entry in visible(folder, root=self.root):
-            file = Path(entry.path)
-            match = _VIEW_STEM.fullmatch(file.stem)
-            if entry.is_dir() or (is_picture(entry) and (not match or match[1] != folder.name)):
-                raise DataError(
-                    f"{self.dataset}: {entry.name!r} does not belong into shape folder "
-                    f"{str(folder)!r}, which holds {folder.name}_001.png and so on; move it out"
+            if (split, folder) not in held:
+                raise DataError(f"{dataset}: {str(path)!r} has no label.txt; restore it")
+            inner = "images/" if (path / "images").is_dir() else ""
+            lists.append(
+                ListFile(
+                    held[split, folder], stream, split, f"{split}/{folder}/{inner}",
+                    folders=stream == "shape",
                 )
-            if not match or not is_picture(entry):
+            )  # fmt: skip
+    return lists
+
+
+def _matched(made: list[Record], *, drop: bool, findings: Findings) -> list[Record]:
+    """The records less those of a class without queries or without shapes in a split that has both.
+
+    Sketches may be of fewer classes than the images.
+    """
+    held: dict[tuple[str, str], set[str | None]] = {}
+    for record in made:
+        held.setdefault((record.stream, record.split), set()).add(record.label)
+    for stream in ("image", "sketch"):
+        for split in SPLITS:
+            queries, gallery = held.get((stream, split)), held.get(("shape", split))
+            if not queries or not gallery:
                 continue
-            number = int(match[2])
-            if number in held or not 1 <= number <= self.views:
-                problem = "a second time" if number in held else f"not of 1..{self.views}"
-                raise DataError(
-                    f"{self.dataset}: {str(file)!r} is view {number}, {problem}; remove it"
-                )
-            held[number] = file
-        return self._complete(folder.name, held)
+            spared = gallery & held.get(("image", split), set()) if stream == "sketch" else set()
+            for name in sorted(str(name) for name in (queries ^ gallery) - (spared - queries)):
+                has, lacks = FOLDERS[stream], FOLDERS["shape"]
+                if name in gallery:
+                    has, lacks = lacks, has
+                problem = f"class {name!r} is under {has}/{split} and not under {lacks}/{split}"
+                if not drop:
+                    remedy = "add it, or pass -o missing_classes=drop"
+                    findings.defect(f"{has}/{split}/{name}", problem, remedy=remedy)
+                else:
+                    findings.note(f"{problem}; dropped")
+                queries.discard(name)
+                gallery.discard(name)
+    return [record for record in made if record.label in held[record.stream, record.split]]
 
-    def _complete(self, shape: str, held: dict[int, Path]) -> tuple[Path, ...] | None:
-        ring = range(1, self.views + 1)
-        gaps = [number for number in ring if number not in held]
-        if not gaps:
-            return tuple(held[number] for number in ring)
-        listed = ", ".join(f"{number:03d}" for number in gaps)
-        message = f"shape {shape} has {len(held)} of {self.views} views (missing {listed})"
-        if self.missing_views == "error" or (self.missing_views == "repeat" and not held):
-            raise DataError(
-                f"{self.dataset}: {message}. Re-extract the archive, or pass "
-                "missing_views='skip' or 'repeat'."
-            )
-        _log.warning("%s: %s; %s", self.dataset, message, self.missing_views)
-        if self.missing_views == "skip":
-            return None
-        # The nearest view before the gap, going round the ring from the last to the first.
-        before = sorted(held)
-        nearest = [max((n for n in before if n <= number), default=before[-1]) for number in ring]
-        return tuple(held[number] for number in nearest)
 
-    def _key(self, split: str, label: str, name: str, source: str) -> str:
-        key = "-".join((slug(self.dataset), split, slug(label), slug(name)))
-        if key in self._keys:
-            key = f"{key}-{hashlib.sha1(source.encode()).hexdigest()[:8]}"
-        self._keys.add(key)
-        return key
+ADAPTERS = (
+    Adapter(
+        name="mi3dor",
+        title="MI3DOR: photos and 12-view shapes of 21 classes (Song et al., T-Cybernetics 2021)",
+        layout=_LAYOUT,
+        terms="Research and education only, on request from Tianjin University; shards may not be "
+        "passed on.",
+        options=Options,
+        records=records,
+    ),
+)
