@@ -16,7 +16,6 @@ number of processes: numbers measured on one version can be compared.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -26,17 +25,22 @@ from pathlib import Path
 from typing import Any
 
 from dataio.datasets import mi3dor
+from dataio.datasets.adapter import Adapter, AdapterOptions
 from dataio.datasets.procedural_files import STYLES, Instance, is_written, write_instance
 from dataio.datasets.shapes.catalogue import CLASS_NAMES
+from dataio.datasets.stamp import read_stamp, write_stamp
+from dataio.findings import Findings
 from dataio.parallel import in_processes
 from dataio.records import DataError, Record
 
 __all__ = [
+    "ADAPTERS",
     "BENCHMARK_VERSION",
     "SIZES",
     "BenchmarkSize",
     "benchmark_name",
     "instances",
+    "made_benchmark",
     "make_procedural",
     "records",
 ]
@@ -73,9 +77,10 @@ SIZES: dict[str, BenchmarkSize] = {
 }
 
 
-def benchmark_name(size: str, *, style: str = "a") -> str:
-    """What the packed data set of a size and style is called, e.g. `procedural-small-b`."""
-    return f"procedural-{size}" if style == "a" else f"procedural-{size}-{style}"
+def benchmark_name(size: str, *, style: str = "a", layout: str = "mi3dor") -> str:
+    """What the packed data set is called, e.g. `procedural-small-b` or `procedural-small-shrec`."""
+    other = [style] * (style != "a") + [layout] * (layout != "mi3dor")
+    return "-".join(["procedural", size, *other])
 
 
 def make_procedural(
@@ -125,19 +130,36 @@ def make_procedural(
     return out
 
 
-def records(root: Path, **options: Any) -> Iterator[Record]:
+def records(
+    root: Path, options: AdapterOptions | None = None, findings: Findings | None = None
+) -> list[Record]:
     """The benchmark's records: the MI3DOR adapter under the name `procedural` (or `procedural-b`).
 
     Raises DataError if `root` holds no benchmark or an unfinished one.
     """
-    stamp = _read_stamp(Path(root))
-    if stamp is None:
-        raise DataError(f"procedural: no benchmark under {str(root)!r}; run make_procedural first")
-    if not stamp["complete"]:
-        raise DataError(f"procedural: {str(root)!r} is unfinished; run make_procedural again")
+    stamp = made_benchmark(Path(root))
     # Keys of the two styles never meet, so both can be part of one data set.
-    dataset = "procedural" if stamp["style"] == "a" else f"procedural-{stamp['style']}"
-    return mi3dor.records(Path(root), dataset=dataset, **options)
+    usual = "procedural" if stamp["style"] == "a" else f"procedural-{stamp['style']}"
+    options = options or AdapterOptions()
+    chosen = mi3dor.Options(name=options.name or usual, classes=options.classes)
+    return mi3dor.records(Path(root), chosen, findings or Findings(usual))
+
+
+def made_benchmark(root: Path) -> dict[str, Any]:
+    """What `root` holds: benchmark_version, size, seed and style.
+
+    Raises DataError if it holds no benchmark or an unfinished one.
+    """
+    stamp = _read_stamp(root)
+    if stamp is None:
+        inner = root / "raw"
+        hint = f"; did you mean {str(inner)!r}?" if (inner / _STAMP).is_file() else ""
+        raise DataError(
+            f"procedural: no benchmark under {str(root)!r}; run make_procedural first{hint}"
+        )
+    if not stamp.pop("complete"):
+        raise DataError(f"procedural: {str(root)!r} is unfinished; run make_procedural again")
+    return stamp
 
 
 def instances(size: str, *, seed: int = 0, style: str = "a") -> Iterator[Instance]:
@@ -192,25 +214,28 @@ def _described(key: dict[str, Any]) -> str:
 
 
 def _read_stamp(out: Path) -> dict[str, Any] | None:
-    try:
-        stamp = json.loads((out / _STAMP).read_text(encoding="utf-8"))
-        if not isinstance(stamp, dict) or "complete" not in stamp:
-            raise ValueError("not a stamp")
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise DataError(
-            f"procedural: {str(out / _STAMP)!r} is not readable ({error}); delete the folder"
-        ) from error
-    return {"style": "a", **stamp}
+    stamp = read_stamp(out / _STAMP)
+    return None if stamp is None else {"style": "a", **stamp}
 
 
 def _write_stamp(out: Path, key: dict[str, Any], *, complete: bool) -> None:
     if key["style"] == "a":  # as before there were styles
         key = {name: value for name, value in key.items() if name != "style"}
-    temporary = out / f".{_STAMP}.{os.getpid()}.tmp"
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump({**key, "complete": complete}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, out / _STAMP)
+    write_stamp(out / _STAMP, key, complete=complete)
+
+
+ADAPTERS = (
+    Adapter(
+        name="procedural",
+        title="The built-in benchmark: photos, sketches and 12-view shapes of made-up categories",
+        layout="""\
+procedural.json                                         made by `img2shape data make procedural`
+image/{train,val,test}/<class>/<class>_<split>_photo_<NNNN>.jpg
+sketch/{train,val,test}/<class>/<class>_<split>_sketch_<NNNN>.png
+view/{train,val,test}/<class>/<shape>/<shape>_<VVV>.png    VVV = 001..012
+model/{train,val,test}/<class>/<shape>.obj                 not packed""",
+        terms="Made by this program; shards may be passed on.",
+        options=AdapterOptions,
+        records=records,
+    ),
+)

@@ -34,8 +34,10 @@ __all__ = [
     "STYLES",
     "VIEWS",
     "Instance",
+    "is_filled",
     "is_written",
     "make_mesh",
+    "write_file",
     "write_instance",
 ]
 
@@ -108,7 +110,7 @@ def make_mesh(instance: Instance) -> tuple[trimesh.Trimesh, Generator]:
 
 def is_written(instance: Instance, root: Path) -> bool:
     """Whether every file of the instance is there and not empty."""
-    return all(_is_filled(file) for file in instance.files(root))
+    return all(is_filled(file) for file in instance.files(root))
 
 
 def write_instance(instance: Instance, root: Path) -> None:
@@ -127,10 +129,11 @@ def write_instance(instance: Instance, root: Path) -> None:
         views = render_scene(scene, STYLES[instance.style], name=instance.name)
         contents = [*(_encoded(view, "PNG") for view in views), _obj(mesh)]
     for file, content in zip(files, contents, strict=True):
-        _write(file, content)
+        write_file(file, content)
 
 
-def _is_filled(file: Path) -> bool:
+def is_filled(file: Path) -> bool:
+    """Whether the file is there and not empty."""
     try:
         return file.stat().st_size > 0
     except FileNotFoundError:
@@ -157,7 +160,7 @@ def _obj(mesh: trimesh.Trimesh) -> bytes:
     return ("\n".join(lines) + "\n").encode("ascii")
 
 
-def _write(file: Path, content: bytes) -> None:
+def write_file(file: Path, content: bytes) -> None:
     """Not fsynced: there are tens of thousands, and a lost one is rebuilt from its seed."""
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
