@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from dataio.records import DataError, Record
 
 __all__ = ["TILE_MULTIPLE", "Encoded", "Render", "Views", "encode"]
 
-Render = Callable[[Path], np.ndarray]
+Render = Callable[[Record], np.ndarray]  # a mesh's views, uint8 [V, H, W] or [V, H, W, C]
 Views = Literal["stack", "npy"]
 
 JPEG_QUALITY = 92
@@ -41,16 +42,19 @@ def encode(
 ) -> Encoded:
     """Read and check a record's files and encode them; the arguments are as in `pack`.
 
-    Every picture is decoded once, so a broken one is found here. Raises DataError naming the file.
+    Every picture is decoded once, so a broken one is found here. An image that `crop`, `mask` and
+    `image_size` leave as it is keeps the file's own bytes; a changed one is coded anew, JPEG
+    (quality 92, full colour resolution) as JPEG and all else as PNG. Raises DataError naming the
+    file.
     """
     if record.image is not None:
-        return _encode_image(record.image, image_size)
+        return _encode_image(record.image, record, image_size)
     if record.mesh is not None:
         if render is None:
             raise DataError(
                 f"{record.mesh}: record {record.key} is a mesh without views; pass render="
             )
-        rendered = np.asarray(render(record.mesh))
+        rendered = np.asarray(render(record))
         if rendered.dtype != np.uint8 or rendered.ndim not in (3, 4) or len(rendered) == 0:
             raise DataError(
                 f"{record.mesh}: render= gave {rendered.dtype} {rendered.shape}, expected uint8 "
@@ -71,12 +75,13 @@ def _read(path: Path) -> bytes:
         raise DataError(f"{path}: cannot read ({error.strerror}); restore the file") from error
 
 
-def _encode_image(path: Path, image_size: int | None) -> Encoded:
+def _encode_image(path: Path, record: Record, image_size: int | None) -> Encoded:
     data = _read(path)
-    pixels = decode_image(data, key=str(path))
+    stored = decode_image(data, key=str(path))
+    pixels = _cropped(_masked(stored, path, record.mask), record.crop)
     suffix = {"jpeg": "jpg", "png": "png"}.get(sniff(data) or "")
     shorter = min(pixels.shape[:2])
-    if suffix and (image_size is None or shorter <= image_size):
+    if suffix and pixels is stored and (image_size is None or shorter <= image_size):
         return Encoded(suffix, data, 0)
     picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     if image_size is not None and shorter > image_size:
@@ -87,6 +92,31 @@ def _encode_image(path: Path, image_size: int | None) -> Encoded:
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
     return Encoded("png", buffer.getvalue(), 0)
+
+
+def _masked(pixels: np.ndarray, image: Path, mask: Path | None) -> np.ndarray:
+    """[H, W, C] with white where the mask is black; the same array if it is black nowhere."""
+    if mask is None:
+        return pixels
+    shown = decode_image(_read(mask), key=str(mask))
+    if shown.shape[:2] != pixels.shape[:2]:
+        sizes = "mask {1}x{0}, image {3}x{2}".format(*shown.shape[:2], *pixels.shape[:2])
+        raise DataError(f"{mask}: {sizes} ({image}); replace the mask, or leave it out")
+    keep = shown.max(axis=2, keepdims=True) > 0
+    return pixels if keep.all() else np.where(keep, pixels, np.uint8(255))
+
+
+def _cropped(pixels: np.ndarray, crop: tuple[float, float, float, float] | None) -> np.ndarray:
+    """[H, W, C] within the box; the same array if the box is all of it, empty or outside."""
+    if crop is None or not all(math.isfinite(edge) for edge in crop):
+        return pixels
+    height, width = pixels.shape[:2]
+    left, right = (min(max(round(edge), 0), width) for edge in (crop[0], crop[2]))
+    top, bottom = (min(max(round(edge), 0), height) for edge in (crop[1], crop[3]))
+    whole = (left, top, right, bottom) == (0, 0, width, height)
+    if whole or left >= right or top >= bottom:
+        return pixels
+    return np.ascontiguousarray(pixels[top:bottom, left:right])
 
 
 def _encode_views(
