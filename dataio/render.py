@@ -21,10 +21,12 @@ import numpy as np
 import trimesh
 from numpy.typing import NDArray
 
+from dataio.names import nearest
 from dataio.raycast import Camera, Frame, Hits, Scene
 from dataio.records import DataError
 
 __all__ = [
+    "MAX_FACES",
     "PRESETS",
     "RenderSpec",
     "checked_geometry",
@@ -34,9 +36,10 @@ __all__ = [
     "render_views",
 ]
 
+MAX_FACES = 5_000_000  # of one mesh
+
 _PROBE_LINES = 64  # per side, to estimate the silhouette's area before framing
 _CREASE_COSINE = float(np.cos(np.radians(45)))
-_MAX_FACES = 5_000_000
 _MAX_FAN = 32  # faces round one vertex
 
 Floats = NDArray[np.floating]
@@ -126,11 +129,11 @@ def preset(name: str, /, **changes: Any) -> RenderSpec:
     Raises DataError for an unknown preset or field.
     """
     if name not in PRESETS:
-        raise DataError(f"render: no preset {name!r}; choose from {', '.join(PRESETS)}")
+        raise DataError(f"render: no preset {name!r}{nearest(name, PRESETS)}")
     known = {field.name for field in dataclasses.fields(RenderSpec)}
     for option in changes:
         if option not in known:
-            raise DataError(f"render: no option {option!r}; choose from {', '.join(sorted(known))}")
+            raise DataError(f"render: no option {option!r}{nearest(option, sorted(known))}")
     return dataclasses.replace(PRESETS[name], **changes)
 
 
@@ -144,9 +147,9 @@ def checked_geometry(mesh: trimesh.Trimesh, name: str) -> tuple[Floats, NDArray[
     faces = np.asarray(mesh.faces, dtype=np.int64)
     if len(faces) == 0:
         raise DataError(f"shape {name}: the mesh has no faces; remove it or repair the file")
-    if len(faces) > _MAX_FACES:
+    if len(faces) > MAX_FACES:
         raise DataError(
-            f"shape {name}: {len(faces)} faces, at most {_MAX_FACES} are rendered; simplify it"
+            f"shape {name}: {len(faces)} faces, at most {MAX_FACES} are rendered; simplify it"
         )
     if faces.min() < 0 or faces.max() >= len(vertices):
         raise DataError(

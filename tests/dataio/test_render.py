@@ -224,7 +224,8 @@ def test_the_digest_follows_the_pixels_and_not_the_name():
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("mvcnn", {}, "mvcnn_v1, mvcnn_pt, fixed_scale"),
+        ("mvcnn", {}, "no preset 'mvcnn'; did you mean 'mvcnn_v1'"),
+        ("blue", {}, "known: mvcnn_v1, mvcnn_pt, fixed_scale"),
         ("mvcnn_v1", {"zoom": 2}, "no option 'zoom'"),
         ("mvcnn_v1", {"margin": 1.5}, "margin=1.5 is out of range"),
     ],
