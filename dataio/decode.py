@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import tarfile
 import warnings
 from typing import Literal
 
@@ -12,12 +14,24 @@ from PIL import Image
 
 from dataio.records import DataError
 
-__all__ = ["MAX_PIXELS", "Fit", "decode_image", "decode_views", "resize", "sniff"]
+__all__ = [
+    "MAX_PIXELS",
+    "VIEWS_TAR",
+    "Fit",
+    "decode_image",
+    "decode_views",
+    "resize",
+    "sniff",
+    "view_number",
+]
 
 Fit = Literal["stretch", "crop"]
 
 MAX_PIXELS = 1 << 27  # larger pictures are refused: a few kilobytes can unpack to gigabytes
 
+VIEWS_TAR = "views.tar"  # suffix that stands for the several view members of one sample
+
+_VIEW_SUFFIX = re.compile(r"(?:v|view)?[_-]?(\d{1,4})\.(?:jpe?g|png|webp)", re.IGNORECASE)
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 _MAGIC = (
     (b"\xff\xd8\xff", "jpeg"),
@@ -84,8 +98,9 @@ def decode_views(data: bytes, *, key: str, views: int) -> np.ndarray:
     """Decode a shape's views to uint8 [V, H, W, C], C = 1 or 3.
 
     Args:
-        data: a picture of `views` square tiles stacked vertically, or a `.npy` array uint8
-            [V, H, W, C] or [V, H, W].
+        data: a picture of `views` square tiles stacked vertically, a `.npy` array uint8
+            [V, H, W, C] or [V, H, W], or a stretch of a tar with a picture for each view (see
+            `view_number`), which are stretched to one square size unless they are of one size.
         key: names the sample in errors.
         views: V.
 
@@ -94,6 +109,8 @@ def decode_views(data: bytes, *, key: str, views: int) -> np.ndarray:
     """
     if sniff(data) == "npy":
         return _decode_npy(data, key=key, views=views)
+    if data[257:262] == b"ustar" and sniff(data) not in ("jpeg", "png"):
+        return _decode_tar(data, key=key, views=views)
     stack = decode_image(data, key=key)
     height, width, channels = stack.shape
     if height != views * width:
@@ -101,6 +118,12 @@ def decode_views(data: bytes, *, key: str, views: int) -> np.ndarray:
             f"{key}: {width}×{height} pixels are not {views} square tiles; pack the shape again"
         )
     return stack.reshape(views, width, width, channels)
+
+
+def view_number(suffix: str) -> int | None:
+    """The number in a member suffix such as `v00.png`, `0.jpg`, `view_3.webp`; None for others."""
+    match = _VIEW_SUFFIX.fullmatch(suffix)
+    return int(match[1]) if match else None
 
 
 def resize(pixels: np.ndarray, size: int, *, fit: Fit = "stretch") -> np.ndarray:
@@ -148,13 +171,21 @@ def _decode_jpeg(data: bytes, size: int | None) -> np.ndarray | None:
 
 
 def _exif_orientation(data: bytes) -> int:
-    if b"Exif\0\0" not in data[: 1 << 17]:
+    if b"Exif\0\0" not in data[: _scan_start(data)]:
         return 1
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG",)) as picture:
             return _orientation(picture)
     except (OSError, ValueError, SyntaxError):
         return 1  # a broken EXIF block does not make the picture unusable
+
+
+def _scan_start(data: bytes) -> int:
+    """Where a JPEG's segments end and its pixels start: searching those costs too much."""
+    place = 2
+    while data[place : place + 1] == b"\xff" and data[place + 1] != 0xDA:
+        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    return place
 
 
 def _orientation(picture: Image.Image) -> int:
@@ -226,3 +257,24 @@ def _decode_npy(data: bytes, *, key: str, views: int) -> np.ndarray:
     if len(array) != views:
         raise DataError(f"{key}: holds {len(array)} views, expected {views}; pack again")
     return array
+
+
+def _decode_tar(data: bytes, *, key: str, views: int) -> np.ndarray:
+    files: dict[int, bytes] = {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+            for info in tar:
+                number = view_number(info.name.rpartition("/")[2].partition(".")[2])
+                file = tar.extractfile(info) if info.isreg() else None
+                if number is not None and file is not None:
+                    files[number] = file.read()
+    except tarfile.TarError as error:
+        raise DataError(f"{key}: cannot read the views ({error}); index the tar again") from error
+    if len(files) != views:
+        raise DataError(f"{key}: holds {len(files)} views, expected {views}; index the tar again")
+    pictures = [decode_image(files[n], key=f"{key}, view {n}") for n in sorted(files)]
+    if len({picture.shape[:2] for picture in pictures}) > 1:
+        side = max(max(picture.shape[:2]) for picture in pictures)
+        pictures = [resize(picture, side) for picture in pictures]
+    channels = max(picture.shape[2] for picture in pictures)
+    return np.stack([np.broadcast_to(p, (*p.shape[:2], channels)) for p in pictures])

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
 import logging
 import os
 import re
-import shutil
-import tempfile
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from errno import EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from dataio.encode import TILE_MULTIPLE, Encoded, Render, Views, encode
+from dataio.findings import Finding, Findings
+from dataio.journal import Skipped, Staging, identity, write_whole
 from dataio.manifest import MANIFEST_NAME, Manifest, load_manifest, write_manifest
+from dataio.parallel import OrderedMap, in_threads
 from dataio.records import SPLITS, STREAMS, DataError, Record
 from dataio.shard_writer import SetWriter
 
-__all__ = ["pack"]
+__all__ = ["SKIPPED_NAME", "pack"]
+
+SKIPPED_NAME = "skipped.jsonl"
 
 _MAX_KEY = 90  # key.views.jpg must fit the 100 characters of a tar header
 _SHARD_NAME = re.compile(rf"({'|'.join(STREAMS)})-({'|'.join(SPLITS)})-\d{{6}}\.tar")
+_HALF_WRITTEN = re.compile(rf"\.({re.escape(MANIFEST_NAME)}|{re.escape(SKIPPED_NAME)})\.\d+\.tmp")
+# Of these the file itself is the reason; of others the disk, the network or the machine.
+_FILE_ERRORS = (None, ENOENT, ENOTDIR, EISDIR, ELOOP, ENAMETOOLONG)
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +49,9 @@ def pack(
     views: Views = "stack",
     seed: int = 0,
     render: Render | None = None,
-    threads: int | None = None,
+    run: OrderedMap | None = None,
+    findings: Findings | None = None,
+    metadata: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Manifest:
     """Write `records` as WebDataset shards `<stream>-<split>-<%06d>.tar` plus manifest in `out`.
@@ -51,10 +61,13 @@ def pack(
     file's own bytes; other formats become PNG), `key.views.jpg` (views stacked vertically, square
     tiles) or `key.views.npy` (uint8 [V, H, W, C]), `key.cls` (decimal class id, left out if
     unlabelled) and `key.json`. Views without colour are stored with one channel. Memory holds the
-    records and a few decoded samples.
+    records and a few encoded samples.
 
-    Nothing is visible in `out` until all shards are complete; the manifest comes last. An equal
-    data set already in `out` is left as it is.
+    Nothing is visible in `out` until all shards are complete; the manifest comes last. Finished
+    shards wait in `out/.packing`: after an error, an interruption or a kill the same call goes on
+    with the first sample after them and gives the same bytes as one that was never interrupted.
+    Shards whose options or files have changed meanwhile are made again. An equal data set already
+    in `out` is left as it is.
 
     Args:
         records: what to pack; needs unique keys.
@@ -66,14 +79,22 @@ def pack(
         shard_size_bytes: a shard is closed before it grows beyond this.
         views: "stack" (one JPEG, quality 92) or "npy" (lossless).
         seed: of the shuffle.
-        render: mesh file -> views uint8 [V, H, W] or [V, H, W, C], for records with a mesh.
-        threads: encoding threads, default one a CPU up to 8; the result does not depend on it.
-        progress: called with (samples written, samples in all).
+        render: record with a mesh -> views uint8 [V, H, W] or [V, H, W, C]; `metadata` has to say
+            all that its pixels depend on.
+        run: encodes, by default in threads of this process; the result does not depend on it.
+        findings: with `lenient`, a record with a broken or missing file is left out and listed in
+            it and, with what it lists already, in `out/skipped.jsonl`. Its warnings are kept in
+            the manifest.
+        metadata: more for the manifest's, JSON-serialisable.
+        progress: called with (records done, records in all).
 
     Raises:
         DataError: no records, a key used twice, a broken or missing file (named), a mesh without
-            `render`, a bad option, or another data set already in `out`.
+            `render`, a bad option, another data set already in `out`, or another process that is
+            packing into it.
+        OSError: the disk is full or `out` cannot be written.
     """
+    findings = findings or Findings(dataset)
     groups, classes = _collect(records, seed=seed)
     options = {
         "image_size": image_size,
@@ -81,31 +102,108 @@ def pack(
         "views": views,
         "seed": seed,
     }
-    _check_options(options, groups)
-    existing = _existing(out, dataset=dataset)
-    work = partial(encode, image_size=image_size, views=views, render=render)
+    _check_options(options, groups, render)
+    about = {**_metadata(dataset, options), **(metadata or {})}
+    work = _Encoder(image_size, views, render, findings.lenient)
     out.mkdir(parents=True, exist_ok=True)
-    staging = _staging(out)
-    writer = SetWriter(staging, classes, shard_size_bytes=shard_size_bytes)
-    try:
-        total = sum(len(group) for group in groups.values())
-        for (stream, split), group in groups.items():
-            for record, encoded in _in_order(work, group, threads=threads):
-                writer.add(record, encoded)
-                if progress is not None:
-                    progress(writer.samples, total)
-            writer.finish_group(stream, split)
-        manifest = writer.manifest(out, metadata=_metadata(dataset, options))
+    with Staging(out) as staging:
+        existing = _existing(out, dataset=dataset, options=options)
+        staging.begin({"about": about, "classes": classes})
+        writer = SetWriter(staging, classes, shard_size_bytes=shard_size_bytes)
+        before = [Skipped(None, one.item, one.reason) for one in findings.skipped]
+        try:
+            _write_shards(writer, groups, work, run or in_threads(), progress)
+        finally:
+            writer.discard()
+        skipped = [*before, *writer.skipped]
+        findings.skipped += [Finding(s.source_path or str(s.key), s.reason) for s in writer.skipped]
+        manifest = _described(writer, out, about, findings)
         if existing is not None:
+            staging.remove()
             return _same(existing, manifest)
-        _publish(manifest, staging)
-    finally:
-        writer.discard()
-        shutil.rmtree(staging, ignore_errors=True)
+        _publish(manifest, staging, skipped)
     return manifest
 
 
-def _check_options(options: dict[str, Any], groups: Groups) -> None:
+def _write_shards(
+    writer: SetWriter,
+    groups: Groups,
+    work: _Encoder,
+    run: OrderedMap,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Everything into finished shards, after those that are there already."""
+    rest: list[Record] = []
+    for group in groups.values():
+        taken = 0 if rest else writer.take_over(group, skips=work.lenient)
+        rest += group[taken:]
+    total = sum(map(len, groups.values()))
+    done = total - len(rest)
+    if done and progress is not None:
+        progress(done, total)
+    if not rest:
+        return
+    results: Any = run(work, rest)
+    try:
+        for record, (source, result) in zip(rest, results, strict=True):
+            if isinstance(result, str):
+                writer.skip(record, _without_folder(result, record), source)
+            else:
+                writer.add(record, result, source)
+            done += 1
+            if progress is not None:
+                progress(done, total)
+    finally:
+        results.close()  # at once, not when the traceback of an error is gone
+    writer.finish()
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """Record to its identity and what is encoded, or the reason why it is left out."""
+
+    image_size: int | None
+    views: Views
+    render: Render | None
+    lenient: bool
+
+    def __call__(self, record: Record) -> tuple[bytes, Encoded | str]:
+        source = identity(record)  # before reading: what changes meanwhile shows next time
+        try:
+            encoded = encode(
+                record, image_size=self.image_size, views=self.views, render=self.render
+            )
+        except DataError as error:
+            if not self.lenient or not _is_of_the_file(error):
+                raise
+            return source, str(error)
+        return source, encoded
+
+
+def _is_of_the_file(error: BaseException) -> bool:
+    """Whether a file is bad, rather than the disk or the network it is read from."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno not in _FILE_ERRORS:
+            return False
+        cause = cause.__cause__
+    return True
+
+
+def _without_folder(reason: str, record: Record) -> str:
+    """The reason without the place of the record's files, which differs between machines."""
+    folder = (record.views[0] if record.views else record.image or record.mesh or Path()).parent
+    if not folder.name:
+        return reason
+    return reason.replace(f"{folder}{os.sep}", "").replace(str(folder), folder.name)
+
+
+def _check_options(options: dict[str, Any], groups: Groups, render: Render | None) -> None:
+    for record in (record for group in groups.values() for record in group):
+        if record.mesh is not None and render is None:
+            raise DataError(
+                f"{record.mesh}: record {record.key} is a mesh without views; pass render="
+            )
     image_size, views = options["image_size"], options["views"]
     if options["shard_size_bytes"] < 1:
         raise DataError(f"shard_size_bytes must be positive, got {options['shard_size_bytes']}")
@@ -133,10 +231,20 @@ def _metadata(dataset: str, options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _staging(out: Path) -> Path:
-    for leftover in out.glob(".packing-*"):
-        logger.warning("%s: from a pack that is running or was interrupted", leftover)
-    return Path(tempfile.mkdtemp(prefix=".packing-", dir=out))
+def _described(writer: SetWriter, out: Path, about: dict[str, Any], findings: Findings) -> Manifest:
+    """The manifest with counts of what was packed; DataError if that is nothing."""
+    manifest = writer.manifest(out, metadata=about)
+    if len(manifest) == 0:
+        raise DataError(
+            f"{about['dataset']}: none of {len(writer.skipped)} samples can be used; the first: "
+            f"{writer.skipped[0].reason}"
+        )
+    groups = zip(manifest.streams.tolist(), manifest.splits.tolist(), manifest.labels, strict=True)
+    counts: dict[str, dict[str, int]] = {}
+    for (stream, split, label), number in sorted(Counter(groups).items(), key=str):
+        counts.setdefault(f"{stream}/{split}", {})[label or ""] = number
+    more = {"counts": counts, "skipped": len(findings.skipped), "warnings": findings.warnings}
+    return dataclasses.replace(manifest, metadata={**about, **more})
 
 
 def _collect(records: Iterable[Record], *, seed: int) -> tuple[Groups, tuple[str, ...]]:
@@ -168,53 +276,48 @@ def _source(record: Record) -> str:
     return record.source_path or str(first)
 
 
-def _existing(out: Path, *, dataset: str) -> Manifest | None:
+def _existing(out: Path, *, dataset: str, options: dict[str, Any]) -> Manifest | None:
     if not (out / MANIFEST_NAME).exists():
         return None
-    existing = load_manifest(out)
+    existing = load_manifest(out, quarantined=False)
     held = existing.metadata.get("dataset")
     if held != dataset:
         raise DataError(f"{out}: already holds data set {held!r}; choose another folder")
+    if existing.metadata.get("options") != options:
+        raise _another_version(out)
     return existing
 
 
 def _same(existing: Manifest, manifest: Manifest) -> Manifest:
     if existing.fingerprint != manifest.fingerprint or existing.shards != manifest.shards:
-        raise DataError(
-            f"{existing.root}: already holds another version of this data set; "
-            "choose another folder or delete that one"
-        )
+        raise _another_version(existing.root)
     return existing
 
 
-def _publish(manifest: Manifest, staging: Path) -> None:
+def _another_version(out: str | Path) -> DataError:
+    return DataError(
+        f"{out}: already holds another version of this data set; "
+        "choose another folder or delete that one"
+    )
+
+
+def _publish(manifest: Manifest, staging: Staging, skipped: list[Skipped]) -> None:
     """Move the finished shards into place, then write the manifest."""
     root = Path(manifest.root)
     names = {shard.name for shard in manifest.shards}
-    for path in root.iterdir():  # shards without a manifest: an interrupted pack's
+    for path in root.iterdir():
+        if _HALF_WRITTEN.fullmatch(path.name):
+            path.unlink()
+        # Shards without a manifest are an interrupted pack's.
         if path.name not in names and _SHARD_NAME.fullmatch(path.name):
             logger.warning("%s: left by an interrupted pack, removed", path)
             path.unlink()
     for name in sorted(names):
-        os.replace(staging / name, root / name)
+        os.replace(staging.held(name), root / name)  # onto itself if it was moved already
+    lines = [json.dumps(dataclasses.asdict(one), sort_keys=True) for one in skipped]
+    if lines:
+        write_whole(root / SKIPPED_NAME, "".join(f"{line}\n" for line in lines).encode())
+    else:
+        (root / SKIPPED_NAME).unlink(missing_ok=True)
     write_manifest(manifest)
-
-
-def _in_order(
-    work: Callable[[Record], Encoded], group: list[Record], *, threads: int | None
-) -> Iterator[tuple[Record, Encoded]]:
-    """Encode in threads, yield in the group's order, hold only a few results."""
-    threads = threads or min(8, os.cpu_count() or 1)
-    waiting: deque[tuple[Record, Future[Encoded]]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for record in group:
-                waiting.append((record, pool.submit(work, record)))
-                if len(waiting) > 2 * threads:
-                    done, future = waiting.popleft()
-                    yield done, future.result()
-            for done, future in waiting:
-                yield done, future.result()
-        finally:
-            for _, future in waiting:
-                future.cancel()
+    staging.remove()

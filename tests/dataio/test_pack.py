@@ -11,6 +11,7 @@ from PIL import Image
 from dataio.decode import decode_image, decode_views
 from dataio.manifest import MANIFEST_NAME, Manifest, load_manifest
 from dataio.pack import pack
+from dataio.parallel import in_threads
 from dataio.records import DataError, Record
 from dataio.shards import ShardReader, read_sample
 from tests.dataio.packed import packed, picture, records
@@ -81,7 +82,7 @@ def test_same_input_same_bytes_whatever_the_order(made, tmp_path):
     manifest, raw = made
     settings = {"dataset": "tiny", "shard_size_bytes": 12_000}
     shuffled = sorted(records(raw), key=lambda r: r.key[::-1])
-    again = pack(shuffled, tmp_path / "again", threads=1, **settings)
+    again = pack(shuffled, tmp_path / "again", run=in_threads(1), **settings)
     assert again.fingerprint == manifest.fingerprint
     for name in [*(shard.name for shard in manifest.shards), MANIFEST_NAME]:
         assert (tmp_path / "again" / name).read_bytes() == (Path(manifest.root) / name).read_bytes()
@@ -152,11 +153,13 @@ def test_meshes_go_through_render(tmp_path):
     with pytest.raises(DataError, match=r"m\.off.*render="):
         pack([record], tmp_path / "set", dataset="d")
     tiles = np.stack([picture(v, 16, channels=1)[:, :, 0] for v in range(4)])
-    manifest = pack([record], tmp_path / "set", dataset="d", render=lambda path: tiles, views="npy")
+    manifest = pack(
+        [record], tmp_path / "set", dataset="d", render=lambda record: tiles, views="npy"
+    )
     array = np.load(io.BytesIO(sample(manifest, "m")["views.npy"]))
     assert np.array_equal(array[..., 0], tiles)
     with pytest.raises(DataError, match="expected uint8"):
-        pack([record], tmp_path / "x", dataset="d", render=lambda path: tiles / 255)
+        pack([record], tmp_path / "x", dataset="d", render=lambda record: tiles / 255)
 
 
 def test_progress(made, tmp_path):
