@@ -15,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dataio.location import NotFound, is_remote, join, normal, read_bytes, shown
+from dataio.quarantine import apply, read_quarantine
 from dataio.records import DataError
 
 __all__ = [
@@ -101,15 +103,16 @@ class Manifest:
         return len(self.keys)
 
     def select(self, stream: str, split: str) -> np.ndarray:
-        """Rows of one stream and split, int64 [n] ascending.
+        """Rows of one stream and split, int64 [n] ascending; split "all" takes every split.
 
         Raises DataError, naming what the data set holds, if there are none.
         """
-        rows = np.flatnonzero((self.streams == stream) & (self.splits == split)).astype(np.int64)
+        in_split = (self.splits == split) | (split == "all")
+        rows = np.flatnonzero((self.streams == stream) & in_split).astype(np.int64)
         if len(rows) == 0:
             pairs = Counter(zip(self.streams.tolist(), self.splits.tolist(), strict=True))
             held = ", ".join(f"{s}/{p} ({n})" for (s, p), n in sorted(pairs.items())) or "nothing"
-            raise DataError(f"{self.root}: no samples of {stream}/{split}; it holds {held}")
+            raise DataError(f"{shown(self.root)}: no samples of {stream}/{split}; it holds {held}")
         return rows
 
     def _columns(self) -> list[Sequence[Any] | np.ndarray]:
@@ -122,11 +125,18 @@ class Manifest:
 def write_manifest(manifest: Manifest) -> Path:
     """Write `<root>/manifest.parquet` atomically and return its path.
 
-    Write it last: a folder without it is not a data set. Raises DataError for a `union`.
+    Write it last: a folder without it is not a data set. Raises DataError for a `union` and where
+    the root is a URL.
     """
     if _UNION in manifest.metadata:
         raise DataError(
-            f"{manifest.root}: a union of data sets is not written; load its parts and unite them"
+            f"{shown(manifest.root)}: a union of data sets is not written; load its parts and "
+            "unite them"
+        )
+    if is_remote(manifest.root):
+        raise DataError(
+            f"{shown(manifest.root)}: a data set is written to a folder, not to a URL; pack into a "
+            "folder and upload that"
         )
     table = pa.table(
         [
@@ -148,21 +158,26 @@ def write_manifest(manifest: Manifest) -> Path:
     return path
 
 
-def load_manifest(root: str | Path) -> Manifest:
+def load_manifest(root: str | Path, *, quarantined: bool = True) -> Manifest:
     """Read a packed data set's manifest and check, by size, that its shards are there.
+
+    `root` is a folder or a URL (http, https, s3, gs). Shards at a URL are checked when they are
+    fetched, against their size and SHA-256.
+
+    The samples that `quarantine.json` lists are left out. `quarantined=False` gives the data set as
+    it was packed, all samples, and does not look at the shards.
 
     Raises:
         DataError: no manifest, an unreadable or damaged one, one of another schema version, a
             shard that is missing or whose size has changed.
     """
-    root = Path(root)
-    path = root / MANIFEST_NAME
-    if not path.is_file():
-        raise DataError(f"{root}: not a packed data set (no {MANIFEST_NAME}); make it with pack")
+    root = normal(root)
+    path = shown(join(root, MANIFEST_NAME))
+    content = _content(root)
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(pa.BufferReader(content))
         header = json.loads((table.schema.metadata or {})[_META])
-    except (OSError, pa.ArrowException, ValueError, KeyError) as error:
+    except (pa.ArrowException, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{path}: not a readable manifest ({reason}); pack again") from error
     version = header.get("schema_version")
@@ -171,17 +186,29 @@ def load_manifest(root: str | Path) -> Manifest:
             f"{path}: manifest schema version {version}, this program reads {SCHEMA_VERSION}; "
             "pack again with this version"
         )
-    manifest = _from_table(table, header, root=str(root), path=path)
+    manifest = _from_table(table, header, root=root, path=path)
+    if not quarantined:
+        return manifest
+    manifest = apply(manifest, read_quarantine(root))
     _check_shards(manifest)
     return manifest
+
+
+def _content(root: str) -> bytes:
+    try:
+        return read_bytes(join(root, MANIFEST_NAME))
+    except NotFound as error:
+        raise DataError(
+            f"{shown(root)}: not a packed data set (no {MANIFEST_NAME}); make it with pack"
+        ) from error
 
 
 def union(manifests: Sequence[Manifest]) -> Manifest:
     """Several data sets as one: all rows, part after part, classes merged by name.
 
-    Shards keep their places, named by absolute paths. Where a key is in two parts, all keys get
-    their part's index (`0-`, `1-`, ..) in front; otherwise none does. The fingerprint follows from
-    the parts' fingerprints in order. The union of one data set is that data set.
+    Shards keep their places, named by absolute paths or URLs. Where a key is in two parts, all keys
+    get their part's index (`0-`, `1-`, ..) in front; otherwise none does. The fingerprint follows
+    from the parts' fingerprints in order. The union of one data set is that data set.
 
     Raises DataError for no data sets and for one that is listed twice, wherever the copies lie.
     """
@@ -220,7 +247,9 @@ def _check_distinct(manifests: Sequence[Manifest]) -> None:
     for part in manifests:
         if part.fingerprint in first:
             same = first[part.fingerprint]
-            raise DataError(f"{part.root}: the same data set as {same.root}; list it once")
+            raise DataError(
+                f"{shown(part.root)}: the same data set as {shown(same.root)}; list it once"
+            )
         first[part.fingerprint] = part
 
 
@@ -237,12 +266,18 @@ def _renumbered(manifest: Manifest, classes: tuple[str, ...]) -> np.ndarray:
 
 
 def _absolute(shard: Shard, root: str) -> Shard:
-    return replace(shard, name=str(Path(root, shard.name).absolute()))
+    place = join(root, shard.name)
+    return replace(shard, name=place if is_remote(place) else str(Path(place).absolute()))
 
 
 def _check_shards(manifest: Manifest) -> None:
     for shard in manifest.shards:
-        path = Path(manifest.root) / shard.name
+        if shard.samples == 0:  # all in quarantine
+            continue
+        place = join(manifest.root, shard.name)
+        if is_remote(place):
+            continue
+        path = Path(place)
         if not path.is_file():
             raise DataError(f"{path}: shard is missing; copy it again or pack again")
         size_bytes = path.stat().st_size
@@ -284,7 +319,7 @@ def _arrow_columns(manifest: Manifest) -> list[Sequence[Any]]:
     ]  # fmt: skip
 
 
-def _from_table(table: pa.Table, header: Mapping[str, Any], *, root: str, path: Path) -> Manifest:
+def _from_table(table: pa.Table, header: Mapping[str, Any], *, root: str, path: str) -> Manifest:
     try:
         columns = {name: table.column(name).combine_chunks() for name in _SCHEMA.names}
         manifest = Manifest(

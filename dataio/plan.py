@@ -20,6 +20,7 @@ __all__ = [
     "PADDING",
     "StreamOrder",
     "batch_at",
+    "blocks_ahead",
     "pass_order",
     "random_words",
     "rank_bounds",
@@ -72,12 +73,17 @@ def pass_order(
         raise DataError(f"block_shards must be at least 1, got {block_shards}")
     shards, shard_of = np.unique(np.asarray(shard_ids), return_inverse=True)
     key = (seed, stream_id)
-    shard_words = random_words(len(shards), key=key, counter=(pass_index, _SHARD_ORDER))
     place = np.empty(len(shards), dtype=np.int64)
-    place[np.argsort(shard_words, kind="stable")] = np.arange(len(shards))
+    place[_visits(len(shards), key=key, pass_index=pass_index)] = np.arange(len(shards))
     sample_words = random_words(len(shard_of), key=key, counter=(pass_index, _SAMPLE_ORDER))
     block_of = (place // block_shards)[shard_of]
     return np.lexsort((sample_words, block_of)).astype(np.int64)
+
+
+def _visits(shards: int, *, key: tuple[int, int], pass_index: int) -> np.ndarray:
+    """The order in which a pass visits its shards, int64 [shards]."""
+    words = random_words(shards, key=key, counter=(pass_index, _SHARD_ORDER))
+    return np.argsort(words, kind="stable")
 
 
 def steps_per_pass(samples: int, batch: int) -> int:
@@ -97,6 +103,7 @@ class StreamOrder:
         self._shard_ids = np.asarray(shard_ids)
         self._seed, self._stream_id, self._block_shards = seed, stream_id, block_shards
         self._pass_index, self._order = -1, np.empty(0, dtype=np.int64)
+        self._shards = np.unique(self._shard_ids)
 
     @property
     def samples(self) -> int:
@@ -115,6 +122,40 @@ class StreamOrder:
             )
             self._pass_index = pass_index
         return self._order
+
+    def upcoming(self, step: int, batch: int) -> np.ndarray:
+        """The distinct shards of the blocks that a step's batch is in and of the block after, in
+        the order in which they are visited: int64 [k]."""
+        rows = batch_at(self, step, batch)
+        pass_index = step // steps_per_pass(self.samples, batch)
+        key = (self._seed, self._stream_id)
+        visited, then = (
+            self._shards[_visits(len(self._shards), key=key, pass_index=index)]
+            for index in (pass_index, pass_index + 1)
+        )
+        current = self._shard_ids[rows[rows != PADDING]]
+        return blocks_ahead(visited, current, block_shards=self._block_shards, then=then)
+
+
+def blocks_ahead(
+    visited: np.ndarray, current: np.ndarray, *, block_shards: int, then: np.ndarray
+) -> np.ndarray:
+    """The shards of the blocks that `current` shards are in, and of the block after.
+
+    Args:
+        visited: int [S], a pass's distinct shards in the order in which it visits them.
+        current: int [n], some of them, n >= 1.
+        then: int [T], the next pass's, of which the block after the last block is.
+
+    Returns:
+        Distinct shards in the order of the visits, int64 [k].
+    """
+    blocks = np.flatnonzero(np.isin(visited, current)) // block_shards
+    after = (blocks[-1] + 1) * block_shards
+    ahead = visited[blocks[0] * block_shards : after + block_shards]
+    if after >= len(visited):
+        ahead = np.concatenate([ahead, then[:block_shards]])
+    return np.array(list(dict.fromkeys(ahead.tolist())), dtype=np.int64)
 
 
 def batch_at(stream: StreamOrder, step: int, batch: int) -> np.ndarray:

@@ -1,0 +1,68 @@
+"""Files that one process or thread at a time writes, whoever else is killed or forks meanwhile.
+
+The locks are `flock`s: they belong to an open file, not to a process, so threads exclude each other
+too, and they end with the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["being_written", "claimed", "locked"]
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[int]:
+    """The file `path`, made if need be, while no other process or thread has it locked."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)  # a forked process may hold a copy of the descriptor
+        os.close(file)
+
+
+@contextlib.contextmanager
+def claimed(part: Path) -> Iterator[int]:
+    """As `locked`, for a file that others rename or remove; removed at the end if still there."""
+    while True:
+        with locked(part) as file:
+            if not _is_at(file, part):
+                continue  # who held the lock is done with that file
+            try:
+                yield file
+            finally:
+                if _is_at(file, part):
+                    part.unlink()
+            return
+
+
+def being_written(folder: Path, *, suffix: str) -> int:
+    """Bytes reserved by files that are being written; removes those whose writer is gone."""
+    total_bytes = 0
+    for part in folder.glob(f"*{suffix}"):
+        try:
+            file = os.open(part, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue  # done since
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(file, part):
+                part.unlink()
+        except BlockingIOError:
+            total_bytes += os.fstat(file).st_size
+        finally:
+            os.close(file)
+    return total_bytes
+
+
+def _is_at(file: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        return False
