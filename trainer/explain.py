@@ -1,0 +1,242 @@
+"""What a run will read, and which samples any of its steps has: from manifests, before training."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from dataio import plan
+from dataio.inspection import chosen, read_headers
+from dataio.loader import Loader, StreamSource
+from dataio.location import shown
+from dataio.manifest import Manifest
+from dataio.records import DataError
+from dataio.shards import content_member
+from trainer.cautions import cautions
+from trainer.config import RunConfig, Selection
+from trainer.data_sets import class_mapping, training_selections
+from trainer.methods import METHODS
+from trainer.streams import evaluation_source, training_loader, training_sources
+
+__all__ = ["explain_run", "replay_step"]
+
+_HEADERS = 16  # pictures of a stream that are looked at to tell grey from colour
+
+
+def explain_run(
+    config: RunConfig, *, world_size: int, memory_bytes: int | None = None
+) -> dict[str, Any]:
+    """What the run reads in each stream, as plain JSON values; no network is built.
+
+    Args:
+        config: the run.
+        world_size: training workers.
+        memory_bytes: of a machine, to hold the cache against; None = this machine's.
+
+    Raises:
+        ConfigError, DataError: what training or evaluation would refuse.
+    """
+    sources = training_sources(config)
+    _loader(config, sources, world_size=world_size)  # refuses what training would refuse
+    selections = training_selections(config)
+    streams = {
+        name: {
+            **_described(source, selections[name]),
+            "labelled": source.labelled,
+            **_reading(config, name, sources, world_size=world_size),
+        }
+        for name, source in sources.items()
+    }
+    queries, gallery = (
+        _evaluated(config, selection) for selection in (config.data.queries, config.data.gallery)
+    )
+    missing = sorted(set(queries.pop("names")) - set(gallery.pop("names")))
+    result = {
+        "method": config.method_name,
+        "steps": config.training.steps,
+        "world_size": world_size,
+        "streams": streams,
+        "queries": {**queries, "missing_in_gallery": missing},
+        "gallery": gallery,
+        "run_bytes": sum(stream["run_bytes"] or 0 for stream in streams.values()),
+        "cache_bytes": sum(s["cache_bytes"] for s in streams.values() if s["drawn"]),
+        "cache": config.training.cache,
+        "memory_bytes": _machine_bytes() if memory_bytes is None else memory_bytes,
+        "mapping": class_mapping(config),
+    }
+    return {**result, "warnings": cautions(config, result)}
+
+
+def replay_step(config: RunConfig, *, step: int, world_size: int) -> dict[str, Any]:
+    """The samples of one step by the plan that training follows; no pixels are read.
+
+    For each stream that steps draw from: the `keys` of the global batch in order, the pass of each
+    (`passes`), the view numbers of each (`views`, None for pictures), and every worker's part as
+    [start, end) (`parts`).
+
+    Raises:
+        ConfigError, DataError: what training would refuse, or a step that the run does not have.
+    """
+    steps = config.training.steps
+    if not 0 <= step < steps:
+        raise DataError(
+            f"step {step}: the run has {steps} steps, numbered from 0; choose one of these or "
+            "raise training.steps"
+        )
+    sources = training_sources(config)
+    found = {}
+    for name, places in _loader(config, sources, world_size=world_size).places(step).items():
+        manifest = sources[name].manifest
+        found[name] = {
+            "keys": [manifest.keys[row] for row in places.rows.tolist()],
+            "passes": places.passes.tolist(),
+            "views": places.views.tolist() if manifest.views[places.rows].any() else None,
+            "parts": [list(bounds) for bounds in places.bounds],
+        }
+    return {
+        "method": config.method_name,
+        "step": step,
+        "steps": steps,
+        "world_size": world_size,
+        "streams": found,
+    }
+
+
+def _loader(config: RunConfig, sources: dict[str, StreamSource], *, world_size: int) -> Loader:
+    """The loader of training, without a cache: nothing will be loaded."""
+    training = config.training.model_copy(update={"cache": "none"})
+    plain = config.model_copy(update={"training": training})
+    return training_loader(plain, sources, world_size=world_size)
+
+
+def _described(source: StreamSource, selection: Selection) -> dict[str, Any]:
+    manifest, rows = source.manifest, source.rows
+    return {
+        "data_set": _name(manifest),
+        "root": shown(manifest.root),
+        "stream": selection.stream,
+        "split": selection.split,
+        "samples": len(rows),
+        "classes": len(_counts(source)),
+        "shards": len(np.unique(manifest.shard_ids[rows])),
+        "pass_bytes": int(_sizes(source).sum()),
+    }
+
+
+def _evaluated(config: RunConfig, selection: Selection) -> dict[str, Any]:
+    source = evaluation_source(config, selection)
+    return {**_described(source, selection), "names": list(_counts(source))}
+
+
+def _reading(
+    config: RunConfig, name: str, sources: Mapping[str, StreamSource], *, world_size: int
+) -> dict[str, Any]:
+    """How a training stream is read: batches, passes, bytes, cache."""
+    method, source = METHODS[config.method_name], sources[name]
+    about = {"drawn": name not in method.walked, "cache_bytes": _cache_bytes(source)}
+    if not about["drawn"]:  # looked at as a whole, as often as the method likes
+        return {**about, "run_bytes": None}
+    if method.balanced:
+        drawn = [s for n, s in sources.items() if n not in method.walked]
+        return {**about, **_balanced(config, source, drawn, world_size=world_size)}
+    return {**about, **_passes(config, name, source, world_size=world_size)}
+
+
+def _passes(
+    config: RunConfig, name: str, source: StreamSource, *, world_size: int
+) -> dict[str, Any]:
+    samples, batch = len(source.rows), config.training.batch
+    shard_ids = source.manifest.shard_ids[source.rows]
+    in_pass = plan.steps_per_pass(samples, batch)
+    whole, rest = divmod(config.training.steps, in_pass)
+    order = plan.pass_order(
+        shard_ids,
+        seed=config.training.seed,
+        stream_id=plan.stream_number(name),
+        pass_index=whole,
+        block_shards=config.data.block_shards,
+    )
+    last = samples - (in_pass - 1) * batch
+    sizes = _sizes(source)
+    return {
+        "batch": batch,
+        "rows_per_worker": _rows_per_worker((min(batch, samples), last), world_size),
+        "steps_per_pass": in_pass,
+        "passes": config.training.steps / in_pass,
+        "last_batch": last,
+        "padding": in_pass * batch - samples,
+        "shards_at_once": min(config.data.block_shards, len(np.unique(shard_ids))),
+        "run_bytes": int(whole * sizes.sum() + sizes[order[: rest * batch]].sum()),
+        "balance": None,
+    }
+
+
+def _balanced(
+    config: RunConfig, source: StreamSource, drawn: list[StreamSource], *, world_size: int
+) -> dict[str, Any]:
+    """P x K batches have no passes: a step draws P of the C classes that all streams have, so
+    numbers over the run are expected values."""
+    options: Any = config.method
+    wanted, each = options.classes_per_batch, options.samples_per_class
+    common = sorted(set.intersection(*(set(_counts(s)) for s in drawn)))
+    counts, of_class = _counts(source), source.manifest.labels[source.rows]
+    sizes = _sizes(source)
+    class_bytes = [sizes[of_class == c].sum() * min(1.0, each / counts[c]) for c in common]
+    class_steps = config.training.steps * wanted / len(common)
+    return {
+        "batch": wanted * each,
+        "rows_per_worker": _rows_per_worker((wanted * each,), world_size),
+        "steps_per_pass": None,
+        "passes": class_steps * each * len(common) / sum(counts[c] for c in common),
+        "last_batch": None,
+        "padding": 0,
+        "shards_at_once": len(np.unique(source.manifest.shard_ids[source.rows])),
+        "run_bytes": round(class_steps * sum(class_bytes)),
+        "balance": {
+            "classes": len(common),
+            "draws_per_class": class_steps * each,
+            "small_classes": {c: counts[c] for c in common if counts[c] < each},
+        },
+    }
+
+
+def _counts(source: StreamSource) -> Counter[str]:
+    """Samples of each class of a source, unlabelled ones left out."""
+    return Counter(x for x in source.manifest.labels[source.rows].tolist() if x is not None)
+
+
+def _rows_per_worker(batches: tuple[int, ...], world_size: int) -> list[int]:
+    """Fewest and most rows that a worker gets of batches of these sizes."""
+    return [min(batches) // world_size, -(-max(batches) // world_size)]
+
+
+def _sizes(source: StreamSource) -> np.ndarray:
+    """Encoded bytes of each sample's pixels, int64 [N]."""
+    members = (content_member(source.manifest, int(row)) for row in source.rows)
+    return np.array([member.size for member in members], dtype=np.int64)
+
+
+def _cache_bytes(source: StreamSource) -> int:
+    """What all samples take up decoded: N·V·C·S² bytes, C = 1 where all that is seen is grey."""
+    manifest, rows = source.manifest, source.rows
+    channels = 3
+    if not (manifest.streams[rows] == "image").any():
+        # Of one shard, a fair sample of them all: at a URL it is fetched whole.
+        near = rows[manifest.shard_ids[rows] == manifest.shard_ids[rows[0]]]
+        headers = read_headers(manifest, chosen(manifest, near, _HEADERS))
+        channels = max(header.channels for header in headers)
+    views = max(1, int(manifest.views[rows].max()))
+    return len(rows) * views * channels * source.image_size**2
+
+
+def _name(manifest: Manifest) -> str:
+    parts = manifest.metadata.get("union", [manifest.metadata])
+    return " + ".join(str(part.get("dataset")) for part in parts)
+
+
+def _machine_bytes() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
