@@ -260,7 +260,9 @@ def _explain_os_error(err: OSError) -> str:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    line = " ".join(message.split())
+    from dataio.location import shown as without_credentials
+
+    line = without_credentials(" ".join(message.split()))
     print(f"img2shape: {line}", file=sys.stderr)
     sys.exit(code)
 

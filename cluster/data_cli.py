@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -44,6 +44,9 @@ def make(
     size: Annotated[str, typer.Option(help="smoke | small | medium | large")] = "small",
     seed: Annotated[int, typer.Option(min=0, help="Seed of all shapes and pictures.")] = 0,
     style: Annotated[str, typer.Option(help="Look of the shapes' views: a | b.")] = "a",
+    layout: Annotated[
+        str, typer.Option(help="mi3dor | shrec: sketches and meshes as SHREC'14 has them.")
+    ] = "mi3dor",
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes.", show_default="one per core")
     ] = None,
@@ -53,7 +56,9 @@ def make(
 
     if benchmark != "procedural":
         raise typer.BadParameter(f"unknown benchmark '{benchmark}'; there is one: procedural")
-    manifest = make_benchmark(out, size=size, seed=seed, style=style, workers=workers)
+    manifest = make_benchmark(
+        out, size=size, seed=seed, style=style, layout=layout, workers=workers
+    )
     say(f"data set: {shown(out)}: {len(manifest.keys)} samples, {len(manifest.classes)} classes")
 
 
@@ -125,7 +130,10 @@ def pack(
         list[str] | None, typer.Option(help="Only this split; may be repeated.")
     ] = None,
     shard_size_mb: Annotated[int, typer.Option(min=1, help="Largest size of a shard.")] = 256,
-    views: Annotated[str, typer.Option(help="stack (one JPEG) | npy (lossless)")] = "stack",
+    views: Annotated[
+        Literal["stack", "npy"],
+        typer.Option(help="How shapes are stored: stack (one JPEG) | npy (lossless)."),
+    ] = "stack",
     views_from: Annotated[
         Path | None, typer.Option(help="Views of `data render`, for the meshes of the data set.")
     ] = None,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ from cluster.evaluate import gallery_transport
 from cluster.launch import launch
 from cluster.pictures import Pictures
 from cluster.progress import say, task
+from dataio.datasets import procedural_shrec
 from dataio.datasets.procedural import benchmark_name, make_procedural, records
+from dataio.datasets.procedural_files import STYLES
+from dataio.location import exists
 from dataio.manifest import MANIFEST_NAME, Manifest, load_manifest
 from dataio.pack import pack
 from dataio.records import DataError
@@ -29,12 +33,13 @@ from evalsuite.options import Options
 from evalsuite.report import build_report
 from evalsuite.runs import load_run as view_run
 from trainer.config import ConfigError, RunConfig
+from trainer.data_sets import class_mapping, data_fingerprint, label_space
 from trainer.extract import TrainedRun, extract, load_run, untrained, without_download
 from trainer.loop import build_method
 from trainer.methods import Method
 from trainer.networks.complexity import measure
 from trainer.run_folder import RunFolder
-from trainer.streams import data_fingerprint, evaluation_source, label_space
+from trainer.streams import evaluation_source
 from trainer.telemetry import naming
 
 __all__ = [
@@ -48,29 +53,50 @@ __all__ = [
 
 
 def make_benchmark(
-    out: Path, *, size: str, seed: int, style: str = "a", workers: int | None = None
+    out: Path,
+    *,
+    size: str,
+    seed: int,
+    style: str = "a",
+    layout: str = "mi3dor",
+    workers: int | None = None,
 ) -> Manifest:
-    """Build the procedural benchmark in ``out`` (raw tree in ``out/raw``), or open what is there.
+    """Build the procedural benchmark in ``out``, or open what is there.
+
+    The raw tree is in ``out/raw``. With the layout ``shrec`` its sketches and shapes are written a
+    second time to ``out/raw-shrec``, as SHREC'14 distributes its own, and packed from there.
 
     Raises:
-        DataError: unknown size or style, or ``out`` holds another data set.
+        DataError: unknown size, style or layout, or ``out`` holds another data set.
         OSError: the disk is full or ``out`` cannot be written.
     """
-    name = benchmark_name(size, style=style)
+    if layout not in ("mi3dor", "shrec"):
+        raise DataError(f"procedural: no layout '{layout}'; choose from mi3dor, shrec")
+    name = benchmark_name(size, style=style, layout=layout)
     if (out / MANIFEST_NAME).exists():
         return _require_benchmark(load_manifest(out), name=name, seed=seed)
     with naming(out), task(f"{name}: shapes and pictures") as bar:
         raw = make_procedural(
             out / "raw", size=size, seed=seed, style=style, workers=workers, progress=bar.at
         )
+    more: dict[str, Any] = {}
+    if layout == "shrec":
+        with naming(out), task(f"{name}: meshes and sketches") as bar:
+            raw = procedural_shrec.write_as_shrec(raw, out / "raw-shrec", progress=bar.at)
+        spec = STYLES[style]
+        more = {
+            "render": partial(procedural_shrec.render, style=style),
+            "metadata": {"render": {**spec.to_json(), "digest": spec.digest}},
+        }
     with naming(out), task("packing shards") as bar:
         return pack(
-            records(raw),
+            procedural_shrec.records(raw) if layout == "shrec" else records(raw),
             out,
             dataset=name,
             shard_size_bytes=8 << 20,
             seed=seed,
             progress=bar.at,
+            **more,
         )
 
 
@@ -90,6 +116,9 @@ def train_run(config: RunConfig, out: Path, *, workers: int) -> RunFolder:
 
     A run that is finished already is left as it is. The errors are those of :func:`launch`.
     """
+    mapping = class_mapping(config)
+    if mapping is not None:
+        say(f"classes: {_listed(mapping)}")
     if RunFolder(out).finished:
         folder = launch(config, out, workers=workers)
         say(f"{out}: was finished already, nothing to do")
@@ -101,6 +130,19 @@ def train_run(config: RunConfig, out: Path, *, workers: int) -> RunFolder:
             workers=workers,
             on_record=lambda r: bar.at(r["step"] + 1, note=f"loss {r['loss']:.3f}"),
         )
+
+
+def _listed(mapping: Mapping[str, Mapping[str, Sequence[str]]]) -> str:
+    """``bed, sofa (couch in data/shrec14)``: each class, and where it is called otherwise."""
+    shown = []
+    for name, held in mapping.items():
+        other = [
+            f"{' and '.join(own)} in {data_set}"
+            for data_set, own in held.items()
+            if own and list(own) != [name]
+        ]
+        shown.append(f"{name} ({', '.join(other)})" if other else name)
+    return ", ".join(shown)
 
 
 def evaluate_run(
@@ -250,7 +292,7 @@ def model_complexity(config: RunConfig) -> dict[str, Any]:
 
 
 def _class_count(config: RunConfig) -> int:
-    absent = not (Path(config.data.root) / MANIFEST_NAME).exists()
+    absent = not exists(config.data.root, MANIFEST_NAME)
     if absent and config.data.classes is None and config.data.num_classes is not None:
         return config.data.num_classes
     return len(label_space(config))

@@ -15,9 +15,10 @@ from typing import Any
 
 from trainer.collectives import broadcast_object, process_group, rank
 from trainer.config import ConfigError, RunConfig, parse_config
+from trainer.data_sets import data_fingerprint
 from trainer.loop import train
 from trainer.run_folder import RunFolder
-from trainer.streams import data_fingerprint, training_loader, training_sources
+from trainer.streams import training_loader, training_sources
 from trainer.telemetry import write_json
 
 __all__ = ["RunFailed", "launch", "ray_session"]

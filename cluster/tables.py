@@ -12,11 +12,13 @@ from rich.text import Text
 
 __all__ = [
     "HEADLINE",
+    "print_fields",
     "print_layers",
     "print_method",
     "print_methods",
     "print_metrics",
     "print_verification",
+    "standard_output",
 ]
 
 # What of a section is shown for every method; its own defaults always are.
@@ -45,10 +47,10 @@ def print_metrics(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
     for run, result in rows:
         cells = [_cell(result[m], bold=len(rows) > 1 and result[m] == best[m]) for m in HEADLINE]
         table.add_row(Text(run), *cells)  # a name may hold brackets, rich's markup
-    _console().print(table)
+    standard_output().print(table)
 
 
-def _console() -> Console:
+def standard_output() -> Console:
     """Standard output; wide where it is a file or a pipe, which no window limits."""
     console = Console()
     return console if console.is_terminal else Console(width=160)
@@ -77,7 +79,7 @@ def print_layers(result: Mapping[str, Any]) -> None:
         table.add_row(layer["name"], layer["kind"], shape, *numbers)
     table.add_section()
     table.add_row("total", "", "", f"{result['parameters']:,}", f"{result['multiply_adds']:,}")
-    _console().print(table)
+    standard_output().print(table)
 
 
 def print_methods(methods: Sequence[Mapping[str, Any]]) -> None:
@@ -90,7 +92,7 @@ def print_methods(methods: Sequence[Mapping[str, Any]]) -> None:
         kind = f"{optimizer['kind']} {optimizer['learning_rate']:g} {optimizer['schedule']}"
         cells = (_streams(method), _batch(method), kind, str(training["steps"]))
         table.add_row(*(Text(c) for c in (method["name"], method["paper"], *cells)))
-    _console().print(table)
+    standard_output().print(table)
 
 
 def _streams(method: Mapping[str, Any]) -> str:
@@ -112,7 +114,7 @@ def _batch(method: Mapping[str, Any]) -> str:
 
 def print_method(method: Mapping[str, Any]) -> None:
     """One method of :func:`trainer.methods.catalogue.describe` with all its options."""
-    console = _console()
+    console = standard_output()
     lines = [f"{method['name']}: {method['summary']}", f"paper: {method['paper']}"]
     for name, need in method["streams"].items():
         label = "labelled" if need["labelled"] else "unlabelled"
@@ -125,13 +127,18 @@ def print_method(method: Mapping[str, Any]) -> None:
     lines += [_defaults(method, section) for section in SECTIONS]
     for line in lines:
         console.print(Text(line), soft_wrap=True)
-    table = Table(box=box.SIMPLE_HEAD, caption="* the method's own default")
+    print_fields(method["fields"], prefix="method.", caption="* the method's own default")
+
+
+def print_fields(fields: Sequence[Mapping[str, Any]], *, prefix: str, caption: str) -> None:
+    """One line per field of :func:`trainer.fields.describe_fields`."""
+    table = Table(box=box.SIMPLE_HEAD, caption=caption)
     for name in ("option", "type", "default", "description"):
         table.add_column(name, overflow="fold")
-    for field in method["fields"]:
-        cells = (f"method.{field['name']}", field["type"], _value(field["default"]))
+    for field in fields:
+        cells = (f"{prefix}{field['name']}", field["type"], _value(field["default"]))
         table.add_row(*(Text(c) for c in (*cells, field["description"])))
-    console.print(table)
+    standard_output().print(table)
 
 
 def _defaults(method: Mapping[str, Any], section: str) -> str:
@@ -171,4 +178,4 @@ def print_verification(result: Mapping[str, Any]) -> None:
         if method in result["errors"]:
             error = Text(result["errors"][method], "bold red")
             table.add_row(Text(method), "", "–", "–", "–", error)
-    _console().print(table)
+    standard_output().print(table)

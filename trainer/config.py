@@ -27,6 +27,7 @@ from trainer.sections import (
     Selection,
     TrainingConfig,
 )
+from trainer.transfer_pairs import Transfer
 
 __all__ = [
     "ConfigError",
@@ -90,6 +91,7 @@ class RunConfig(Section):
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
 
 
+_TRANSFER = "transfer."  # a section that becomes values of section data
 _EXECUTION_ONLY = (
     "log_every",
     "checkpoint_every",
@@ -143,12 +145,32 @@ def parse_config(tree: Mapping[str, Any], *, where: str = "config") -> RunConfig
     for section, values in cls.defaults.items():
         if isinstance(tree.get(section, {}), dict):
             tree[section] = {**values, **tree.get(section, {})}
+    if "transfer" in tree:
+        pair = _validate(Transfer, _section(tree, "transfer", where), where=where, prefix=_TRANSFER)
+        tree["data"] = _merged(pair.data(cls.streams), _section(tree, "data", where))
+        del tree["transfer"]
     if isinstance(tree.get("data", {}), dict):
         tree["data"] = _with_default_selections(tree.get("data", {}), cls)
     parsed = _validate(cls.Config, options, where=where, prefix="method.")
     run = _validate(RunConfig, {**tree, "method": parsed, "method_name": name}, where=where)
     _require_usable_streams(run, where=where)
     return _with_balanced_batch(run, tree, where=where) if cls.balanced else run
+
+
+def _section(tree: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
+    section = tree.get(name, {})
+    if not isinstance(section, dict):
+        raise ConfigError(f"{where}: {name}: expected keys and values, found {section!r}")
+    return section
+
+
+def _merged(base: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """``above`` over ``base``, selections key by key."""
+    merged = {**base, **above}
+    for name in base.keys() & above.keys():
+        if isinstance(base[name], dict) and isinstance(above[name], dict):
+            merged[name] = {**base[name], **above[name]}
+    return merged
 
 
 def _with_default_selections(data: Mapping[str, Any], method: type[Method]) -> dict[str, Any]:
@@ -259,6 +281,8 @@ def _explain(model: type[BaseModel], error: Any, prefix: str) -> str:
     name = prefix + ".".join(path)
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         fields = _field_names(model, path[:-1])
+        if model is RunConfig and len(path) == 1:
+            fields.append(_TRANSFER.rstrip("."))
         return f"unknown key '{name}'{nearest(path[-1], fields)}"
     if error["type"] == "value_error":  # of several fields of one section; its text names them
         return f"{name.rstrip('.')}.{error['ctx']['error']}"

@@ -30,7 +30,10 @@ class Selection(Section):
     """One stream of one data set."""
 
     stream: Literal["image", "sketch", "shape"] = Field(description="Kind of samples.")
-    split: Literal["train", "val", "test"] = Field(description="Split of the data set.")
+    split: Literal["train", "val", "test", "all"] = Field(
+        description="Split of the data set; all: every split (sets without one for that stream, "
+        "transductive protocols)."
+    )
     root: str | tuple[str, ...] | None = Field(
         default=None,
         description="Folder of the packed data set; null: data.root. Several folders: their union, "
@@ -51,9 +54,15 @@ class DataConfig(Section):
     )
     restrict: bool = Field(
         default=False,
-        description="Leave out the samples of all classes but data.classes, in every stream, "
-        "queries and gallery included: the closed-set protocol of transfer pairs. Which samples an "
-        "unlabelled stream has then follows from labels, as in the papers; training sees none.",
+        description="Leave out the samples of all classes but data.classes (null: those that all "
+        "data sets of the run have), in every stream, queries and gallery included: the closed-set "
+        "protocol of transfer pairs. Which samples an unlabelled stream has then follows from "
+        "labels, as in the papers; training sees none.",
+    )
+    mapping: dict[str, tuple[str, ...]] = Field(
+        default={},
+        description="Class -> names that stand for it in some data set, besides its own and "
+        "well-known synonyms (sofa: couch); used with data.classes or data.restrict.",
     )
     num_classes: int | None = Field(
         default=None,
@@ -156,9 +165,10 @@ class TrainingConfig(Section):
     checkpoint_every: int = Field(default=200, ge=1, description="Steps between two checkpoints.")
     keep_checkpoints: int = Field(default=2, ge=1, description="Newest checkpoints kept.")
     loader_workers: int = Field(default=0, ge=0, description="Loader processes per worker.")
-    cache: Literal["none", "memory"] = Field(
+    cache: Literal["none", "ram", "device"] = Field(
         default="none",
-        description="memory: keep decoded samples in each process after the first read.",
+        description="ram: keep decoded samples, once for all loader processes of a worker; device: "
+        "decode all streams first and hold them on the training device. The batches are the same.",
     )
     threads: int | None = Field(
         default=None,

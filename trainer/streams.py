@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,17 +11,20 @@ import torch
 
 from dataio.augment import apply
 from dataio.loader import Batch, Loader, StreamSource, walk
-from dataio.manifest import MANIFEST_NAME, Manifest, load_manifest, union
-from dataio.names import nearest
+from dataio.manifest import Manifest
 from dataio.records import DataError
 from dataio.sampling import Balance
 from trainer.config import ConfigError, RunConfig, Selection
+from trainer.data_sets import (
+    label_space,
+    open_data_set,
+    require_classes,
+    training_selections,
+)
 from trainer.methods import METHODS, Domain
 
 __all__ = [
-    "data_fingerprint",
     "evaluation_source",
-    "label_space",
     "to_domain",
     "to_domains",
     "training_loader",
@@ -34,60 +35,18 @@ __all__ = [
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-@lru_cache(maxsize=8)
-def _manifest(roots: tuple[str, ...]) -> Manifest:
-    return union([load_manifest(Path(root)) for root in roots])
-
-
-def _open(config: RunConfig, selection: Selection) -> Manifest:
-    root = selection.root or config.data.root
-    roots = (root,) if isinstance(root, str) else root
-    for root in roots:
-        if not (Path(root) / MANIFEST_NAME).is_file():
-            raise DataError(
-                f"{root}: no data set here (no {MANIFEST_NAME}); make one with `img2shape data "
-                f"make procedural --out {root}`, or name yours with data.root=FOLDER"
-            )
-    return _manifest(roots)
-
-
-def _selections(config: RunConfig) -> dict[str, Selection]:
-    """The selection of each stream that the method trains on."""
-    return {name: getattr(config.data, name) for name in METHODS[config.method_name].streams}
-
-
-def label_space(config: RunConfig) -> tuple[str, ...]:
-    """The class names in order of their ids: ``data.classes``, else those of all data sets of
-    the labelled streams, by name.
-
-    Raises:
-        DataError: no class list is configured and a data set cannot be read.
-    """
-    if config.data.classes is not None:
-        return config.data.classes
-    needs = METHODS[config.method_name].streams
-    labelled = [s for name, s in _selections(config).items() if needs[name].labelled]
-    return tuple(sorted({name for s in labelled for name in _open(config, s).classes}))
-
-
-def data_fingerprint(config: RunConfig) -> str:
-    """Hash of the content of all data sets that the run trains on."""
-    roots = sorted({_open(config, s).fingerprint for s in _selections(config).values()})
-    return "+".join(root[:16] for root in roots)
-
-
 def training_sources(config: RunConfig) -> dict[str, StreamSource]:
     """One :class:`StreamSource` per stream that the method needs.
 
     Raises:
-        ConfigError: ``data.classes`` names a class that no data set has, or lacks one that is
-            trained on.
+        ConfigError: ``data.classes`` names a class that no data set has (with ``data.restrict``,
+            that one lacks), or lacks one that is trained on.
         DataError: a data set cannot be read, or a sample lacks the label that the method needs.
     """
-    _require_classes_exist(config)
+    require_classes(config)
     sources = {}
     needs = METHODS[config.method_name].streams
-    for name, selection in _selections(config).items():
+    for name, selection in training_selections(config).items():
         need = needs[name]
         sources[name] = _source(config, selection, labelled=need.labelled, training=True)
         if need.labelled:
@@ -103,8 +62,11 @@ def training_loader(
     start_step: int = 0,
     rank: int = 0,
     world_size: int = 1,
+    device: torch.device | str = "cpu",
 ) -> Loader:
     """The batches of a run: one slice of a plain or balanced batch of each drawn stream a step.
+
+    With ``training.cache=device`` the pixels lie on ``device``.
 
     Raises:
         DataError: the streams cannot give such batches, e.g. too few classes are in all of them.
@@ -125,6 +87,7 @@ def training_loader(
         world_size=world_size,
         workers=training.loader_workers,
         cache=training.cache,
+        device=device,
         block_shards=config.data.block_shards,
     )
 
@@ -140,19 +103,6 @@ def evaluation_source(config: RunConfig, selection: Selection) -> StreamSource:
     source = _source(config, selection, labelled=True, training=False)
     _require_labels(source, where=f"{selection.stream}/{selection.split}")
     return source
-
-
-def _require_classes_exist(config: RunConfig) -> None:
-    classes = config.data.classes or ()
-    manifests = [_open(config, s) for s in _selections(config).values()]
-    known = sorted({name for manifest in manifests for name in manifest.classes})
-    for name in classes:
-        if name not in known:
-            raise ConfigError(
-                f"data.classes: the data set has no class '{name}'{nearest(name, known)}"
-            )
-    if len(set(classes)) < len(classes):
-        raise ConfigError("data.classes: a class is named twice; name each once")
 
 
 def _require_labels(source: StreamSource, *, where: str) -> None:
@@ -176,10 +126,10 @@ def _require_within_classes(source: StreamSource, *, where: str) -> None:
 def _source(
     config: RunConfig, selection: Selection, *, labelled: bool, training: bool
 ) -> StreamSource:
-    manifest = _open(config, selection)
+    manifest = open_data_set(config, selection)
     rows = manifest.select(selection.stream, selection.split)
     if config.data.restrict:
-        rows = _restricted(rows, manifest, config.data.classes or ())
+        rows = _restricted(rows, manifest, label_space(config))
     return StreamSource(
         manifest=manifest,
         rows=rows,
@@ -198,7 +148,7 @@ def _restricted(rows: np.ndarray, manifest: Manifest, classes: tuple[str, ...]) 
         known = sorted({label for label in manifest.labels[rows] if label is not None})
         raise ConfigError(
             f"data.restrict: {manifest.root} has no sample of data.classes "
-            f"({', '.join(classes) or 'none given'}) there; it has "
+            f"({', '.join(classes)}) there; it has "
             f"{', '.join(known) or 'no labels'}"
         )
     return kept

@@ -17,20 +17,21 @@ import pytest
 
 from cluster.jobs import evaluate_run, train_run
 from dataio.datasets import mi3dor
+from dataio.findings import Findings
 from dataio.manifest import load_manifest, write_manifest
 from dataio.pack import pack
 from dataio.shards import content_member
 from tests.command import CONFIGS, call, small
-from trainer import streams
 from trainer.config import load_config
+from trainer.data_sets import read_again
 
 
 @pytest.fixture(autouse=True)
 def _read_manifests_again() -> Iterator[None]:
     """Each command is a process of its own; here several share one, and data change in between."""
-    streams._manifest.cache_clear()
+    read_again()
     yield
-    streams._manifest.cache_clear()
+    read_again()
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +173,7 @@ def test_classes_that_are_not_those_of_the_data(classes, told, benchmark, tmp_pa
 
 def test_a_split_that_the_data_set_lacks(benchmark, tmp_path, capfd):
     raw, data, out = benchmark / "raw", tmp_path / "data", tmp_path / "run"
-    records = mi3dor.records(raw, dataset="half")
+    records = mi3dor.records(raw, mi3dor.Options(name="half"), Findings("half"))
     kept = [r for r in records if (r.stream, r.split) in (("sketch", "test"), ("image", "test"))]
     pack(kept, data, dataset="half")
     overrides = short(data, data__source_images__stream="sketch")
@@ -305,7 +306,7 @@ def test_a_run_is_not_evaluated_on_other_data_than_it_was_trained_on(data, tmp_p
     other = tmp_path / "own"
     train_run(config, other, workers=0)
     manifest_with_other_rows(data)
-    streams._manifest.cache_clear()
+    read_again()
     told = call(capfd, "eval", other, "--json").complaint
     assert "trained on other data" in told
     assert str(data) in told

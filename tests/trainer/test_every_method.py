@@ -12,11 +12,12 @@ import torch
 
 from trainer.checkpoint import newest_checkpoint
 from trainer.config import RunConfig, parse_config
+from trainer.data_sets import data_fingerprint
 from trainer.extract import extract, load_run
 from trainer.loop import Trainer, train
 from trainer.methods import METHODS
 from trainer.run_folder import RunFolder
-from trainer.streams import data_fingerprint, evaluation_source
+from trainer.streams import evaluation_source
 
 STEPS = 4
 

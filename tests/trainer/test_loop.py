@@ -11,18 +11,18 @@ import pytest
 import torch
 
 from dataio.datasets import mi3dor
+from dataio.findings import Findings
 from dataio.manifest import load_manifest
 from dataio.pack import pack
 from tests.spawn import run_processes
 from trainer.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from trainer.config import ConfigError, RunConfig, parse_config
+from trainer.data_sets import data_fingerprint, label_space
 from trainer.extract import extract, load_run, untrained
 from trainer.loop import NonFiniteError, Trainer, train
 from trainer.run_folder import RunFolder
 from trainer.streams import (
-    data_fingerprint,
     evaluation_source,
-    label_space,
     training_sources,
 )
 
@@ -80,10 +80,19 @@ def test_an_interrupted_run_ends_like_the_whole_one_bit_for_bit(
     assert log(finished) == log(whole)
 
 
-def test_loader_workers_and_cache_change_nothing(benchmark, whole, tmp_path):
-    other = run(small(benchmark, loader_workers=1, cache="memory"), tmp_path / "run")
+@pytest.mark.parametrize("cache", ["ram", "device"])
+def test_loader_workers_and_cache_change_nothing(benchmark, whole, tmp_path, cache):
+    other = run(small(benchmark, loader_workers=1, cache=cache), tmp_path / "run")
     for name, value in state(other).items():
         assert torch.equal(value, state(whole)[name]), name
+
+
+def test_a_run_resumes_with_another_cache_bit_for_bit(benchmark, whole, tmp_path):
+    run(small(benchmark, cache="ram"), tmp_path / "run", stop_after=3)
+    finished = run(small(benchmark, cache="device"), tmp_path / "run")
+    for name, value in state(finished).items():
+        assert torch.equal(value, state(whole)[name]), name
+    assert log(finished) == log(whole)
 
 
 def test_bf16_trains_close_to_float32_with_full_precision_weights(benchmark, whole, tmp_path):
@@ -212,7 +221,9 @@ def test_the_untrained_method_is_the_start_of_the_run(whole):
 def test_joint_training_draws_from_the_union_of_data_sets(benchmark, tmp_path):
     """ASTN table 4: source and target of two data sets, one label space, evaluated on one."""
     other = tmp_path / "other"
-    pack(mi3dor.records(benchmark / "raw", dataset="other"), other, dataset="other", seed=1)
+    options = mi3dor.Options(name="other")
+    records = mi3dor.records(benchmark / "raw", options, Findings("other"))
+    pack(records, other, dataset="other", seed=1)
     tree = small(benchmark).to_dict()
     for stream in ("source_images", "target_shapes"):
         tree["data"][stream]["root"] = [str(benchmark), str(other)]

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from trainer.config import ConfigError, RunConfig, parse_config
+from trainer.data_sets import data_fingerprint, label_space
 from trainer.extract import load_run, untrained
 from trainer.loop import Trainer, build_method, train
 from trainer.methods import METHODS
 from trainer.run_folder import RunFolder
-from trainer.streams import data_fingerprint, label_space
 
 
 def small(root: Path, method: str, *, width: int = 8, classes=None, **training) -> RunConfig:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import re
 import sys
-import types
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 from dataio.names import nearest
 from trainer.config import ConfigError
+from trainer.fields import describe_fields
 from trainer.methods import METHODS, Method, MethodConfig
 from trainer.networks.options import NetworkConfig
 from trainer.sections import OptimizerConfig, TrainingConfig
@@ -26,7 +25,6 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "optimizer": OptimizerConfig,
     "training": TrainingConfig,
 }
-LIMITS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "min_length": "length ≥"}
 
 
 def find_method(name: str) -> type[Method]:
@@ -72,7 +70,7 @@ def describe(name: str) -> dict[str, Any]:
         "balanced": _balanced(cls),
         "defaults": _defaults(cls),
         "own_defaults": {section: dict(values) for section, values in cls.defaults.items()},
-        "fields": _fields(cls.Config),
+        "fields": describe_fields(cls.Config, common=MethodConfig),
     }
 
 
@@ -102,43 +100,3 @@ def _defaults(cls: type[Method]) -> dict[str, dict[str, Any]]:
     if balanced is not None:
         found["training"]["batch"] = balanced["classes_per_batch"] * balanced["samples_per_class"]
     return found
-
-
-def _fields(config: type[MethodConfig]) -> list[dict[str, Any]]:
-    defaults = config().model_dump(mode="json")
-    common = MethodConfig.model_fields
-    ordered = sorted(config.model_fields, key=lambda name: name in common)  # stable
-    return [
-        {
-            "name": name,
-            "type": _type(config.model_fields[name]),
-            "default": defaults[name],
-            "description": config.model_fields[name].description or "",
-            "common": name in common,
-        }
-        for name in ordered
-    ]
-
-
-def _type(field: FieldInfo) -> str:
-    """``float ≥ 0``, ``center | instance``, ``int | null``, ``list of str``."""
-    limits = [
-        f"{sign} {getattr(limit, name):g}"
-        for limit in field.metadata
-        for name, sign in LIMITS.items()
-        if getattr(limit, name, None) is not None
-    ]
-    return " ".join([_shown(field.annotation), ", ".join(limits)]).strip()
-
-
-def _shown(annotation: Any) -> str:
-    origin, inner = get_origin(annotation), get_args(annotation)
-    if origin is Literal:
-        return " | ".join(map(str, inner))
-    if origin in (Union, types.UnionType):
-        return " | ".join(map(_shown, inner))
-    if origin in (tuple, list, frozenset):
-        return f"list of {_shown(inner[0])}"
-    if annotation is type(None):
-        return "null"
-    return getattr(annotation, "__name__", str(annotation))
