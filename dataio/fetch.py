@@ -1,4 +1,4 @@
-"""Positions of a stream to uint8 pixel arrays, with a bounded cache of decoded samples."""
+"""Positions of a stream to uint8 pixels."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from torch.utils.data import get_worker_info
 
 from dataio.decode import Fit, decode_image, decode_views, resize
 from dataio.manifest import Manifest, Member
+from dataio.ram_cache import RamCache
 from dataio.records import DataError
+from dataio.recycled import empty
 from dataio.shards import CONTENT_SUFFIXES, ShardReader, content_member
 
-__all__ = ["FetchError", "PixelReader", "SampleTable"]
+__all__ = ["FetchError", "PixelReader", "SampleTable", "shown_channels"]
 
 _DIGEST_BYTES = 8
 
@@ -72,10 +76,15 @@ def _digests(manifest: Manifest, rows: np.ndarray) -> np.ndarray:
     return np.frombuffer(bytes.fromhex(joined), dtype=np.uint8).reshape(len(rows), _DIGEST_BYTES)
 
 
-class PixelReader:
-    """Reads, decodes and resizes samples; keeps decoded ones up to `cache_bytes`.
+def shown_channels(channels: np.ndarray, *, colour: bool) -> int:
+    """C of a batch of samples of `channels`, uint8 [n]: 1 if all are grey; `colour` forces 3."""
+    return 1 if not colour and len(channels) > 0 and bool((channels == 1).all()) else 3
 
-    A single picture counts as one view here, so every array is [n, V, C, S, S].
+
+class PixelReader:
+    """Reads, decodes and resizes samples; keeps decoded ones in `cache`.
+
+    A single picture counts as one view here, so everything is [n, V, C, S, S].
     """
 
     def __init__(
@@ -86,33 +95,17 @@ class PixelReader:
         image_size: int,
         fit: Fit = "stretch",
         colour: bool = False,
-        cache_bytes: int = 0,
+        cache: RamCache | None = None,
     ) -> None:
         """`colour` asks for C = 3 always, else C = 1 where all pictures of a batch are grey."""
-        self._table, self._reader = table, reader
+        self.colour = colour
+        self._table, self._reader, self._cache = table, reader, cache
         self._fit: Fit = fit
-        self._size, self._colour = image_size, colour
-        self._most_views = max(1, int(table.views.max()))
-        self._budget_bytes = cache_bytes
-        self._forget()
+        self._size = image_size
+        self._wide = colour  # whether to expect colour
 
-    def _forget(self) -> None:
-        # Pixels of cached samples by channel count, and each position's place: -1 = not cached.
-        self._pools: dict[int, np.ndarray] = {}
-        self._used = {1: 0, 3: 0}
-        self._channels = np.zeros(len(self._table.rows), dtype=np.uint8)
-        self._place = np.full(len(self._table.rows), -1, dtype=np.int64)
-
-    def __getstate__(self) -> dict[str, Any]:
-        cache = ("_pools", "_used", "_channels", "_place")
-        return {name: value for name, value in self.__dict__.items() if name not in cache}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._forget()
-
-    def read(self, positions: np.ndarray, views: np.ndarray) -> np.ndarray:
-        """Pixels uint8 [n, v, C, S, S] of the chosen views.
+    def read(self, positions: np.ndarray, views: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
+        """Pixels uint8 [n, v, C, S, S] of the chosen views, and each sample's own C, uint8 [n].
 
         Args:
             positions: int64 [n], samples of the table; one that is repeated is decoded once.
@@ -121,44 +114,75 @@ class PixelReader:
         Raises:
             FetchError: a sample cannot be read or decoded.
         """
-        places = self._place[positions]
+        starts, channels = self._held(positions)
+        self._wide = self._wide or bool((channels == 3).any())
+        pixels = empty(*views.shape, 3 if self._wide else 1, self._size, self._size)
+        array = pixels.numpy()
         missing: dict[int, list[int]] = {}  # position -> its places in the batch
-        for i in np.flatnonzero(places < 0).tolist():
-            missing.setdefault(int(positions[i]), []).append(i)
-        fresh = [(at, self._load(position, views[at])) for position, at in missing.items()]
-        channels = self._channels[positions]
-        grey = not self._colour and len(positions) > 0 and bool((channels == 1).all())
-        shape = (len(positions), views.shape[1], 1 if grey else 3, self._size, self._size)
-        if not fresh and len(positions) > 0 and bool((channels == shape[2]).all()):
-            return self._pools[shape[2]][places[:, None], views]
-        out = np.empty(shape, dtype=np.uint8)
-        for count, pool in self._pools.items():
-            chosen = np.flatnonzero((channels == count) & (places >= 0))
-            out[chosen] = pool[places[chosen, None], views[chosen]]
-        for at, pixels in fresh:
-            out[at] = pixels
-        return out
-
-    def _load(self, position: int, views: np.ndarray) -> np.ndarray:
-        """One sample's `views` [m, v], uint8 [m, v, C, S, S]; all are cached if they fit."""
-        try:
+        for i, held in enumerate(channels.tolist()):
+            if held:
+                assert self._cache is not None
+                self._cache.copy(int(starts[i]), held, views[i], out=array[i])
+            else:
+                missing.setdefault(int(positions[i]), []).append(i)
+        for position, places in missing.items():
             tiles = self._decode(position)
-        except DataError as error:
-            raise FetchError(int(self._table.rows[position]), str(error)) from error
-        channels = tiles.shape[3]
-        self._channels[position] = channels
-        if not self._has_room(channels):
-            chosen, index = np.unique(views, return_inverse=True)
-            pixels = _planes([resize(tiles[v], self._size, fit=self._fit) for v in chosen])
-            return pixels[index.reshape(views.shape)]
-        pixels = _planes([resize(t, self._size, fit=self._fit) for t in tiles])
-        pool, place = self._pools[channels], self._used[channels]
-        pool[place, : len(pixels)] = pixels
-        self._place[position] = place
-        self._used[channels] += 1
-        return pixels[views]
+            channels[places] = tiles.shape[3]
+            if tiles.shape[3] > pixels.shape[2]:
+                self._wide = True
+                pixels = pixels.expand(-1, -1, 3, -1, -1).contiguous()
+                array = pixels.numpy()
+            self._fill(position, tiles, {i: views[i].tolist() for i in places}, out=array)
+        shown = shown_channels(channels, colour=self.colour)
+        if shown < pixels.shape[2]:
+            self._wide = False
+            pixels = pixels[:, :, :1].contiguous()
+        return pixels.expand(-1, -1, shown, -1, -1), channels
+
+    def share(self, positions: np.ndarray) -> bool:
+        """In a loader worker: bring samples int64 [n] to where the parent process can read them.
+
+        False if there is no cache that both share, or no room in it; then send the pixels. Raises
+        FetchError as `read`.
+        """
+        if self._cache is None or not self._cache.shared or get_worker_info() is None:
+            return False
+        missing = np.unique(positions[self._cache.places(positions)[1] == 0])
+        for position in missing.tolist():
+            if not self._cache.has_room(3 * max(1, int(self._table.views[position]))):
+                return False
+            tiles = self._decode(position)
+            pictures = [resize(tile, self._size, fit=self._fit) for tile in tiles]
+            self._cache.add(position, pictures)
+        return bool((self._cache.places(positions)[1] > 0).all())
+
+    def _held(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if self._cache is not None:
+            return self._cache.places(positions)
+        return np.zeros(len(positions), dtype=np.int64), np.zeros(len(positions), dtype=np.uint8)
+
+    def _fill(
+        self, position: int, tiles: np.ndarray, chosen: dict[int, list[int]], *, out: np.ndarray
+    ) -> None:
+        """Write views of one sample to their places `out[i]`; into the cache go all of them."""
+        count, _, _, channels = tiles.shape
+        keep = self._cache is not None and self._cache.has_room(count * channels)
+        needed = range(count) if keep else {v for views in chosen.values() for v in views}
+        pictures = {v: resize(tiles[v], self._size, fit=self._fit) for v in needed}
+        for i, views in chosen.items():
+            for slot, view in enumerate(views):
+                out[i, slot] = pictures[view].transpose(2, 0, 1)
+        if self._cache is not None and keep:
+            self._cache.add(position, list(pictures.values()))
 
     def _decode(self, position: int) -> np.ndarray:
+        """All views of one sample as stored, uint8 [V, H, W, C]."""
+        try:
+            return self._decoded(position)
+        except DataError as error:
+            raise FetchError(int(self._table.rows[position]), str(error)) from error
+
+    def _decoded(self, position: int) -> np.ndarray:
         shard_id = int(self._table.shard_ids[position])
         data = self._reader.read(shard_id, self._table.member(position))
         name = self._reader.path(shard_id)
@@ -172,21 +196,3 @@ class PixelReader:
         if self._table.stacked:
             return decode_views(data, key=name, views=int(self._table.views[position]))
         return decode_image(data, key=name, size=self._size, fit=self._fit)[None]
-
-    def _has_room(self, channels: int) -> bool:
-        """Whether one more sample may be kept; makes its pool on first use."""
-        item_bytes = self._most_views * self._size**2  # of one channel
-        used_bytes = sum(item_bytes * c * n for c, n in self._used.items())
-        if used_bytes + item_bytes * channels > self._budget_bytes:
-            return False
-        if channels not in self._pools:
-            room = min(len(self._table.rows), self._budget_bytes // (item_bytes * channels))
-            # Memory is taken page by page as samples arrive, not here.
-            shape = (room, self._most_views, channels, self._size, self._size)
-            self._pools[channels] = np.empty(shape, dtype=np.uint8)
-        return True
-
-
-def _planes(pictures: list[np.ndarray]) -> np.ndarray:
-    """[H, W, C] pictures to one contiguous [V, C, H, W]."""
-    return np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2))

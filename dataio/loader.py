@@ -6,28 +6,21 @@ whole steps, so their number changes nothing but the speed, and a run resumes at
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
-import os
-import signal
-import sys
-import threading
 from collections.abc import Iterator, Mapping
-from multiprocessing.connection import wait
-from types import ModuleType, TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
-from torch.utils.data import DataLoader
 
-from dataio.batches import Batch, StepBatches, StreamSource, WalkBatches
+from dataio.batches import Batch, Places, StepBatches, StreamSource, WalkBatches
 from dataio.fetch import FetchError
 from dataio.records import DataError
+from dataio.resident import Resident
 from dataio.sampling import Balance
+from dataio.workers import Running
 
 __all__ = ["Balance", "Batch", "Loader", "StreamSource", "walk"]
 
-Cache = Literal["none", "memory"]
+Cache = Literal["none", "ram", "device"]
 
 
 class Loader:
@@ -53,6 +46,7 @@ class Loader:
         pin_memory: bool = False,
         cache: Cache = "none",
         cache_bytes: int = 1 << 30,
+        device: torch.device | str = "cpu",
         block_shards: int = 4,
     ) -> None:
         """Prepare; no pixels are read yet.
@@ -72,8 +66,11 @@ class Loader:
             workers: loader processes; 0 loads in this process.
             prefetch: steps that each worker prepares ahead.
             pin_memory: put batches into page-locked memory, for copies to a GPU.
-            cache: "memory" keeps decoded pictures, so each is decoded once a process.
-            cache_bytes: limit of that cache, all streams and workers together.
+            cache: "ram" keeps decoded pictures in memory that all workers share, so each is decoded
+                once. "device" decodes all streams before the first step and holds them on `device`;
+                workers then send everything but pixels. Neither changes a batch.
+            cache_bytes: limit of "ram", all streams together.
+            device: where "device" holds the pictures; the batches' pixels are then there.
             block_shards: shards mixed with one another in a pass's order.
 
         Raises:
@@ -85,8 +82,8 @@ class Loader:
             raise DataError("sources is empty; name at least one stream")
         if not 0 <= start_step <= steps:
             raise DataError(f"start_step must be in [0, steps={steps}], got {start_step}")
-        if cache not in ("none", "memory"):
-            raise DataError(f"cache must be 'none' or 'memory', got {cache!r}")
+        if cache not in get_args(Cache):
+            raise DataError(f"cache must be one of {', '.join(get_args(Cache))}, got {cache!r}")
         _check_workers(workers, prefetch)
         self._sources, self._steps = dict(sources), range(start_step, steps)
         self._options = {"workers": workers, "prefetch": prefetch, "pin_memory": pin_memory}
@@ -97,27 +94,58 @@ class Loader:
             seed=seed,
             rank=rank,
             world_size=world_size,
-            cache_bytes=cache_bytes // max(1, workers) if cache == "memory" else 0,
+            cache_bytes=cache_bytes if cache == "ram" else 0,
+            processes=workers,
+            pixels=cache != "device",
             block_shards=block_shards,
         )
-        self._running: list[_Running] = []
+        self._running: list[Running] = []
+        self._device = device if cache == "device" else None
+        self._resident: dict[str, Resident] = {}
 
     def __len__(self) -> int:
         return len(self._steps)
 
+    def places(self, step: int) -> dict[str, Places]:
+        """Which samples `step` has in each stream, over all ranks; no pixels are read."""
+        return self._batches.places(step)
+
     def __iter__(self) -> Iterator[tuple[int, dict[str, Batch]]]:
-        running = _Running(self._batches, self._steps, **self._options)
+        if self._device is not None and not self._resident:
+            for name in self._sources:
+                self._resident[name] = self._moved(name, self._device)
+        running = Running(self._batches, self._steps, **self._options)
         self._running.append(running)
         try:
             for step, results in zip(self._steps, running, strict=False):
-                yield (
-                    step,
-                    {name: _named(self._sources[name], result) for name, result in results.items()},
-                )
+                yield step, {name: self._whole(name, result) for name, result in results.items()}
         finally:
             running.close()
             if running in self._running:
                 self._running.remove(running)
+
+    def _moved(self, name: str, device: torch.device | str) -> Resident:
+        """A whole stream on `device`."""
+        resident = Resident(self._batches.stream(name), name=name, device=device)
+        running = Running(resident.parts, range(len(resident.parts)), **self._options)
+        try:
+            for part in running:
+                if isinstance(part, FetchError):
+                    raise _named_error(self._sources[name], part)
+                resident.add(*part)
+        finally:
+            running.close()
+        return resident
+
+    def _whole(self, name: str, result: Batch | FetchError) -> Batch:
+        batch = _named(self._sources[name], result)
+        if name in self._resident:
+            batch.pixels = self._resident[name].pixels(batch.position, batch.views)
+        elif batch.pixels.shape[-3] == 0:  # they are in the cache that workers share
+            stream = self._batches.stream(name)
+            pixels = stream.pixels(batch.position.numpy(), batch.views.numpy())
+            batch.pixels = pixels.pin_memory() if self._options["pin_memory"] else pixels
+        return batch
 
     def close(self) -> None:
         """End the worker processes of all iterations; those iterations stop."""
@@ -155,7 +183,7 @@ def walk(
 
 
 def _walk(source: StreamSource, batches: WalkBatches, **options: Any) -> Iterator[Batch]:
-    running = _Running(batches, range(len(batches)), **options)
+    running = Running(batches, range(len(batches)), **options)
     try:
         for result in running:
             yield _named(source, result)
@@ -170,111 +198,12 @@ def _check_workers(workers: int, prefetch: int) -> None:
 
 def _named(source: StreamSource, result: Batch | FetchError) -> Batch:
     """Fill in the keys, or raise the error with the sample's key."""
-    keys = source.manifest.keys
     if isinstance(result, FetchError):
-        raise DataError(f"sample {keys[result.row]!r}: {result.reason}")
+        raise _named_error(source, result)
+    keys = source.manifest.keys
     result.keys = [keys[row] for row in result.row.tolist()]
     return result
 
 
-# ---- worker processes --------------------------------------------------------------------------
-
-
-class _Running:
-    """One iteration over a map-style data set: `data[step]` for each step, in order."""
-
-    def __init__(
-        self, data: Any, steps: range, *, workers: int, prefetch: int, pin_memory: bool
-    ) -> None:
-        in_workers = {
-            "multiprocessing_context": _context(),
-            "prefetch_factor": prefetch,
-            "worker_init_fn": _set_up_worker,
-        }
-        loader = DataLoader(
-            data,
-            sampler=steps,
-            batch_size=None,
-            collate_fn=_unchanged,
-            num_workers=workers,
-            pin_memory=pin_memory,
-            generator=torch.Generator(),  # else each iteration draws from the global one
-            **(in_workers if workers else {}),
-        )
-        with _starting() if workers else contextlib.nullcontext():
-            self._iterator: Iterator[Any] | None = iter(loader)
-
-    def __iter__(self) -> _Running:
-        return self
-
-    def __next__(self) -> Any:
-        if self._iterator is None:
-            raise StopIteration
-        return next(self._iterator)
-
-    def close(self) -> None:
-        self._iterator = None  # torch's iterator joins its workers when it is dropped
-
-
-def _unchanged(item: Any) -> Any:
-    return item
-
-
-def _set_up_worker(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and ends its workers
-    sys.excepthook = _report
-    torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """End this worker when the training process is gone, even if that was killed outright.
-
-    torch's own watch looks at the parent process id, which here is the server's; and the server
-    lives as long as its workers do.
-    """
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-
-def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """A worker's excepthook: silent where the parent, interrupted, broke off taking a batch."""
-    if not issubclass(kind, ConnectionError | EOFError):
-        sys.__excepthook__(kind, error, trace)
-
-
-def _context() -> Any:
-    """How workers start: forked from a clean server process where there is one, else spawned.
-
-    A plain fork would copy a process that may hold OpenMP threads, a process group's threads and
-    their locks, and can hang. The server imports torch once, so later workers start at once.
-    """
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    # Without effect where a server is running already: workers then import by themselves.
-    context.set_forkserver_preload(["torch", "dataio.loader"])
-    return context
-
-
-@contextlib.contextmanager
-def _starting() -> Iterator[None]:
-    """While worker processes start: Ctrl-C waits, and `__main__` stays out of them.
-
-    Workers inherit the blocked signal, so none dies of it before `_set_up_worker`. They need
-    nothing of `__main__`, whose import would cost seconds in a large program and would run a script
-    that has no `if __name__ == "__main__"` a second time.
-    """
-    main = sys.modules["__main__"]
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    blocking = in_main_thread and hasattr(signal, "pthread_sigmask")
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if blocking else None
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-        if mask is not None:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+def _named_error(source: StreamSource, error: FetchError) -> DataError:
+    return DataError(f"sample {source.manifest.keys[error.row]!r}: {error.reason}")

@@ -27,10 +27,12 @@ from dataio.shard_writer import SetWriter
 __all__ = ["SKIPPED_NAME", "pack"]
 
 SKIPPED_NAME = "skipped.jsonl"
+_INPUTS_NAME = ".inputs"  # of the pack that finished here: no part of the data set
 
 _MAX_KEY = 90  # key.views.jpg must fit the 100 characters of a tar header
 _SHARD_NAME = re.compile(rf"({'|'.join(STREAMS)})-({'|'.join(SPLITS)})-\d{{6}}\.tar")
-_HALF_WRITTEN = re.compile(rf"\.({re.escape(MANIFEST_NAME)}|{re.escape(SKIPPED_NAME)})\.\d+\.tmp")
+_WHOLE_NAMES = "|".join(map(re.escape, (MANIFEST_NAME, SKIPPED_NAME, _INPUTS_NAME)))
+_HALF_WRITTEN = re.compile(rf"\.({_WHOLE_NAMES})\.\d+\.tmp")
 # Of these the file itself is the reason; of others the disk, the network or the machine.
 _FILE_ERRORS = (None, ENOENT, ENOTDIR, EISDIR, ELOOP, ENAMETOOLONG)
 
@@ -67,7 +69,7 @@ def pack(
     shards wait in `out/.packing`: after an error, an interruption or a kill the same call goes on
     with the first sample after them and gives the same bytes as one that was never interrupted.
     Shards whose options or files have changed meanwhile are made again. An equal data set already
-    in `out` is left as it is.
+    in `out` is left as it is; unless a file's time has changed, nothing is read to see that.
 
     Args:
         records: what to pack; needs unique keys.
@@ -108,6 +110,11 @@ def pack(
     out.mkdir(parents=True, exist_ok=True)
     with Staging(out) as staging:
         existing = _existing(out, dataset=dataset, options=options)
+        inputs = _inputs(groups, {"about": about, "lenient": findings.lenient})
+        if existing is not None and _read(out / _INPUTS_NAME) == inputs:
+            staging.remove()  # a kill may have left it behind
+            findings.skipped += _skipped_before(out)
+            return existing
         staging.begin({"about": about, "classes": classes})
         writer = SetWriter(staging, classes, shard_size_bytes=shard_size_bytes)
         before = [Skipped(None, one.item, one.reason) for one in findings.skipped]
@@ -120,8 +127,10 @@ def pack(
         manifest = _described(writer, out, about, findings)
         if existing is not None:
             staging.remove()
-            return _same(existing, manifest)
-        _publish(manifest, staging, skipped)
+            manifest = _same(existing, manifest)
+            write_whole(out / _INPUTS_NAME, inputs.encode())
+        else:
+            _publish(manifest, staging, skipped, inputs)
     return manifest
 
 
@@ -294,6 +303,26 @@ def _same(existing: Manifest, manifest: Manifest) -> Manifest:
     return existing
 
 
+def _inputs(groups: Groups, options: dict[str, Any]) -> str:
+    """Hash of all that the shards follow from, the files by size and time."""
+    digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
+    for group in groups.values():
+        for record in group:
+            digest.update(identity(record) + b"\n")
+    return digest.hexdigest()
+
+
+def _read(file: Path) -> str | None:
+    return file.read_text() if file.exists() else None
+
+
+def _skipped_before(out: Path) -> list[Finding]:
+    """What an earlier pack left out itself; the adapter lists its own each time."""
+    lines = (_read(out / SKIPPED_NAME) or "").splitlines()
+    skipped = [Skipped(**json.loads(line)) for line in lines]
+    return [Finding(s.source_path or s.key, s.reason) for s in skipped if s.key is not None]
+
+
 def _another_version(out: str | Path) -> DataError:
     return DataError(
         f"{out}: already holds another version of this data set; "
@@ -301,7 +330,7 @@ def _another_version(out: str | Path) -> DataError:
     )
 
 
-def _publish(manifest: Manifest, staging: Staging, skipped: list[Skipped]) -> None:
+def _publish(manifest: Manifest, staging: Staging, skipped: list[Skipped], inputs: str) -> None:
     """Move the finished shards into place, then write the manifest."""
     root = Path(manifest.root)
     names = {shard.name for shard in manifest.shards}
@@ -319,5 +348,6 @@ def _publish(manifest: Manifest, staging: Staging, skipped: list[Skipped]) -> No
         write_whole(root / SKIPPED_NAME, "".join(f"{line}\n" for line in lines).encode())
     else:
         (root / SKIPPED_NAME).unlink(missing_ok=True)
+    write_whole(root / _INPUTS_NAME, inputs.encode())
     write_manifest(manifest)
     staging.remove()

@@ -20,13 +20,12 @@ import torch
 from trainer import collectives
 from trainer.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from trainer.config import RunConfig
+from trainer.data_sets import data_fingerprint, label_space
 from trainer.methods import METHODS, Domain, Losses, Method, Now
 from trainer.run_folder import RunFolder, require_same_run
 from trainer.schedules import rate_factor
 from trainer.strategy import DataParallel, Strategy
 from trainer.streams import (
-    data_fingerprint,
-    label_space,
     to_domains,
     training_loader,
     training_sources,
@@ -101,6 +100,7 @@ class Trainer:
             start_step=self.step,
             rank=collectives.rank(),
             world_size=collectives.world_size(),
+            device=self.device,
         )
         try:
             batches = iter(loader)

@@ -95,7 +95,7 @@ def test_the_cache_changes_nothing_and_holds_a_repeated_sample_once(sources, cac
     options = {"balance": Balance(3, 16), "steps": 3}
     plain = load(sources, **options)
     assert len(set(plain[0]["shapes"].row.tolist())) < 48
-    assert_equal(plain, load(sources, **options, cache="memory", cache_bytes=cache_bytes))
+    assert_equal(plain, load(sources, **options, cache="ram", cache_bytes=cache_bytes))
 
 
 def test_an_unlabelled_stream_is_refused_by_name(sources):

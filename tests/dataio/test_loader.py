@@ -136,7 +136,7 @@ def test_resuming_continues_the_same_run(sources):
 @pytest.mark.parametrize("cache_bytes", [1 << 30, 20_000, 0])
 def test_the_cache_changes_nothing(sources, cache_bytes):
     plain = load(sources, steps=12)
-    assert_equal(plain, load(sources, steps=12, cache="memory", cache_bytes=cache_bytes))
+    assert_equal(plain, load(sources, steps=12, cache="ram", cache_bytes=cache_bytes))
 
 
 def test_the_cache_decodes_each_sample_once(sources, monkeypatch):
@@ -148,7 +148,7 @@ def test_the_cache_decodes_each_sample_once(sources, monkeypatch):
         monkeypatch.setattr(
             fetch, name, lambda data, *, _f=original, **k: (decoded.append(1), _f(data, **k))[1]
         )
-    loader = Loader(sources, batch=8, seed=5, steps=12, cache="memory")
+    loader = Loader(sources, batch=8, seed=5, steps=12, cache="ram")
     list(loader)
     list(loader)
     assert len(decoded) == 22 + 10
@@ -159,13 +159,14 @@ def test_the_cache_decodes_each_sample_once(sources, monkeypatch):
 
 def test_the_cache_keeps_to_its_limit(sources):
     limit = 40_000
-    loader = Loader(sources, batch=8, seed=5, steps=12, cache="memory", cache_bytes=limit)
+    loader = Loader(sources, batch=8, seed=5, steps=12, cache="ram", cache_bytes=limit)
     list(loader)
     held = 0
     for stream in loader._batches._streams.values():
-        pixels = stream._pixels
-        held += sum(pool.nbytes for pool in pixels._pools.values())
-        assert sum(pixels._used.values()) > 0
+        cache = stream.reader._cache
+        assert cache is not None
+        held += cache._pixels.nbytes
+        assert 0 < cache.used_bytes <= cache._pixels.nbytes
     assert 0 < held <= limit
 
 
@@ -183,7 +184,9 @@ def test_hidden_labels_never_leave(manifest, sources):
     for _, batches in whole:
         assert (batches["target"].label == -1).all()
         assert (batches["source"].label >= 0).all()
-        known = {"pixels", "label", "row", "position", "offset", "count", "keys", "jitter"}
+        known = {
+            "pixels", "label", "row", "position", "views", "offset", "count", "keys", "jitter"
+        }  # fmt: skip
         assert set(vars(batches["target"])) == known
     options = {
         "batch": {"target": 8}, "seed": 1, "rank": 0, "world_size": 1, "cache_bytes": 0,
@@ -279,7 +282,7 @@ def test_what_workers_are_sent_is_small(manifest):
         fingerprint="x",
     )
     source = StreamSource(large, large.select("image", "train"), large.classes, True, 24)
-    loader = Loader({"source": source}, batch=8, seed=0, steps=1, cache="memory")
+    loader = Loader({"source": source}, batch=8, seed=0, steps=1, cache="ram")
     list(loader)
     assert len(pickle.dumps(loader._batches)) < 60 * many
 

@@ -201,14 +201,19 @@ def test_a_broken_file_is_named_and_nothing_is_left(tmp_path, damage):
 
 def test_packing_again_is_harmless_and_another_set_is_refused(made):
     manifest, raw = made
-    before = {p.name: p.stat().st_mtime_ns for p in Path(manifest.root).iterdir()}
+    before = times(Path(manifest.root))
     again = packed(raw.parent)
     assert again.fingerprint == manifest.fingerprint
     with pytest.raises(DataError, match="holds data set 'tiny'"):
         packed(raw.parent, dataset="other")
     with pytest.raises(DataError, match="another version"):
         packed(raw.parent, seed=9)
-    assert {p.name: p.stat().st_mtime_ns for p in Path(manifest.root).iterdir()} == before
+    assert times(Path(manifest.root)) == before
+
+
+def times(folder: Path) -> dict[str, int]:
+    """When each file of the data set was written; `.inputs` follows its sources."""
+    return {p.name: p.stat().st_mtime_ns for p in folder.iterdir() if p.name != ".inputs"}
 
 
 def test_shards_of_an_interrupted_pack_are_replaced(tmp_path):
@@ -222,6 +227,7 @@ def test_shards_of_an_interrupted_pack_are_replaced(tmp_path):
     assert {p.name for p in out.iterdir()} == {
         "image-train-000000.tar",
         MANIFEST_NAME,
+        ".inputs",
         "notes.txt",
     }
     load_manifest(out)

@@ -38,8 +38,8 @@ def tiny(raw: Path) -> list[Record]:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of all files, hidden ones too."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    """SHA-256 of all files, hidden ones too, but not that with the times of the sources."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != ".inputs")
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in files
@@ -480,9 +480,32 @@ def test_warnings_are_kept_and_no_place(made, tmp_path, caplog):
     assert str(tmp_path.parent) not in json.dumps(held)
 
 
-def test_an_existing_set_is_compared_in_full(made, tmp_path):
+def test_a_finished_set_is_not_made_again_to_be_compared(made, tmp_path, monkeypatch):
     found, files = made
     pack(found, tmp_path, **SETTINGS)
+    seen = counted(monkeypatch)
+    pack(found, tmp_path, **SETTINGS)
+    assert seen == []
+    assert hashes(tmp_path) == files
+
+
+def test_a_finished_set_still_knows_what_it_left_out(tmp_path):
+    found = tiny(tmp_path / "raw")
+    assert found[0].image is not None
+    found[0].image.write_bytes(b"no picture")
+    for _ in range(2):
+        findings = Findings("tiny", lenient=True)
+        pack(found, tmp_path / "set", findings=findings, **SETTINGS)
+        assert [one.item for one in findings.skipped] == ["photo0.png"]
+
+
+def test_an_existing_set_is_compared_in_full(tmp_path):
+    found = tiny(tmp_path / "raw")
+    tmp_path = tmp_path / "set"
+    pack(found, tmp_path, **SETTINGS)
+    files = hashes(tmp_path)
+    assert found[0].image is not None
+    os.utime(found[0].image)
     half_again = {**SETTINGS, "progress": stop_at(RECORDS - 1)}
     with pytest.raises(Stopped):
         pack(found, tmp_path, **half_again)

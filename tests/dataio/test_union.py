@@ -95,7 +95,7 @@ def test_walk_and_loader_serve_the_union(parts, both, workers):
     second = torch.cat([b.pixels for b in walk(parts_of[1], batch=4)])
     assert torch.equal(together[10:, :3], second)
     assert torch.equal(together[10:, 3:], second[:, :2])  # fewer views: repeated in turn
-    options = {"seed": 0, "workers": workers, "cache": "memory"}
+    options = {"seed": 0, "workers": workers, "cache": "ram"}
     with Loader({"s": source}, batch=8, steps=2, **options) as loader:
         seen = sorted(row for _, batches in loader for row in batches["s"].row.tolist())
     assert seen == source.rows.tolist()
