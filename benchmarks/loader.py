@@ -98,9 +98,9 @@ def from_webdataset(
 
     used = np.unique(manifest.shard_ids[manifest.select(stream, "train")])
     paths = [str(Path(manifest.root) / manifest.shards[i].name) for i in used]
+    shards: Any = WebDataset(paths, shardshuffle=len(paths))
     data = (
-        WebDataset(paths, shardshuffle=len(paths))
-        .repeat()
+        shards.repeat()
         .shuffle(64)
         .decode("pill" if channels == 1 else "pil")
         .map(cut)

@@ -20,7 +20,10 @@ from dataio.datasets.procedural_files import STYLES
 from dataio.location import exists
 from dataio.manifest import MANIFEST_NAME, Manifest, load_manifest
 from dataio.pack import pack
+from dataio.parallel import in_processes
 from dataio.records import DataError
+from dataio.render import described
+from dataio.rendered_shape import render_mesh
 from evalsuite.embeddings import (
     Embeddings,
     EvaluationError,
@@ -85,8 +88,9 @@ def make_benchmark(
             raw = procedural_shrec.write_as_shrec(raw, out / "raw-shrec", progress=bar.at)
         spec = STYLES[style]
         more = {
-            "render": partial(procedural_shrec.render, style=style),
-            "metadata": {"render": {**spec.to_json(), "digest": spec.digest}},
+            "render": partial(render_mesh, spec=spec),
+            "run": in_processes(workers),
+            "metadata": {"render": described(spec)},
         }
     with naming(out), task("packing shards") as bar:
         return pack(

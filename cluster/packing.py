@@ -7,14 +7,11 @@ import os
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from cluster.parallel import ray_tasks
+from cluster.parallel import mapping
 from cluster.progress import Bar, say, task
 from cluster.rendering import read_dataset, view_spec, with_up_axis
 from cluster.terminal import shown
@@ -25,17 +22,15 @@ from dataio.foreign import index
 from dataio.location import is_remote, normal
 from dataio.location import shown as shown_place
 from dataio.manifest import Manifest
-from dataio.meshes import load_mesh
 from dataio.pack import SKIPPED_NAME, pack
-from dataio.parallel import OrderedMap, in_processes, in_threads
 from dataio.records import SPLITS, DataError, Record
-from dataio.render import RenderSpec, render_views
+from dataio.render import described
 from dataio.rendered import open_rendered
+from dataio.rendered_shape import render_mesh
 from trainer.telemetry import naming
 
 __all__ = ["index_data", "pack_data"]
 
-_HANDFUL = 8  # meshes; starting processes takes longer than rendering these
 _REASONS = 3  # said of what was left out
 
 
@@ -77,8 +72,8 @@ def pack_data(
     if views_from is not None:
         records, metadata["render"] = _with_views(records, views_from, findings)
     elif any(record.mesh for record in records):
-        render = _MeshViews(view_spec(preset, size=size))
-        metadata["render"] = _described(render.spec)
+        spec = view_spec(preset, size=size)
+        render, metadata["render"] = partial(render_mesh, spec=spec), described(spec)
     _drop_place(findings, root)
     with naming(out), task(f"{findings.dataset}: packing", len(records)) as bar:
         manifest = pack(
@@ -90,7 +85,7 @@ def pack_data(
             views=views,
             seed=seed,
             render=render,
-            run=_run(records, workers, rendering=render is not None),
+            run=mapping(workers, meshes=sum(r.mesh is not None for r in records)),
             findings=findings,
             metadata=metadata,
             progress=_Progress(bar),
@@ -151,18 +146,6 @@ def index_data(
     return result
 
 
-@dataclass(frozen=True)
-class _MeshViews:
-    """Renders a record's mesh; can be sent to other processes."""
-
-    spec: RenderSpec
-
-    def __call__(self, record: Record) -> np.ndarray:
-        assert record.mesh is not None
-        spec = dataclasses.replace(self.spec, up_axis=record.up_axis)
-        return render_views(load_mesh(record.mesh), spec, name=str(record.mesh))
-
-
 class _Progress:
     """Moves the bar, and says once what an earlier call had done."""
 
@@ -174,14 +157,6 @@ class _Progress:
             say(f"continuing: {done} of {total} samples were packed already")
         self._begun = True
         self._bar.at(done, total)
-
-
-def _run(records: Sequence[Record], workers: int, *, rendering: bool) -> OrderedMap:
-    if workers:
-        return ray_tasks(workers)
-    # Encoding leaves the interpreter's lock, rendering mostly does not.
-    many = sum(record.mesh is not None for record in records) > _HANDFUL
-    return in_processes() if rendering and many else in_threads()
 
 
 def _of_splits(records: list[Record], splits: Sequence[str], dataset: str) -> list[Record]:
@@ -213,15 +188,6 @@ def _with_views(
             remedy=f"run `img2shape data render` into {shown(folder)} again",
         )
     return kept, rendered.spec_json
-
-
-def _described(spec: RenderSpec) -> dict[str, Any]:
-    """What decides the pixels of rendered views, in the form of `data render`; the up axis is each
-    record's own."""
-    fields = {key: value for key, value in spec.to_json().items() if key != "up_axis"}
-    digest = dataclasses.replace(spec, up_axis=RenderSpec().up_axis).digest
-    versions = {name: version(name) for name in ("embreex", "numpy", "pillow", "trimesh")}
-    return {"spec": fields, "digest": digest, "versions": versions}
 
 
 def _adapter(chosen: Adapter, parsed: AdapterOptions) -> dict[str, Any]:

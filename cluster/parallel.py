@@ -10,12 +10,24 @@ from pathlib import Path
 from typing import Any
 
 from cluster.launch import ray_session
-from dataio.parallel import OrderedMap
+from dataio.parallel import OrderedMap, in_processes, in_threads
 from dataio.records import DataError
 
-__all__ = ["ray_tasks"]
+__all__ = ["mapping", "ray_tasks"]
 
+_HANDFUL = 8  # meshes; starting processes takes longer than rendering these
 _AHEAD = 3  # chunks a worker has waiting: enough to keep it busy, few to hold in memory
+
+
+def mapping(workers: int, *, meshes: int) -> OrderedMap:
+    """How to encode or render records of which `meshes` are to be rendered.
+
+    `workers` Ray tasks; with 0 in processes of this machine for meshes, whose work is Python's, and
+    in threads for pictures, whose decoding leaves the interpreter's lock.
+    """
+    if workers:
+        return ray_tasks(workers)
+    return in_processes() if meshes > _HANDFUL else in_threads()
 
 
 def ray_tasks(workers: int, *, chunk: int = 8) -> OrderedMap:

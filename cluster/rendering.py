@@ -9,14 +9,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from cluster.parallel import ray_tasks
+from cluster.parallel import mapping
 from cluster.progress import say, task
 from cluster.terminal import shown
 from dataio.datasets.adapter import Adapter, AdapterOptions
 from dataio.datasets.catalogue import adapter, parse_options
 from dataio.findings import Findings
 from dataio.names import nearest
-from dataio.parallel import OrderedMap, in_processes
 from dataio.records import DataError, Record, UpAxis
 from dataio.render import RenderSpec
 from dataio.render import preset as render_preset
@@ -25,7 +24,6 @@ from trainer.telemetry import naming
 
 __all__ = ["read_dataset", "render_data", "view_spec", "with_up_axis"]
 
-_HANDFUL = 8  # meshes; starting processes takes longer than rendering these
 _REASONS = 5  # in the result
 
 
@@ -117,7 +115,7 @@ def render_data(
     start = time.monotonic()
     with naming(out), task(f"{findings.dataset}: rendering", len(shapes)) as bar:
         rendered = render_records(
-            shapes, out, spec=spec, run=_runner(workers, len(shapes)), progress=bar.at
+            shapes, out, spec=spec, run=mapping(workers, meshes=len(shapes)), progress=bar.at
         )
     seconds = time.monotonic() - start
     failed = [rendered.quarantine[s.key] for s in shapes if s.key in rendered.quarantine]
@@ -140,12 +138,6 @@ def render_data(
     parts += ["--views-from", str(shown(out)), "--out", "SHARDS"]
     say(f"next: {shlex.join(parts)}")
     return result
-
-
-def _runner(workers: int, shapes: int) -> OrderedMap:
-    if workers:
-        return ray_tasks(workers)
-    return map if shapes <= _HANDFUL else in_processes()
 
 
 def _say_done(result: Mapping[str, Any]) -> None:

@@ -18,10 +18,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from dataio.atomic import write_whole
 from dataio.manifest import Member, Shard
 from dataio.records import DataError, Record
 
-__all__ = ["NotedRow", "ShardNote", "Skipped", "Staging", "identity", "write_whole"]
+__all__ = ["NotedRow", "ShardNote", "Skipped", "Staging", "identity"]
 
 _FOLDER, _LOCK, _PLAN, _NOTE = ".packing", "lock", "plan", ".json"
 
@@ -164,28 +165,6 @@ def _examined(file: Path) -> tuple[str, int, int]:
     except OSError:
         return file.name, -1, -1
     return file.name, found.st_size, found.st_mtime_ns
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all, and survives a power failure."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _noted_row(said: dict[str, Any]) -> NotedRow:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dataio.atomic import write_whole
 from dataio.location import NotFound, is_remote, join, normal, read_bytes, shown
 from dataio.quarantine import apply, read_quarantine
 from dataio.records import DataError
@@ -146,15 +147,9 @@ def write_manifest(manifest: Manifest) -> Path:
         schema=_SCHEMA.with_metadata({_META: json.dumps(_header(manifest), sort_keys=True)}),
     )
     path = Path(manifest.root) / MANIFEST_NAME
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            pq.write_table(table, file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    data = io.BytesIO()
+    pq.write_table(table, data, compression="zstd")
+    write_whole(path, data.getvalue())
     return path
 
 

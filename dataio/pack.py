@@ -16,9 +16,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from dataio.atomic import write_whole
 from dataio.encode import TILE_MULTIPLE, Encoded, Render, Views, encode
 from dataio.findings import Finding, Findings
-from dataio.journal import Skipped, Staging, identity, write_whole
+from dataio.journal import Skipped, Staging, identity
 from dataio.manifest import MANIFEST_NAME, Manifest, load_manifest, write_manifest
 from dataio.parallel import OrderedMap, in_threads
 from dataio.records import SPLITS, STREAMS, DataError, Record

@@ -7,7 +7,6 @@ manifest gets it without these rows, so no plan ever meets a bad sample.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dataio.atomic import write_whole
 from dataio.location import exists, is_remote, join, read_bytes, shown
 from dataio.records import DataError
 
@@ -95,16 +95,8 @@ def write_quarantine(root: str | Path, quarantine: Quarantine) -> Path:
     if is_remote(root):
         raise DataError(f"{shown(str(root))}: not a folder; repair a local copy and upload that")
     path = Path(root) / QUARANTINE_NAME
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     tree = {"schema_version": SCHEMA_VERSION, **asdict(quarantine)}
-    try:
-        with open(temporary, "w") as file:
-            json.dump(tree, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, json.dumps(tree, indent=1).encode())
     return path
 
 

@@ -15,6 +15,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any, Literal
 
 import numpy as np
@@ -30,6 +31,7 @@ __all__ = [
     "PRESETS",
     "RenderSpec",
     "checked_geometry",
+    "described",
     "normalised",
     "preset",
     "render_scene",
@@ -105,6 +107,17 @@ class RenderSpec:
         """The camera of view `view`, 0-based."""
         azimuth = self.first_azimuth_degrees + 360.0 * view / self.views
         return Camera(azimuth, self.elevation_degrees, self.fov_degrees)
+
+
+def described(spec: RenderSpec) -> dict[str, Any]:
+    """What decides the pixels of rendered views: spec, digest, and versions of the libraries.
+
+    Without the up axis, which each shape has its own of.
+    """
+    fields = {name: value for name, value in spec.to_json().items() if name != "up_axis"}
+    digest = dataclasses.replace(spec, up_axis=RenderSpec().up_axis).digest
+    versions = {name: version(name) for name in ("embreex", "numpy", "pillow", "trimesh")}
+    return {"spec": fields, "digest": digest, "versions": versions}
 
 
 PRESETS: dict[str, RenderSpec] = {}

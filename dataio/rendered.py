@@ -18,16 +18,15 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from dataio.journal import write_whole
+from dataio.atomic import write_whole
 from dataio.parallel import OrderedMap
 from dataio.records import DataError, Record
-from dataio.render import RenderSpec
+from dataio.render import RenderSpec, described
 from dataio.rendered_shape import Outcome, read_note, render_shape, view_files
 
 __all__ = [
@@ -42,7 +41,6 @@ __all__ = [
 SPEC_NAME = "render.json"
 QUARANTINE_NAME = "quarantine.jsonl"
 _VIEWS = "views"
-_PER_SHAPE = "up_axis"  # field of the spec that each record has its own of
 
 _log = logging.getLogger(__name__)
 
@@ -193,17 +191,13 @@ def _shape_folder(out: Path, key: str) -> Path:
 
 def _claim(out: Path, spec: RenderSpec) -> dict[str, Any]:
     """Write `render.json`, or check that the one there says the same."""
-    fields = {k: v for k, v in spec.to_json().items() if k != _PER_SHAPE}
-    fields = json.loads(json.dumps(fields))  # as they are read back
+    spec_json = json.loads(json.dumps(described(spec)))  # as it is read back
     held = _read_spec(out)
     if held is not None:
-        _check_same(held["spec"], fields, out)
+        _check_same(held["spec"], spec_json["spec"], out)
         return held
     if (out / _VIEWS).exists():
         raise DataError(f"{out}: holds {_VIEWS}/ and no {SPEC_NAME}; choose another folder")
-    versions = {name: version(name) for name in ("embreex", "numpy", "pillow", "trimesh")}
-    digest = replace(spec, up_axis=RenderSpec().up_axis).digest
-    spec_json = {"spec": fields, "digest": digest, "versions": versions}
     write_whole(out / SPEC_NAME, (json.dumps(spec_json, indent=2) + "\n").encode())
     return spec_json
 

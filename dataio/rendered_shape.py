@@ -20,7 +20,7 @@ from dataio.meshes import load_mesh
 from dataio.records import DataError, Record
 from dataio.render import RenderSpec, render_views
 
-__all__ = ["Outcome", "read_note", "render_shape", "view_files"]
+__all__ = ["Outcome", "read_note", "render_mesh", "render_shape", "view_files"]
 
 _NOTE = "shape.json"
 
@@ -33,6 +33,16 @@ class Outcome:
     reason: str | None = None
 
 
+def render_mesh(record: Record, *, spec: RenderSpec) -> NDArray[np.uint8]:
+    """Views of a record's mesh, uint8 [V, H, W]; the record's own `up_axis` replaces the spec's.
+
+    Raises DataError naming the mesh's file.
+    """
+    assert record.mesh is not None
+    turned = replace(spec, up_axis=record.up_axis)
+    return render_views(load_mesh(record.mesh), turned, name=str(record.mesh))
+
+
 def render_shape(record: Record, folder: Path, *, spec: RenderSpec) -> Outcome:
     """Bring the folder of a shape up to date; remove it if the mesh cannot be rendered.
 
@@ -43,8 +53,7 @@ def render_shape(record: Record, folder: Path, *, spec: RenderSpec) -> Outcome:
         note = _described(record, record.mesh)
         if _is_current(folder, note):
             return Outcome()
-        turned = replace(spec, up_axis=record.up_axis)
-        views = render_views(load_mesh(record.mesh), turned, name=record.key)
+        views = render_mesh(record, spec=spec)
     except (DataError, MemoryError) as error:
         _discard(folder)
         reason = str(error) or "needs more memory than there is; simplify it"

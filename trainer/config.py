@@ -98,6 +98,7 @@ _EXECUTION_ONLY = (
     "keep_checkpoints",
     "loader_workers",
     "cache",
+    "cache_bytes",
     "threads",
     "timeout_seconds",
 )

@@ -170,6 +170,9 @@ class TrainingConfig(Section):
         description="ram: keep decoded samples, once for all loader processes of a worker; device: "
         "decode all streams first and hold them on the training device. The batches are the same.",
     )
+    cache_bytes: int = Field(
+        default=4 << 30, ge=1, description="Limit of the ram cache of each worker."
+    )
     threads: int | None = Field(
         default=None,
         ge=1,

@@ -87,6 +87,7 @@ def training_loader(
         world_size=world_size,
         workers=training.loader_workers,
         cache=training.cache,
+        cache_bytes=training.cache_bytes,
         device=device,
         block_shards=config.data.block_shards,
     )

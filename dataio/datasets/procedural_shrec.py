@@ -12,25 +12,22 @@ glued headers, comments, colours and line ends in the meshes, tabs and CRLF in t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import trimesh
-from numpy.typing import NDArray
 
 from dataio.datasets import shrec
 from dataio.datasets.procedural import BENCHMARK_VERSION, instances, made_benchmark
-from dataio.datasets.procedural_files import STYLES, Instance, is_filled, write_file
+from dataio.datasets.procedural_files import Instance, is_filled, write_file
 from dataio.datasets.shrec_tree import SHREC14
 from dataio.datasets.stamp import read_stamp, write_stamp
 from dataio.findings import Findings
 from dataio.meshes import load_mesh
 from dataio.records import DataError, Record
-from dataio.render import render_views
 
-__all__ = ["records", "render", "write_as_shrec"]
+__all__ = ["records", "write_as_shrec"]
 
 _STAMP = "procedural-shrec.json"
 _LAYOUT_VERSION = 1  # changes whenever the files do
@@ -87,13 +84,6 @@ def records(root: Path) -> list[Record]:
         raise DataError(f"procedural: no finished {_STAMP} in {str(root)!r}; run write_as_shrec")
     name = "procedural-shrec" if stamp["style"] == "a" else f"procedural-shrec-{stamp['style']}"
     return shrec.records(SHREC14, root, shrec.Shrec14Options(name=name), Findings(name))
-
-
-def render(record: Record, *, style: str) -> NDArray[np.uint8]:
-    """Views of a record's mesh as the benchmark's style has them, uint8 [12, 64, 64]."""
-    assert record.mesh is not None
-    spec = replace(STYLES[style], up_axis=record.up_axis)
-    return render_views(load_mesh(record.mesh), spec, name=record.key)
 
 
 def _is_complete(out: Path, key: dict[str, Any]) -> bool:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from dataio.atomic import write_whole
 from dataio.records import DataError
 
 __all__ = ["read_stamp", "write_stamp"]
@@ -29,9 +29,4 @@ def read_stamp(file: Path) -> dict[str, Any] | None:
 
 def write_stamp(file: Path, key: dict[str, Any], *, complete: bool) -> None:
     """Write the stamp in one step."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
-        json.dump({**key, "complete": complete}, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, file)
+    write_whole(file, json.dumps({**key, "complete": complete}).encode())
