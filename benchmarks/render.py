@@ -79,7 +79,7 @@ def ours(size: int, samples: int) -> Renderer:
 
 def pyvista(size: int, samples: int) -> Renderer:
     """Off-screen VTK with flat shading and a headlight, the camera on the same ring."""
-    import pyvista as vista
+    import pyvista as vista  # pyright: ignore[reportMissingImports] - an extra
 
     side = size * samples
     plotter: Any = vista.Plotter(off_screen=True, window_size=[side, side], lighting="none")
