@@ -4,11 +4,15 @@ Fresh shared memory costs a page fault for every 4 KiB: about half of what decod
 pictures costs. So a worker keeps the blocks it has made. It sends a block itself once, afterwards
 only its number; the training process says by a flag that nobody there looks at the block any more.
 That is when the memory behind *all* tensors of a batch is released, views and slices included.
+
+Whether it is, is looked up when the next batch comes, through weak references without callbacks: an
+interrupt (Ctrl-C) that arrives inside a callback would be lost.
 """
 
 from __future__ import annotations
 
 import math
+import threading
 import weakref
 from typing import Any
 
@@ -20,6 +24,7 @@ __all__ = ["empty", "forget", "join", "packed", "unpacked"]
 
 _BLOCKS = 32  # a worker; beyond that a batch gets fresh memory
 _FREE, _LENT = 0, 1
+_Key = tuple[int, int, int]
 
 
 class _Blocks:
@@ -28,13 +33,18 @@ class _Blocks:
     def __init__(self) -> None:
         self.flags = torch.zeros(_BLOCKS, dtype=torch.uint8).share_memory_()
         self.memory: list[torch.Tensor] = []
-        self._uses: list[int] = []  # how often each was taken
-        self._taken: dict[int, int] = {}  # address -> block
+        self._numbers: dict[int, int] = {}  # address -> block
+        self._held: dict[int, weakref.ref[np.ndarray]] = {}  # block -> what uses it here
         self._sent: set[int] = set()  # blocks that the training process has the say of
         self._known: set[int] = set()  # blocks that the training process has mapped
 
     def take(self, size_bytes: int) -> np.ndarray | None:
         """uint8 [size_bytes] of the smallest free block that is large enough, or of a new one."""
+        for number, array in list(self._held.items()):
+            if array() is None:
+                del self._held[number]
+                if number not in self._sent:  # else the other side says when it is free
+                    self.flags[number] = _FREE
         free = [
             (block.numel(), number)
             for number, block in enumerate(self.memory)
@@ -45,20 +55,18 @@ class _Blocks:
         if not free:
             block = torch.empty(size_bytes, dtype=torch.uint8).share_memory_()
             self.memory.append(block)
-            self._uses.append(0)
             free = [(size_bytes, len(self.memory) - 1)]
         number = min(free)[1]
         self.flags[number] = _LENT
         self._sent.discard(number)
         array = self.memory[number].numpy()[:size_bytes]
-        self._taken[array.ctypes.data] = number
-        self._uses[number] += 1
-        weakref.finalize(array, self._dropped, number, self._uses[number]).atexit = False
+        self._numbers[array.ctypes.data] = number
+        self._held[number] = weakref.ref(array)
         return array
 
     def sent(self, pixels: torch.Tensor) -> tuple[int, torch.Tensor | None] | None:
         """The block that holds all of `pixels`, with itself if the other side lacks it."""
-        number = self._taken.get(pixels.data_ptr())
+        number = self._numbers.get(pixels.data_ptr())
         if number is None or not pixels.is_contiguous():
             return None
         self._sent.add(number)
@@ -67,15 +75,13 @@ class _Blocks:
         self._known.add(number)
         return number, self.memory[number]
 
-    def _dropped(self, number: int, use: int) -> None:
-        """Nothing here uses the block any more; it was never sent, or it may be in use again."""
-        if self._uses[number] == use and number not in self._sent:
-            self.flags[number] = _FREE
-
 
 _mine: _Blocks | None = None  # in a worker
 _group = 0  # the same for all workers of an iteration
-_received: dict[tuple[int, int, int], tuple[torch.Tensor, torch.Tensor]] = {}  # block and flags
+# In the training process, by (group, worker, block):
+_received: dict[_Key, tuple[torch.Tensor, torch.Tensor]] = {}  # the block, its worker's flags
+_lent: dict[_Key, weakref.ref[np.ndarray]] = {}  # what uses it
+_lock = threading.Lock()  # a thread that pins memory receives batches too
 
 
 def join(group: int) -> None:
@@ -116,14 +122,20 @@ def unpacked(sent: Any) -> torch.Tensor:
     key, shape, first = sent
     if first is not None:
         _received[key] = first
-    block, flags = _received[key]
-    array = block.numpy()[: math.prod(shape)]
+    array = _received[key][0].numpy()[: math.prod(shape)]
+    with _lock:
+        for other, user in list(_lent.items()):
+            if user() is None:
+                del _lent[other]
+                _received[other][1][other[-1]] = _FREE
+        _lent[key] = weakref.ref(array)
     # The storage of the tensor, which all its views share, holds on to this very array.
-    weakref.finalize(array, flags.__setitem__, key[-1], _FREE).atexit = False
     return torch.from_numpy(array).view(shape)
 
 
 def forget(group: int) -> None:
     """Let go of the blocks of workers that have ended; batches that are in use stay whole."""
-    for key in [key for key in _received if key[0] == group]:
-        del _received[key]
+    with _lock:
+        for known in (_lent, _received):
+            for key in [key for key in known if key[0] == group]:
+                del known[key]

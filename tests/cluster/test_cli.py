@@ -182,4 +182,5 @@ def test_ctrl_c_while_making_data_leaves_no_data_set_and_the_next_call_finishes(
     assert not list(out.glob(".packing-*"))
     assert call(capfd, *make, "--workers", 1).code == 0
     for file in benchmark.glob("*.*"):
-        assert (out / file.name).read_bytes() == file.read_bytes(), file.name
+        if file.name != ".inputs":  # has the times of the raw files
+            assert (out / file.name).read_bytes() == file.read_bytes(), file.name
