@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataio.records import DataError
 from evalsuite.embeddings import EvaluationError
+from trainer.attempt import SupersededError
 from trainer.config import ConfigError
 from trainer.loop import NonFiniteError
 from trainer.networks.weights import NetworkError
@@ -16,4 +17,5 @@ USER_ERRORS: tuple[type[Exception], ...] = (
     EvaluationError,
     NetworkError,
     NonFiniteError,
+    SupersededError,
 )

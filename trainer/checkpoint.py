@@ -1,9 +1,10 @@
 """Checkpoints: atomic, hash-checked, independent of the number of workers.
 
 A checkpoint is a folder ``step-00000200/`` with ``state.pt`` (weights and method state, optimiser
-state by parameter name, generator state) and ``checkpoint.json`` (step, run identity, data
-fingerprint, config, hash of ``state.pt``). The folder is written under a temporary name, flushed
-to disk and renamed; older ones are removed only afterwards. Loading never runs pickled code.
+state by parameter name, generator state) and ``checkpoint.json`` (step, attempt, run identity, data
+fingerprint, config, hashes of ``state.pt`` and of itself). The folder is written under a temporary
+name, flushed to disk and renamed; older ones are removed only afterwards. Loading never runs
+pickled code.
 """
 
 from __future__ import annotations
@@ -13,17 +14,21 @@ import json
 import logging
 import os
 import shutil
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from dataio.atomic import sync_folder
+from trainer.attempt import Attempt
 from trainer.config import ConfigError
-from trainer.telemetry import naming, write_json
+from trainer.telemetry import finite_json, naming, write_json
 
 __all__ = [
     "Checkpoint",
+    "clear_leftovers",
     "load_checkpoint",
     "newest_checkpoint",
     "open_checkpoint",
@@ -31,7 +36,10 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, 2)  # 1 had no hash of its facts
+STATE, FACTS = "state.pt", "checkpoint.json"
+REPLACED = ".replaced"
 
 
 @dataclass(frozen=True)
@@ -45,38 +53,65 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    folder: Path, state: dict[str, Any], *, step: int, description: dict[str, Any], keep: int
+    folder: Path,
+    state: dict[str, Any],
+    *,
+    step: int,
+    description: dict[str, Any],
+    keep: int,
+    attempt: Attempt | None = None,
 ) -> Path:
-    """Write ``folder/step-XXXXXXXX`` and keep the newest ``keep`` checkpoints.
+    """Write ``folder/step-XXXXXXXX`` and keep the ``keep`` newest checkpoints up to this one.
 
     Args:
         state: tensors and plain values, readable with ``weights_only``.
         description: JSON values: identity, data fingerprint, config.
+        attempt: the start of training that writes; None where nobody else can write.
 
     Raises:
         OSError: the disk is full or not writable; nothing is left under the final name.
+        SupersededError: a later attempt has taken over; no checkpoint was changed.
     """
+    number = attempt.number if attempt else 0
     final = folder / f"step-{step:08d}"
-    temporary = folder / f".{final.name}.{os.getpid()}"
+    temporary = folder / f".{final.name}.{number}.{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         with naming(final):
             temporary.mkdir(parents=True)
-            with (temporary / "state.pt").open("wb") as file:
-                torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-            facts = {"format": FORMAT, "step": step, "sha256": _sha256(temporary / "state.pt")}
-            write_json(temporary / "checkpoint.json", {**facts, **description})
-            if final.exists():  # a run that was interrupted right after this very step
-                shutil.rmtree(final)
-            os.replace(temporary, final)
-            _sync_folder(folder)
+            _write_state(temporary / STATE, state)
+            facts = {"format": FORMAT, "step": step, "sha256": _sha256(temporary / STATE)}
+            facts = {**facts, "attempt": number, **description}
+            write_json(temporary / FACTS, {**facts, "facts_sha256": _facts_hash(facts)})
+            sync_folder(temporary)
+            with attempt.holding() if attempt else nullcontext():
+                _put(temporary, final)
+                # Newer ones are damaged: this run was resumed below them.
+                for old in [p for p in _by_age(folder) if p.name <= final.name][keep:]:
+                    _remove(old)
+    except OSError:
+        if attempt:  # a later attempt clears away what this one has been writing
+            attempt.require_newest()
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    for old in _by_age(folder)[keep:]:
-        shutil.rmtree(old)
     return final
+
+
+def clear_leftovers(folder: Path, *, attempt: Attempt) -> None:
+    """Remove what killed or superseded writers have left in ``folder``; undo a broken exchange.
+
+    Only folders of earlier attempts can be there, and these may not write any more.
+    """
+    if not folder.is_dir():
+        return
+    with attempt.holding():
+        for left in folder.glob(".step-*"):
+            final = folder / left.name[1:].split(".")[0]
+            if left.name.endswith(REPLACED) and not final.exists():
+                os.replace(left, final)
+            else:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -86,18 +121,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         ConfigError: it is not a checkpoint, is torn or altered, or has another format.
     """
     try:
-        description = json.loads((path / "checkpoint.json").read_text())
-        found, expected = description["format"], description["sha256"]
-        digest = _sha256(path / "state.pt")
-    except (OSError, ValueError, KeyError, TypeError) as err:
-        reason = f"{type(err).__name__}: {err}"
-        raise ConfigError(f"{path}: not a whole checkpoint ({reason}); choose another") from None
-    if found != FORMAT:
-        raise ConfigError(f"{path}: checkpoint format {found}, this version reads {FORMAT}")
-    if digest != expected:
-        raise ConfigError(f"{path}: state.pt does not match its hash; choose another checkpoint")
-    state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
-    return Checkpoint(path, int(description["step"]), description, state)
+        return _read(path)
+    except _UnusableError as err:
+        raise ConfigError(f"{path}: {err}; choose another checkpoint") from None
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -106,7 +132,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     Raises:
         ConfigError: ``path`` is neither, or holds no whole checkpoint.
     """
-    if (path / "checkpoint.json").exists():
+    if (path / FACTS).exists():
         return load_checkpoint(path)
     if not (path / "run.json").exists():
         raise ConfigError(
@@ -122,13 +148,74 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def newest_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint in ``folder`` that is whole, or None; damaged ones are passed over."""
+    """The newest checkpoint in ``folder`` that is whole, or None.
+
+    Damaged ones are passed over, each with a line that names it and the one used instead.
+    """
+    found, reasons = None, {}
     for path in _by_age(folder):
         try:
-            return load_checkpoint(path)
-        except ConfigError as err:
-            log.warning("%s (this one is passed over)", err)
-    return None
+            found = _read(path)
+            break
+        except _UnusableError as err:
+            reasons[path] = err
+    instead = f"using {found.path}" if found else "no whole checkpoint is left"
+    for path, reason in reasons.items():
+        log.warning("%s: %s; passed over, %s", path, reason, instead)
+    return found
+
+
+class _UnusableError(Exception):
+    """Why a folder is not a checkpoint to load."""
+
+
+def _read(path: Path) -> Checkpoint:
+    try:
+        description = json.loads((path / FACTS).read_text())
+        found, expected = description["format"], description["sha256"]
+        step, own = int(description["step"]), description.pop("facts_sha256", None)
+        digest = _sha256(path / STATE)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
+        raise _UnusableError(f"not a whole checkpoint ({type(err).__name__}: {err})") from None
+    if found not in READABLE:
+        raise _UnusableError(f"checkpoint format {found}, this version reads up to {FORMAT}")
+    if digest != expected:
+        raise _UnusableError(f"{STATE} does not match its hash")
+    if found > 1 and own != _facts_hash(description):
+        raise _UnusableError(f"{FACTS} does not match its hash")
+    state = torch.load(path / STATE, map_location="cpu", weights_only=True)
+    return Checkpoint(path, step, description, state)
+
+
+def _write_state(path: Path, state: dict[str, Any]) -> None:
+    with path.open("wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as err:  # torch ends its archive after a failed write, and fails again
+            if isinstance(err.__context__, OSError):
+                raise err.__context__ from None
+            raise
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _put(temporary: Path, final: Path) -> None:
+    """Rename ``temporary`` to ``final``; what was there stays until the new one is on disk."""
+    aside = final.with_name(f".{final.name}{REPLACED}")
+    if final.exists():  # damaged, or of a run that was interrupted right after this very step
+        shutil.rmtree(aside, ignore_errors=True)
+        os.replace(final, aside)
+    os.replace(temporary, final)
+    sync_folder(final.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _remove(checkpoint: Path) -> None:
+    """Remove a checkpoint so that no part of it is ever seen under its name."""
+    aside = checkpoint.with_name(f".{checkpoint.name}.removed")
+    shutil.rmtree(aside, ignore_errors=True)
+    os.replace(checkpoint, aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _by_age(folder: Path) -> list[Path]:
@@ -144,9 +231,5 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _facts_hash(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(finite_json(facts), sort_keys=True).encode()).hexdigest()

@@ -13,8 +13,8 @@ Axis letters: n local rows, N global rows, W ranks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -30,10 +30,27 @@ __all__ = [
     "broadcast_object",
     "gather_objects",
     "global_mean",
+    "measured",
     "process_group",
     "rank",
     "world_size",
 ]
+
+_waiting: Callable[[], AbstractContextManager[None]] = nullcontext
+
+
+@contextmanager
+def measured(waiting: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    """In this block every wait of this file for other ranks happens inside a ``waiting()``.
+
+    The gradients that a data-parallel engine averages are not among them.
+    """
+    global _waiting
+    before, _waiting = _waiting, waiting
+    try:
+        yield
+    finally:
+        _waiting = before
 
 
 def is_distributed() -> bool:
@@ -71,13 +88,15 @@ class _AllReduceSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         total = x.detach().clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
+        with _waiting():
+            dist.all_reduce(total)
         return total
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         grad = grads[0].clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(grad)
+        with _waiting():
+            dist.all_reduce(grad)
         return grad
 
 
@@ -89,13 +108,15 @@ class _AllGatherRows(torch.autograd.Function):
         part = x.new_zeros((width, *x.shape[1:]))
         part[: len(x)] = x.detach()
         parts = [torch.empty_like(part) for _ in counts]
-        dist.all_gather(parts, part)
+        with _waiting():
+            dist.all_gather(parts, part)
         return torch.cat([p[:count] for p, count in zip(parts, counts, strict=True)])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         grad = grads[0].clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(grad)
+        with _waiting():
+            dist.all_reduce(grad)
         start = sum(ctx.counts[: dist.get_rank()])
         return grad[start : start + ctx.counts[dist.get_rank()]], None
 
@@ -133,12 +154,15 @@ def all_reduce_max(x: Tensor) -> Tensor:
     """Elementwise maximum of ``x`` over ranks; no gradient."""
     x = x.detach().clone()
     if is_distributed():
-        dist.all_reduce(x, op=dist.ReduceOp.MAX)
+        with _waiting():
+            dist.all_reduce(x, op=dist.ReduceOp.MAX)
     return x
 
 
 def any_rank(flag: bool, device: torch.device | str = "cpu") -> bool:
     """True on every rank when ``flag`` is true on at least one."""
+    if not is_distributed():
+        return flag
     return bool(all_reduce_max(torch.tensor(float(flag), device=device)).item())
 
 
@@ -147,7 +171,8 @@ def gather_objects(value: Any) -> list[Any]:
     if not is_distributed():
         return [value]
     values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
+    with _waiting():
+        dist.all_gather_object(values, value)
     return values
 
 
@@ -156,11 +181,13 @@ def broadcast_object(value: Any) -> Any:
     if not is_distributed():
         return value
     box = [value]
-    dist.broadcast_object_list(box, src=0)
+    with _waiting():
+        dist.broadcast_object_list(box, src=0)
     return box[0]
 
 
 def barrier() -> None:
     """Wait until every rank is here."""
     if is_distributed():
-        dist.barrier()
+        with _waiting():
+            dist.barrier()

@@ -96,11 +96,13 @@ _EXECUTION_ONLY = (
     "log_every",
     "checkpoint_every",
     "keep_checkpoints",
+    "async_checkpoints",
     "loader_workers",
     "cache",
     "cache_bytes",
     "threads",
     "timeout_seconds",
+    "max_failures",
 )
 
 

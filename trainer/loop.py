@@ -12,16 +12,20 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from trainer import collectives
-from trainer.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from trainer.attempt import SupersededError, take_attempt
+from trainer.checkpoint import clear_leftovers, load_checkpoint, newest_checkpoint
+from trainer.checkpoint_writer import CheckpointWriter
 from trainer.config import RunConfig
 from trainer.data_sets import data_fingerprint, label_space
 from trainer.methods import METHODS, Domain, Losses, Method, Now
+from trainer.phase_clock import PhaseClock
 from trainer.run_folder import RunFolder, require_same_run
 from trainer.schedules import rate_factor
 from trainer.strategy import DataParallel, Strategy
@@ -31,7 +35,7 @@ from trainer.streams import (
     training_sources,
     walk_stream,
 )
-from trainer.telemetry import PhaseClock, StepLog
+from trainer.telemetry import StepLog
 from trainer.warm_start import start_from
 
 __all__ = ["NonFiniteError", "Trainer", "build_method", "train"]
@@ -77,6 +81,7 @@ class Trainer:
         self.model = self.strategy.prepare(self.method, config.optimizer)
         self.step = 0
         self.round_health: dict[str, float] = {}
+        self.writer = self._take_over() if collectives.rank() == 0 else None
         self._resume()
 
     def run(
@@ -104,11 +109,13 @@ class Trainer:
         )
         try:
             batches = iter(loader)
+            self.model.train()
             while self.step < training.steps:
                 if stop is not None and collectives.any_rank(stop(), self.device):
                     break
                 with self.clock.phase("data"):
                     step, batch = next(batches)
+                self.clock.end_start()
                 assert step == self.step
                 self._start_round()
                 record = self._train_step(batch)
@@ -119,11 +126,15 @@ class Trainer:
                         on_record(record)
                 if self.step % training.checkpoint_every == 0 and self.step < training.steps:
                     self.save()
+                self.clock.end_step()
+            self.clock.end_start()  # where there was no step
             if self.step == training.steps:
                 with self.clock.phase("finish"), self._evaluating():
                     self.method.finish(self._walk)
-            self.save()
+            self.save(last=True)
         finally:
+            if self.writer:
+                self.writer.close()
             loader.close()
             if step_log:
                 step_log.close()
@@ -162,11 +173,14 @@ class Trainer:
         logged = self.step % training.log_every == 0 or self.step + 1 == training.steps
         now = Now(self.step, self.step / training.steps, logged)
         factor = rate_factor(config.optimizer.schedule, now.p, warmup=config.optimizer.warmup)
+        with self.clock.phase("copy"):
+            batch = {name: part.to(self.device) for name, part in batch.items()}
         with self.clock.phase("augment"):
             domains = to_domains(
                 batch, self.sources, device=self.device, dtype=DTYPES[training.precision]
             )
-        self.model.train()
+        if not self.method.training:  # walking all modules at every step takes its time
+            self.model.train()
         done: dict[str, tuple[Losses, torch.Tensor]] = {}
         for update in self.method.updates(self.step):
             with self.strategy.only(update):
@@ -188,7 +202,7 @@ class Trainer:
             "progress": now.p,
             "learning_rate": config.optimizer.learning_rate * factor,
             **summary,
-            "seconds": self.clock.summary()["total"],
+            "seconds": self.clock.total,
         }
 
     def _require_finite(
@@ -218,23 +232,42 @@ class Trainer:
             suspects += [k for k, ok in zip(domain.keys, finite, strict=True) if not ok]
         return suspects or [k for domain in domains.values() for k in domain.keys]
 
-    def save(self) -> None:
-        """Rank 0 writes a checkpoint of the current step; the state is equal on all ranks."""
+    def save(self, *, last: bool = False) -> None:
+        """Rank 0 copies the state, equal on all ranks, and writes it while training goes on.
+
+        All ranks raise together what went wrong in the write before; the ``last`` one is waited
+        for, so that it is on disk when any rank returns.
+        """
         with self.clock.phase("checkpoint"):
-            if collectives.rank() == 0:
-                save_checkpoint(
-                    self.folder.checkpoints,
-                    {
-                        "method": self.method.state_dict(),
-                        **self.strategy.state_dict(),
-                        "generator": torch.get_rng_state(),
-                        "round_health": self.round_health,
-                    },
-                    step=self.step,
-                    description=describe(self.config, self.classes),
-                    keep=self.config.training.keep_checkpoints,
-                )
-            collectives.barrier()
+            state = {  # on every rank: an engine that shards its state gathers it here
+                "method": self.method.state_dict(),
+                **self.strategy.state_dict(),
+                "generator": torch.get_rng_state(),
+                "round_health": self.round_health,
+            }
+            failure: Exception | None = None
+            if self.writer:
+                try:
+                    self.writer.write(state, step=self.step)
+                    if last:
+                        self.writer.wait()
+                except (OSError, SupersededError) as err:
+                    failure = err
+            failure = collectives.broadcast_object(failure)
+            if failure is not None:
+                raise failure
+
+    def _take_over(self) -> CheckpointWriter:
+        """Become the newest attempt on the run folder, the only one that may write there."""
+        attempt = take_attempt(self.folder.facts)
+        clear_leftovers(self.folder.checkpoints, attempt=attempt)
+        return CheckpointWriter(
+            self.folder.checkpoints,
+            description=describe(self.config, self.classes),
+            keep=self.config.training.keep_checkpoints,
+            attempt=attempt,
+            background=self.config.training.async_checkpoints,
+        )
 
     def _resume(self) -> None:
         """Continue from the newest whole checkpoint that rank 0 sees, if there is one."""
@@ -292,18 +325,22 @@ def train(
     Raises:
         ConfigError, DataError: bad options or data, before or while training.
         NonFiniteError: a loss or gradient is NaN or infinite.
+        OSError: a checkpoint could not be written; on every rank.
+        SupersededError: the folder was taken over by a later start of this run; on every rank.
     """
     device = _device()
     if device.type == "cpu":
         torch.set_num_threads(config.training.threads or _threads())
     trainer = Trainer(config, folder, device=device)
-    reached = trainer.run(on_record=on_record, stop=stop)
+    with collectives.measured(partial(trainer.clock.phase, "collectives")):
+        reached = trainer.run(on_record=on_record, stop=stop)
     if collectives.rank() == 0:
         folder.update(
             status="finished" if reached == config.training.steps else "interrupted",
             world_size=collectives.world_size(),
             parameters=sum(p.numel() for p in trainer.method.parameters()),
             timings=trainer.clock.summary(),
+            step_timings=trainer.clock.steps(),
         )
     return reached
 

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from trainer.attempt import LOCK_NAME, run_lock
 from trainer.config import ConfigError, RunConfig, load_config
 from trainer.telemetry import naming, write_json, write_text
 
@@ -92,7 +93,10 @@ class RunFolder:
     def _is_empty(self) -> bool:
         """No file but what a claim that was interrupted may have left."""
         try:
-            return all(p.name.startswith(f".{self.facts.name}.") for p in self.path.iterdir())
+            return all(
+                p.name == LOCK_NAME or p.name.startswith(f".{self.facts.name}.")
+                for p in self.path.iterdir()
+            )
         except NotADirectoryError:
             raise ConfigError(f"{self.path}: is a file; use another --out") from None
 
@@ -123,8 +127,9 @@ class RunFolder:
 
     def update(self, **facts: Any) -> None:
         """Merge ``facts`` into ``run.json``, atomically."""
-        current = self.read() if self.facts.exists() else {}
-        write_json(self.facts, {**current, **facts})
+        with run_lock(self.path):
+            current = self.read() if self.facts.exists() else {}
+            write_json(self.facts, {**current, **facts})
 
 
 def require_same_run(path: Path, theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:

@@ -164,6 +164,10 @@ class TrainingConfig(Section):
     log_every: int = Field(default=10, ge=1, description="Steps between two lines of log.jsonl.")
     checkpoint_every: int = Field(default=200, ge=1, description="Steps between two checkpoints.")
     keep_checkpoints: int = Field(default=2, ge=1, description="Newest checkpoints kept.")
+    async_checkpoints: bool = Field(
+        default=True,
+        description="Write checkpoints while training goes on, from a copy of the state in memory.",
+    )
     loader_workers: int = Field(default=0, ge=0, description="Loader processes per worker.")
     cache: Literal["none", "ram", "device"] = Field(
         default="none",
@@ -180,6 +184,12 @@ class TrainingConfig(Section):
         "else cores / workers.",
     )
     timeout_seconds: float = Field(default=600.0, gt=0, description="Longest wait in a collective.")
+    max_failures: int = Field(
+        default=3,
+        ge=0,
+        description="Times that Ray workers are started again, at the newest checkpoint, after a "
+        "worker or its node died.",
+    )
 
     @model_validator(mode="after")
     def _something_to_do(self) -> TrainingConfig:

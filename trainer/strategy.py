@@ -69,6 +69,9 @@ class DataParallel:
         Frozen parameters end the block without gradient, and optimisers pass over those: weights,
         momentum and Adam's moments stay as they are, as if each group had its own optimiser.
         """
+        if not self.method.alternates:
+            yield
+            return
         groups = self.method.parameter_groups()
         learning = {id(p) for name in update.groups for p in groups[name]}
         frozen = [p for p in self.method.parameters() if p.requires_grad and id(p) not in learning]

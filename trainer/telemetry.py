@@ -1,39 +1,17 @@
-"""Step records and the phase clock: what a run says about itself."""
+"""Step records: what a run says about itself."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PhaseClock", "StepLog", "finite_json", "naming", "write_json", "write_text"]
+from dataio.atomic import write_whole
 
-
-class PhaseClock:
-    """Wall-clock seconds by phase; what no phase claims is ``other``."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._start = time.perf_counter()
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-    def summary(self) -> dict[str, float]:
-        """Seconds by phase with ``other`` and ``total``; the phases sum to the total."""
-        total = time.perf_counter() - self._start
-        other = total - sum(self.seconds.values())
-        return {**self.seconds, "other": other, "total": total}
+__all__ = ["StepLog", "finite_json", "naming", "write_json", "write_text"]
 
 
 class StepLog:
@@ -90,15 +68,8 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OSError: naming ``path``.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with naming(path), temporary.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with naming(path):
+        write_whole(path, text.encode())
 
 
 @contextmanager

@@ -1,0 +1,415 @@
+"""Checkpoints under faults: damage, a failing disk, kills, and a process that was thought dead."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.spawn import run_processes
+from tests.trainer.test_loop import run, small
+from trainer.attempt import SupersededError, take_attempt
+from trainer.checkpoint import (
+    clear_leftovers,
+    load_checkpoint,
+    newest_checkpoint,
+    open_checkpoint,
+    save_checkpoint,
+)
+from trainer.checkpoint_writer import CheckpointWriter, snapshot
+from trainer.config import ConfigError
+from trainer.data_sets import data_fingerprint
+from trainer.loop import Trainer, train
+from trainer.run_folder import RunFolder
+
+SAVE = torch.save
+
+
+def saved(folder: Path, *steps: int, keep: int = 9) -> None:
+    for step in steps:
+        state = {"x": torch.full((100,), float(step))}
+        save_checkpoint(folder, state, step=step, description={"identity": "a"}, keep=keep)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def files(folder: Path) -> dict[str, int]:
+    return {str(p): p.stat().st_mtime_ns for p in folder.rglob("*")}
+
+
+def claimed(path: Path) -> RunFolder:
+    """A run folder as far as attempts go."""
+    path.mkdir(exist_ok=True)
+    (path / "run.json").write_text('{"identity": "a", "data": {"fingerprint": "b"}}')
+    return RunFolder(path)
+
+
+def writer_in(folder: RunFolder, *, keep: int = 2) -> CheckpointWriter:
+    return CheckpointWriter(
+        folder.checkpoints,
+        description={"identity": "a"},
+        keep=keep,
+        attempt=take_attempt(folder.facts),
+    )
+
+
+class Gate:
+    """Stands in for ``torch.save``: tells that a write has begun and holds it until opened."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Semaphore(0)
+        self.opened = threading.Semaphore(0)
+
+    def __call__(self, state: object, file: object) -> None:
+        self.begun.release()
+        assert self.opened.acquire(timeout=60)
+        SAVE(state, file)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.fixture
+def gate(monkeypatch) -> Gate:
+    gate = Gate()
+    monkeypatch.setattr("trainer.checkpoint.torch.save", gate)
+    return gate
+
+
+# ---- damage
+
+
+def truncate(path: Path) -> None:
+    content = (path / "state.pt").read_bytes()
+    (path / "state.pt").write_bytes(content[: len(content) // 2])
+
+
+def flip_a_byte(path: Path) -> None:
+    content = bytearray((path / "state.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (path / "state.pt").write_bytes(content)
+
+
+def alter_the_facts(path: Path) -> None:
+    text = (path / "checkpoint.json").read_text()
+    (path / "checkpoint.json").write_text(text.replace('"step": 3', '"step": 7'))
+
+
+def empty(path: Path) -> None:
+    for file in path.iterdir():
+        file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (truncate, "state.pt does not match its hash"),
+        (flip_a_byte, "state.pt does not match its hash"),
+        (alter_the_facts, "checkpoint.json does not match its hash"),
+        (lambda path: (path / "checkpoint.json").unlink(), "not a whole checkpoint"),
+        (lambda path: (path / "state.pt").unlink(), "not a whole checkpoint"),
+        (empty, "not a whole checkpoint"),
+    ],
+)
+def test_damage_is_passed_over_in_one_line_naming_both(tmp_path, caplog, damage, reason):
+    saved(tmp_path, 2, 3)
+    bad, good = tmp_path / "step-00000003", tmp_path / "step-00000002"
+    damage(bad)
+    found = newest_checkpoint(tmp_path)
+    assert found is not None
+    assert (found.path, found.step, found.state["x"][0].item()) == (good, 2, 2.0)
+    (line,) = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert line.startswith(f"{bad}: {reason}")
+    assert line.endswith(f"; passed over, using {good}")
+    assert "\n" not in line
+    with pytest.raises(ConfigError, match=f"{bad}: {reason}.*; choose another checkpoint"):
+        load_checkpoint(bad)
+
+
+def test_nothing_whole_is_said_too(tmp_path, caplog):
+    saved(tmp_path / "checkpoints", 3)
+    (tmp_path / "run.json").write_text("{}")
+    truncate(tmp_path / "checkpoints" / "step-00000003")
+    assert newest_checkpoint(tmp_path / "checkpoints") is None
+    assert "passed over, no whole checkpoint is left" in caplog.text
+    with pytest.raises(ConfigError, match="no checkpoint is whole; delete"):
+        open_checkpoint(tmp_path)
+
+
+def test_damaged_newer_ones_do_not_push_out_what_is_written_now(tmp_path):
+    saved(tmp_path, 2, 8, 9)
+    flip_a_byte(tmp_path / "step-00000008")
+    flip_a_byte(tmp_path / "step-00000009")
+    saved(tmp_path, 3, keep=1)
+    found = newest_checkpoint(tmp_path)
+    assert found is not None
+    assert found.step == 3
+    saved(tmp_path, 8, keep=1)  # in the place of the damaged one
+    assert load_checkpoint(tmp_path / "step-00000008").state["x"][0].item() == 8.0
+    assert names(tmp_path) == ["step-00000008", "step-00000009"]
+
+
+def test_checkpoints_of_the_first_format_are_read(tmp_path):
+    saved(tmp_path, 3)
+    facts = json.loads((tmp_path / "step-00000003" / "checkpoint.json").read_text())
+    del facts["facts_sha256"], facts["attempt"]
+    text = json.dumps({**facts, "format": 1})
+    (tmp_path / "step-00000003" / "checkpoint.json").write_text(text)
+    assert load_checkpoint(tmp_path / "step-00000003").step == 3
+
+
+# ---- writing in the background
+
+
+def test_a_snapshot_shares_nothing_and_keeps_the_version_numbers():
+    module = torch.nn.BatchNorm1d(3)
+    state = {"method": module.state_dict(), "list": [torch.ones(2), 1], "name": "a"}
+    copied = snapshot(state)
+    module.running_mean.fill_(7)  # pyright: ignore[reportCallIssue, reportOptionalMemberAccess]
+    state["list"][0].fill_(7)
+    assert copied["method"]["running_mean"].tolist() == [0, 0, 0]
+    assert copied["list"][0].tolist() == [1, 1]
+    assert (copied["list"][1], copied["name"]) == (1, "a")
+    assert isinstance(copied["method"], OrderedDict)
+    assert copied["method"]._metadata == state["method"]._metadata  # pyright: ignore
+
+
+def test_later_steps_run_during_the_write_and_do_not_change_it(tmp_path, gate):
+    writer = writer_in(claimed(tmp_path))
+    weights = torch.zeros(3)
+    writer.write({"x": weights}, step=1)
+    assert gate.begun.acquire(timeout=60)  # under way, and yet we are here
+    weights.fill_(5)
+    assert not list(tmp_path.glob("checkpoints/step-*"))
+    gate.opened.release()
+    writer.wait()
+    found = load_checkpoint(tmp_path / "checkpoints" / "step-00000001")
+    assert found.state["x"].tolist() == [0, 0, 0]
+    assert found.description["attempt"] == 1
+
+
+def test_a_second_write_waits_for_the_first(tmp_path, gate):
+    writer = writer_in(claimed(tmp_path))
+    writer.write({"x": torch.zeros(3)}, step=1)
+    assert gate.begun.acquire(timeout=60)
+    with ThreadPoolExecutor(1) as pool:
+        second = pool.submit(writer.write, {"x": torch.ones(3)}, step=2)
+        assert not gate.begun.acquire(timeout=0.3)
+        gate.opened.release(2)
+        second.result(timeout=60)
+    writer.wait()
+    assert names(tmp_path / "checkpoints") == ["step-00000001", "step-00000002"]
+
+
+def test_a_disk_that_ends_in_the_middle_of_the_write_is_the_oserror_it_was(tmp_path):
+    """A real limit on file sizes: torch turns what the system says into an error of its own."""
+    writer = writer_in(claimed(tmp_path))
+    writer.write({"x": torch.zeros(10)}, step=1)
+    writer.wait()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+    try:
+        writer.write({"x": torch.zeros(1 << 20), "y": torch.zeros(9)}, step=2)
+        with pytest.raises(OSError, match="too large") as error:
+            writer.write({"x": torch.zeros(10)}, step=3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert error.value.errno == errno.EFBIG
+    assert error.value.filename == str(tmp_path / "checkpoints" / "step-00000002")
+    assert names(tmp_path / "checkpoints") == ["step-00000001"]
+    writer.wait()  # told once
+    writer.write({"x": torch.zeros(10)}, step=3)
+    writer.close()
+    assert names(tmp_path / "checkpoints") == ["step-00000001", "step-00000003"]
+
+
+def test_how_checkpoints_are_written_changes_neither_run_nor_result(benchmark, tmp_path):
+    one, other = (
+        run(small(benchmark, async_checkpoints=flag), tmp_path / str(flag))
+        for flag in (True, False)
+    )
+    assert one.read()["identity"] == other.read()["identity"]
+    assert names(one.checkpoints) == names(other.checkpoints) == ["step-00000004", "step-00000006"]
+    for name in names(one.checkpoints):
+        ours, theirs = (load_checkpoint(r.checkpoints / name).state for r in (one, other))
+        for key, value in ours["method"].items():
+            assert torch.equal(value, theirs["method"][key]), key
+
+
+def test_an_exception_in_the_loop_leaves_the_checkpoint_under_way_whole(benchmark, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    config = small(benchmark)
+    folder.claim(config, fingerprint=data_fingerprint(config))
+
+    def fail(record: dict) -> None:
+        if record["step"] == 2:  # the checkpoint at step 2 was started right before
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        train(config, folder, on_record=fail)
+    assert names(folder.checkpoints) == ["step-00000002"]
+    assert load_checkpoint(folder.checkpoints / "step-00000002").step == 2
+
+
+def failure_on_rank(rank: int, world_size: int, root: Path, out: Path, fault: str) -> str:
+    """What training raises on this rank when rank 0 meets ``fault`` at the first checkpoint."""
+    config, folder = small(root, batch=9), RunFolder(out / f"w{world_size}")
+    if rank == 0:
+        folder.claim(config, fingerprint=data_fingerprint(config))
+    torch.distributed.barrier() if world_size > 1 else None
+
+    def full_disk(*_args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def take_over(record: dict) -> None:
+        if record["step"] == 1:
+            take_attempt(folder.facts)
+
+    try:
+        if fault == "full disk" and rank == 0:
+            torch.save = full_disk
+        train(config, folder, on_record=take_over if fault == "taken over" else None)
+    except (OSError, SupersededError) as err:
+        return f"{type(err).__name__}: {err}"
+    finally:
+        torch.save = SAVE
+    return "nothing"
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("fault", ["full disk", "taken over"])
+def test_all_ranks_stop_together_with_the_same_words(benchmark, tmp_path, fault, world_size):
+    told = run_processes(failure_on_rank, world_size, benchmark, tmp_path, fault)
+    assert len(set(told)) == 1, told
+    folder = RunFolder(tmp_path / f"w{world_size}")
+    if fault == "full disk":
+        assert "No space left on device" in told[0]
+        assert str(folder.checkpoints / "step-00000002") in told[0]
+    else:
+        assert told[0].startswith("SupersededError: attempt 1 was superseded by attempt 2, ")
+    assert names(folder.checkpoints) == []
+    assert folder.read()["status"] == "started"
+
+
+# ---- attempts
+
+
+def test_each_start_takes_the_next_number_also_at_the_same_time(tmp_path):
+    folder = claimed(tmp_path)
+    tasks: list[Callable[[], object]] = []
+    for number in range(12):
+        tasks += [
+            lambda: take_attempt(folder.facts).number,
+            lambda n=number: folder.update(**{f"fact{n}": n}),
+        ]
+    with ThreadPoolExecutor(8) as pool:
+        numbers = [f.result() for f in [pool.submit(task) for task in tasks]][::2]
+    assert sorted(numbers) == list(range(1, 13))  # pyright: ignore[reportArgumentType]
+    facts = folder.read()
+    assert facts["attempt"] == 12
+    assert all(facts[f"fact{n}"] == n for n in range(12))
+    assert names(tmp_path) == ["run.json"]
+
+
+def test_a_stale_trainer_can_neither_overwrite_nor_prune(benchmark, tmp_path):
+    config = small(benchmark, keep_checkpoints=1)
+    folder = run(config, tmp_path / "run", stop_after=3)
+    stale = Trainer(config, folder, device=torch.device("cpu"))
+    assert stale.step == 3
+    run(config, folder.path)  # the next start, to the end
+    before = files(folder.checkpoints)
+    assert names(folder.checkpoints) == ["step-00000006"]
+    facts = json.loads((folder.checkpoints / "step-00000006" / "checkpoint.json").read_text())
+    assert (facts["attempt"], facts["identity"]) == (3, config.identity)
+    for step in (3, 6, 7):  # an older one, the same, and one that would push the others out
+        stale.step = step
+        with pytest.raises(
+            SupersededError, match=r"attempt 2 was superseded by attempt 3, .*this one stops"
+        ):
+            stale.save(last=True)
+        assert files(folder.checkpoints) == before
+    stale.step = 3
+    with pytest.raises(SupersededError):
+        stale.run()
+    assert files(folder.checkpoints) == before
+    assert folder.read()["status"] == "finished"
+
+
+def test_a_writer_that_is_overtaken_in_its_write_says_so(tmp_path, gate):
+    """The next start clears away what it was writing, which is not an error of the disk."""
+    folder = claimed(tmp_path)
+    stale = writer_in(folder)
+    stale.write({"x": torch.zeros(3)}, step=1)
+    assert gate.begun.acquire(timeout=60)
+    clear_leftovers(folder.checkpoints, attempt=take_attempt(folder.facts))
+    assert names(folder.checkpoints) == []
+    gate.opened.release()
+    with pytest.raises(SupersededError, match="attempt 1 was superseded by attempt 2"):
+        stale.wait()
+    assert names(folder.checkpoints) == []
+
+
+# ---- kills
+
+KILLED = """
+import os, signal, sys, torch
+from pathlib import Path
+from trainer.attempt import take_attempt
+from trainer.checkpoint import save_checkpoint
+
+run, where = Path(sys.argv[1]), sys.argv[2]
+save, replace = torch.save, os.replace
+
+def save_half(state, file):
+    file.write(b"half")
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def move_away_alone(source, target):
+    replace(source, target)
+    if str(target).endswith(".replaced"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+attempt = take_attempt(run / "run.json")
+if where == "state":
+    torch.save = save_half
+else:
+    os.replace = move_away_alone
+save_checkpoint(run / "checkpoints", {"x": torch.full((100,), 30.0)}, step=3,
+                description={"identity": "a"}, keep=2, attempt=attempt)
+"""
+
+
+@pytest.mark.parametrize("where", ["state", "exchange"])
+def test_a_kill_inside_a_write_loses_nothing_and_the_next_start_clears_up(tmp_path, where):
+    folder = claimed(tmp_path)
+    saved(folder.checkpoints, 2, 3)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path), where],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert any(name.startswith(".step-00000003") for name in names(folder.checkpoints))
+    clear_leftovers(folder.checkpoints, attempt=take_attempt(folder.facts))
+    assert names(folder.checkpoints) == ["step-00000002", "step-00000003"]
+    found = newest_checkpoint(folder.checkpoints)
+    assert found is not None
+    assert (found.step, found.state["x"][0].item()) == (3, 3.0)
+    assert folder.read()["attempt"] == 2
+    folder.update(status="x")
+    assert not list(tmp_path.glob(".*"))
