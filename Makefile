@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo quick test lint clean
+.PHONY: demo quick test test-faults lint clean
 
 demo: .venv/installed
 	$(BIN)/img2shape demo
@@ -12,7 +12,10 @@ quick: .venv/installed
 	$(BIN)/img2shape demo --quick
 
 test: .venv/installed
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not faults"
+
+test-faults: .venv/installed
+	$(BIN)/pytest tests/faults
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from cluster.restarts import Restarts, begin_attempt, mendable, no_retry_after_mistakes
+from trainer.attempt import SupersededError
 from trainer.collectives import broadcast_object, process_group, rank
 from trainer.config import ConfigError, RunConfig, parse_config
 from trainer.data_sets import data_fingerprint
@@ -162,23 +164,29 @@ def _train_on_ray(
             finally:
                 done.set()
 
+        restarts = Restarts(folder, limit=config.training.max_failures)
         threading.Thread(target=fit, daemon=True, name="ray-train").start()
         try:
-            _follow(folder.log, done, on_record or (lambda record: None))
-        except KeyboardInterrupt:
-            _stop_file(folder).touch()  # the workers save and leave; a second Ctrl-C does not wait
-            done.wait(timeout=SAVE_SECONDS)
-            raise
+            with _stop_on_signal() as stopped:
+                _follow(
+                    folder,
+                    done,
+                    on_record or (lambda record: None),
+                    restarts=restarts,
+                    stopped=stopped,
+                )
         finally:
             _stop_file(folder).unlink(missing_ok=True)
+        if stopped.is_set():
+            raise KeyboardInterrupt
         if failure:
-            _raise_failure(failure[0], error)
+            _raise_failure(failure[0], error, restarts=restarts.count)
 
 
 def _fit(config: RunConfig, folder: RunFolder, workers: int) -> None:
     import ray
+    from ray.train import FailureConfig, ScalingConfig
     from ray.train import RunConfig as RayRunConfig
-    from ray.train import ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     gpus = ray.cluster_resources().get("GPU", 0) >= workers
@@ -200,6 +208,8 @@ def _fit(config: RunConfig, folder: RunFolder, workers: int) -> None:
         run_config=RayRunConfig(
             name=f"{folder.path.name}-{config.identity}-{time.time_ns()}",
             storage_path=str(folder.path / "ray"),
+            failure_config=FailureConfig(max_failures=config.training.max_failures),
+            callbacks=[no_retry_after_mistakes()],
         ),
     ).fit()
 
@@ -211,9 +221,12 @@ def _ray_worker(task: dict[str, Any]) -> None:
         os.chdir(task["working_folder"])  # relative paths mean what they mean to the user
     try:
         config = parse_config(task["config"], where=str(folder.config))
+        if rank() == 0:
+            begin_attempt(folder)
         train(config, folder, stop=_stop_file(folder).exists)
-    except (ValueError, OSError) as err:
-        _tell(err, _error_file(folder))
+    except (ValueError, OSError, SupersededError) as err:
+        if mendable(err):
+            _tell(err, _error_file(folder))
         raise
 
 
@@ -225,7 +238,7 @@ def _error_file(folder: RunFolder) -> Path:
     return folder.path / "error.json"
 
 
-def _tell(err: ValueError | OSError, file: Path) -> None:
+def _tell(err: ValueError | OSError | SupersededError, file: Path) -> None:
     """Exception classes do not survive Ray's wrapping: the run folder carries the message."""
     told: dict[str, Any] = {"type": type(err).__name__, "message": str(err)}
     if isinstance(err, OSError):
@@ -234,7 +247,7 @@ def _tell(err: ValueError | OSError, file: Path) -> None:
         write_json(file, told)
 
 
-def _raise_failure(failure: BaseException, error: Path) -> None:
+def _raise_failure(failure: BaseException, error: Path, *, restarts: int) -> None:
     if error.exists():
         told = json.loads(error.read_text())
         error.unlink()
@@ -244,22 +257,40 @@ def _raise_failure(failure: BaseException, error: Path) -> None:
 
         kind = {e.__name__: e for e in USER_ERRORS}.get(told["type"])
         raise (kind or RunFailed)(told["message"]) from None
+    cause = getattr(failure, "controller_failure", None)
+    if isinstance(cause, OSError) and mendable(cause):  # a disk too full for the file
+        raise OSError(cause.errno, cause.strerror, cause.filename) from None
     lines = [line for line in str(failure).strip().splitlines() if line.strip()]
     log.debug("%s", failure)
-    raise RunFailed(f"the workers failed: {lines[-1] if lines else failure!r}") from None
+    after = f" (restarts before: {restarts}, see training.max_failures)" if restarts else ""
+    raise RunFailed(f"the workers failed{after}: {lines[-1] if lines else failure!r}") from None
 
 
-def _follow(path: Path, done: threading.Event, on_record: OnRecord) -> None:
-    """Pass on the lines that rank 0 appends to ``log.jsonl`` until ``done``."""
-    seen = -1
+def _follow(
+    folder: RunFolder,
+    done: threading.Event,
+    on_record: OnRecord,
+    *,
+    restarts: Restarts,
+    stopped: threading.Event,
+) -> None:
+    """Pass on restarts and the lines that rank 0 appends to ``log.jsonl`` until ``done``.
+
+    Once ``stopped`` is set the workers are told to save and leave, and get ``SAVE_SECONDS``.
+    """
+    seen, last_seconds = -1, float("inf")
     while True:
-        last = done.is_set()
-        for record in _records(path):
+        last = done.is_set() or time.monotonic() > last_seconds
+        restarts.look()
+        for record in _records(folder.log):
             if record["step"] > seen:
                 seen = record["step"]
                 on_record(record)
         if last:
             return
+        if stopped.is_set() and last_seconds == float("inf"):
+            _stop_file(folder).touch()
+            last_seconds = time.monotonic() + SAVE_SECONDS
         done.wait(timeout=0.5)
 
 

@@ -1,0 +1,54 @@
+"""The command itself is killed or asked to leave; the same command goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from cluster.restarts import started_at
+from tests.faults.job import Job, kept, reached
+from trainer.run_folder import RunFolder
+
+pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.ray]
+
+
+def test_a_killed_command_leaves_no_process_and_is_continued(benchmark, undisturbed, tmp_path):
+    job = Job(benchmark, tmp_path / "run")
+    job.wait_for_step(13)
+    workers = job.workers()
+    job.kill(job.running.pid)
+    assert job.running.wait() == -signal.SIGKILL
+    for stream in (job.running.stdout, job.running.stderr):
+        assert stream is not None
+        stream.close()
+    job.assert_ended(workers)
+    job.start()
+    done = job.end()
+    assert done.code == 0, done.err
+    job.assert_as_uninterrupted(undisturbed)
+    job.assert_nothing_is_left()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_command_that_is_asked_to_leave_saves_just_in_time(
+    number, benchmark, undisturbed, tmp_path
+):
+    job = Job(benchmark, tmp_path / "run")
+    job.wait_for_step(12)
+    job.lost.append((reached(job.run), kept(job.run)))
+    os.kill(job.running.pid, number)
+    left = job.end()
+    assert left.code == 130, left.err
+    assert "Traceback" not in left.err
+    saved = kept(job.run)
+    assert saved == reached(job.run)  # of every step that was done
+    assert not (job.run / "stop").exists()
+    job.assert_nothing_is_left()
+    job.start()
+    done = job.end()
+    assert done.code == 0, done.err
+    assert started_at(RunFolder(job.run)) == [0, saved]
+    job.assert_as_uninterrupted(undisturbed)
+    job.assert_nothing_is_left()
