@@ -14,6 +14,7 @@ from cluster.evaluate import gallery_transport
 from cluster.launch import launch
 from cluster.pictures import Pictures
 from cluster.progress import say, task
+from cluster.tables import print_time_budget
 from dataio.datasets import procedural_shrec
 from dataio.datasets.procedural import benchmark_name, make_procedural, records
 from dataio.datasets.procedural_files import STYLES
@@ -116,7 +117,8 @@ def _require_benchmark(manifest: Manifest, *, name: str, seed: int) -> Manifest:
 
 
 def train_run(config: RunConfig, out: Path, *, workers: int) -> RunFolder:
-    """Train with a progress bar; continues ``out`` when it holds this run.
+    """Train with a progress bar, then print where the time went; continues ``out`` when it holds
+    this run.
 
     A run that is finished already is left as it is. The errors are those of :func:`launch`.
     """
@@ -128,12 +130,16 @@ def train_run(config: RunConfig, out: Path, *, workers: int) -> RunFolder:
         say(f"{out}: was finished already, nothing to do")
         return folder
     with task(f"training {config.method_name}", config.training.steps) as bar:
-        return launch(
+        folder = launch(
             config,
             out,
             workers=workers,
             on_record=lambda r: bar.at(r["step"] + 1, note=f"loss {r['loss']:.3f}"),
         )
+    facts = folder.read()
+    if "step_timings" in facts:  # under torchrun, rank 0 may not have written them yet
+        print_time_budget(facts)
+    return folder
 
 
 def _listed(mapping: Mapping[str, Mapping[str, Sequence[str]]]) -> str:

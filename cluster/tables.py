@@ -10,6 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cluster.progress import console as standard_error
+from cluster.progress import say
+from trainer.phase_clock import OTHER, START, shares
+
 __all__ = [
     "HEADLINE",
     "print_fields",
@@ -17,6 +21,7 @@ __all__ = [
     "print_method",
     "print_methods",
     "print_metrics",
+    "print_time_budget",
     "print_verification",
     "standard_output",
 ]
@@ -26,6 +31,19 @@ SECTIONS = {
     "network": ("backbone", "embedding"),
     "optimizer": ("kind", "learning_rate", "schedule", "momentum", "weight_decay"),
     "training": ("steps", "batch"),
+}
+# Phases of trainer.phase_clock as they follow each other; others come before the last.
+PHASES = {
+    "data": "data wait",
+    "copy": "copy to device",
+    "augment": "augment",
+    "forward": "forward, losses",
+    "collectives": "collectives",
+    "backward": "backward",
+    "optimizer": "optimizer",
+    "checkpoint": "checkpoint",
+    "round": "round",
+    "finish": "finish",
 }
 HEADLINE = ("NN", "FT", "ST", "F", "E", "DCG", "ANMRR", "AUC", "mAP")
 
@@ -48,6 +66,33 @@ def print_metrics(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
         cells = [_cell(result[m], bold=len(rows) > 1 and result[m] == best[m]) for m in HEADLINE]
         table.add_row(Text(run), *cells)  # a name may hold brackets, rich's markup
     standard_output().print(table)
+
+
+def print_time_budget(facts: Mapping[str, Any]) -> None:
+    """Where the time of a run went, by its ``run.json``: seconds and share of each phase.
+
+    Start-up is told beside. Goes to standard error, as all that is said while training.
+    """
+    timings, steps = facts["timings"], facts["step_timings"]
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("phase")
+    for name in ("seconds", "share"):
+        table.add_column(name, justify="right")
+    counted = shares(timings)
+    known, own = [n for n in PHASES if n in counted], counted.keys() - PHASES.keys() - {OTHER}
+    for name in (*known, *sorted(own), OTHER):
+        cells = f"{timings[name]:.2f}", f"{100 * counted[name]:.1f} %"
+        table.add_row(Text(PHASES.get(name, name)), *cells)
+    table.add_section()
+    table.add_row("total", f"{sum(timings[name] for name in counted):.2f}", "")
+    standard_error.print(table)
+    if steps["count"]:
+        say(
+            f"{steps['count']} steps, {steps['per_second']:.1f} a second: "
+            f"mean {1000 * steps['mean_seconds']:.1f} ms, "
+            f"95th percentile {1000 * steps['p95_seconds']:.1f} ms"
+        )
+    say(f"start-up, not counted above: {timings[START]:.1f} s")
 
 
 def standard_output() -> Console:

@@ -68,7 +68,11 @@ def test_train_speaks_on_stderr_and_writes_a_whole_run_folder(benchmark, tmp_pat
     facts = json.loads((run / "run.json").read_text())
     assert facts["status"] == "finished"
     assert facts["method"] == "astn"
-    assert {"parameters", "versions", "timings"} <= facts.keys()
+    assert {"parameters", "versions", "timings", "step_timings"} <= facts.keys()
+    shown = [line.split() for line in done.err.splitlines()]
+    assert ["total", f"{facts['timings']['total'] - facts['timings']['start']:.2f}"] in shown
+    assert any(line[:2] == ["data", "wait"] and line[-1] == "%" for line in shown)
+    assert "6 steps, " in done.err
     assert [json.loads(s)["step"] for s in (run / "log.jsonl").read_text().splitlines()] == [
         *range(6)
     ]

@@ -1,0 +1,258 @@
+"""What the training loop costs beside a hand-written one, and what two processes spend waiting.
+
+    python benchmarks/overhead.py [--quick] [--json FILE] [--networks tiny resnet18]
+                                  [--methods source-only astn] [--batch 32] [--size 64]
+                                  [--repeats 9] [--stretch 10] [--no-clip]
+
+On the built-in smoke benchmark, decoded samples in memory, one thread a process, float32, the same
+start, batches and optimiser:
+
+  by hand   batches, augmentation, method, backward, clipping, optimiser step; no log, no checks
+  loop      trainer.loop.train
+  two       trainer.loop.train in two gloo processes, the same global batch
+
+The first two run in one process and take turns at every step, so that whatever else the machine
+does hits both. The ratio is the median over stretches of steps of (time by hand / time of the
+loop); at the end both must hold the same weights, bit for bit. Checkpoints are left out: a steady
+state has none. Gradients are clipped as in the ready configurations; with --no-clip they are not,
+and the loop, which checks the gradient's norm at every step, reads them once more than the other.
+
+For two processes the share of trainer.collectives in the time after start-up is shown; it holds the
+wait for the slower process, and is large on a CPU, where each call of gloo costs a good part of a
+millisecond. The averaging of gradients is in the backward pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import socket
+import statistics
+import tempfile
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.utils import clip_grad_norm_
+
+from cluster.jobs import make_benchmark
+from trainer.checkpoint import newest_checkpoint
+from trainer.collectives import process_group
+from trainer.config import RunConfig, parse_config
+from trainer.data_sets import data_fingerprint, label_space
+from trainer.loop import DTYPES, build_method, train
+from trainer.methods import Method, Now
+from trainer.phase_clock import shares
+from trainer.run_folder import RunFolder
+from trainer.schedules import rate_factor
+from trainer.strategy import build_optimizer
+from trainer.streams import to_domains, training_loader, training_sources
+
+RATIO_GOAL, COLLECTIVES_GOAL = 0.97, 0.03
+WARM_STEPS = 5
+
+
+def configuration(options: argparse.Namespace, method: str, network: str, steps: int) -> RunConfig:
+    """A run without checkpoints on the way."""
+    return parse_config(
+        {
+            "method": {"name": method},
+            "data": {"root": str(options.data), "train_views": 2},
+            "network": {"backbone": network, "image_size": options.size},
+            "optimizer": {"learning_rate": 0.001, "clip_norm": options.clip_norm},
+            "training": {
+                "steps": steps,
+                "batch": options.batch,
+                "precision": "float32",
+                "checkpoint_every": 10**6,
+                "cache": "ram",
+                "threads": 1,
+            },
+        }
+    )
+
+
+class ByHand:
+    """The loop that one would write for one experiment; each ``next`` is one step."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config, self.sources = config, training_sources(config)
+        self.method: Method = build_method(config, num_classes=len(label_space(config)))
+        self.optimizer = build_optimizer(self.method, config.optimizer)
+
+    def steps(self) -> Generator[None, None, None]:
+        config, optimizer = self.config, self.optimizer
+        dtype = DTYPES[config.training.precision]
+        rates = [group["lr"] for group in optimizer.param_groups]
+        self.method.train()
+        with training_loader(config, self.sources) as loader:
+            for step, batch in loader:
+                now = Now(step, step / config.training.steps, logged=False)
+                domains = to_domains(batch, self.sources, device="cpu", dtype=dtype)
+                losses = self.method(domains, now)
+                losses.total.backward()
+                factor = rate_factor(config.optimizer.schedule, now.p, warmup=0.0)
+                if config.optimizer.clip_norm is not None:
+                    clip_grad_norm_(self.method.parameters(), config.optimizer.clip_norm)
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate * factor
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                yield
+
+
+def claimed(config: RunConfig, path: Path) -> RunFolder:
+    folder = RunFolder(path)
+    folder.claim(config, fingerprint=data_fingerprint(config))
+    return folder
+
+
+def beside_by_hand(options: argparse.Namespace, config: RunConfig, out: Path) -> dict[str, Any]:
+    """Seconds a step by hand and of the loop, which asks before each of its steps whether to stop:
+    there the hand-written loop takes its turn."""
+    by_hand = ByHand(config)
+    turns = by_hand.steps()
+    hand_seconds: list[float] = []
+    loop_seconds: list[float] = []
+    last_end = 0.0
+
+    def take_turn() -> bool:
+        nonlocal last_end
+        start = time.perf_counter()
+        if hand_seconds:
+            loop_seconds.append(start - last_end)
+        next(turns)
+        last_end = time.perf_counter()
+        hand_seconds.append(last_end - start)
+        return False
+
+    folder = claimed(config, out)
+    train(config, folder, stop=take_turn)
+    turns.close()
+    require_same_weights(by_hand.method, folder)
+    stretches = [
+        slice(WARM_STEPS + i * options.stretch, WARM_STEPS + (i + 1) * options.stretch)
+        for i in range(options.repeats)
+    ]
+    hand, loop = (
+        [sum(seconds[s]) / options.stretch for s in stretches]
+        for seconds in (hand_seconds, loop_seconds)
+    )
+    ratios = [h / o for h, o in zip(hand, loop, strict=True)]
+    return {
+        "by_hand_seconds": statistics.median(hand),
+        "loop_seconds": statistics.median(loop),
+        "ratio": statistics.median(ratios),
+        "ratio_range": [min(ratios), max(ratios)],
+    }
+
+
+def require_same_weights(method: Method, folder: RunFolder) -> None:
+    """Both loops did the same work, or the comparison is void."""
+    found = newest_checkpoint(folder.checkpoints)
+    assert found is not None
+    for name, value in method.state_dict().items():
+        if not torch.equal(value, found.state["method"][name]):
+            raise SystemExit(f"overhead: the two loops end with different weights in {name}")
+
+
+def in_two_processes(config: RunConfig, out: Path) -> dict[str, Any]:
+    """Time budget of rank 0 of two processes; the median over runs is the caller's."""
+    claimed(config, out)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=one_of_two, args=(r, port, config, out)) for r in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    if any(worker.exitcode for worker in workers):
+        raise SystemExit("overhead: a process of two failed, see above")
+    facts = RunFolder(out).read()
+    return {
+        "two_seconds": facts["step_timings"]["mean_seconds"],
+        "shares": shares(facts["timings"]),
+    }
+
+
+def one_of_two(rank: int, port: int, config: RunConfig, out: Path) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
+    with process_group(timeout_seconds=config.training.timeout_seconds, backend="gloo"):
+        train(config, RunFolder(out))
+
+
+def measured(
+    options: argparse.Namespace, method: str, network: str, folder: Path
+) -> dict[str, Any]:
+    steps = WARM_STEPS + options.repeats * options.stretch + 1
+    config = configuration(options, method, network, steps)
+    out = folder / f"{method}-{network}"
+    result = beside_by_hand(options, config, out / "one")
+    runs = [in_two_processes(config, out / f"two-{i}") for i in range(options.runs)]
+    result["two_seconds"] = statistics.median(run["two_seconds"] for run in runs)
+    result["collectives_share"] = statistics.median(run["shares"]["collectives"] for run in runs)
+    return result
+
+
+def show(name: str, result: dict[str, Any]) -> None:
+    low, high = result["ratio_range"]
+    print(
+        f"{name}: by hand {1000 * result['by_hand_seconds']:.1f} ms, "
+        f"loop {1000 * result['loop_seconds']:.1f} ms, ratio {result['ratio']:.3f} "
+        f"({low:.3f} to {high:.3f}; goal ≥ {RATIO_GOAL:g}: {met(result['ratio'] >= RATIO_GOAL)}); "
+        f"two processes {1000 * result['two_seconds']:.1f} ms, "
+        f"collectives {result['collectives_share']:.1%} "
+        f"(goal ≤ {COLLECTIVES_GOAL:.0%}: {met(result['collectives_share'] <= COLLECTIVES_GOAL)})",
+        flush=True,
+    )
+
+
+def met(yes: bool) -> str:
+    return "met" if yes else "NOT met"
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--networks", nargs="+", default=["tiny", "resnet18"])
+    parser.add_argument("--methods", nargs="+", default=["source-only", "astn"])
+    parser.add_argument("--batch", type=int, default=32, help="global batch of each stream")
+    parser.add_argument("--size", type=int, default=64, help="side of the pictures in pixels")
+    parser.add_argument("--repeats", type=int, default=9, help="stretches")
+    parser.add_argument("--stretch", type=int, default=10, help="steps of a stretch; 10 a log line")
+    parser.add_argument("--runs", type=int, default=3, help="runs in two processes")
+    parser.add_argument("--data", type=Path, help="a packed smoke benchmark; made if not given")
+    parser.add_argument("--no-clip", dest="clip_norm", action="store_const", const=None, default=5)
+    parser.add_argument("--quick", action="store_true", help="small, to see that it works")
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    options = parser.parse_args()
+    if options.quick:
+        options.methods, options.batch, options.repeats, options.runs = ["astn"], 8, 3, 1
+    return options
+
+
+def main() -> None:
+    options = parsed()
+    results = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        options.data = (options.data or folder / "data").absolute()
+        make_benchmark(options.data, size="smoke", seed=0)
+        print(f"batch {options.batch} a stream, {options.size}×{options.size} pixels, 2 views")
+        for method in options.methods:
+            for network in options.networks:
+                found = measured(options, method, network, folder)
+                results[f"{method}, {network}"] = found
+                show(f"{method}, {network}", found)
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
