@@ -25,7 +25,9 @@ from trainer.sections import (
     OptimizerConfig,
     Section,
     Selection,
+    StrategyConfig,
     TrainingConfig,
+    ValidationConfig,
 )
 from trainer.transfer_pairs import Transfer
 
@@ -36,7 +38,9 @@ __all__ = [
     "OptimizerConfig",
     "RunConfig",
     "Selection",
+    "StrategyConfig",
     "TrainingConfig",
+    "ValidationConfig",
     "load_config",
     "parse_config",
 ]
@@ -55,6 +59,8 @@ class RunConfig(Section):
     network: NetworkConfig = NetworkConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
+    strategy: StrategyConfig = StrategyConfig()
+    validation: ValidationConfig = ValidationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @field_validator("method", mode="before")
@@ -67,8 +73,7 @@ class RunConfig(Section):
         """Plain nested dictionary in the form of the YAML file; ``parse_config`` reads it back."""
         tree = self.model_dump(mode="json", exclude={"method_name"})
         tree["method"] = {"name": self.method_name, **tree["method"]}
-        order = ("method", "data", "network", "optimizer", "training", "evaluation")
-        return {section: tree[section] for section in order}
+        return {"method": tree.pop("method"), **tree}
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.to_dict(), sort_keys=False, width=100)
@@ -77,11 +82,14 @@ class RunConfig(Section):
     def identity(self) -> str:
         """Hash (12 hex digits) of everything that shapes the trained weights.
 
-        How a run is executed (loader workers, threads, logging, checkpoints) is left out, and so
-        are the queries, the gallery and the scoring.
+        How a run is executed (strategy, loader workers, threads, logging, checkpoints) is left out,
+        and so are the queries, the gallery and the scoring.
         """
         tree = self.to_dict()
-        del tree["evaluation"]
+        for section in ("strategy", "validation", "evaluation"):
+            del tree[section]
+        if tree["optimizer"]["accumulate"] == 1:  # as runs from before that option
+            del tree["optimizer"]["accumulate"]
         for key in ("root", "queries", "gallery"):
             del tree["data"][key]
         for stream in METHODS[self.method_name].streams:
@@ -95,13 +103,15 @@ _TRANSFER = "transfer."  # a section that becomes values of section data
 _EXECUTION_ONLY = (
     "log_every",
     "checkpoint_every",
-    "keep_checkpoints",
+    "keep_last",
+    "keep_best",
     "async_checkpoints",
     "loader_workers",
     "cache",
     "cache_bytes",
     "threads",
     "timeout_seconds",
+    "watchdog_seconds",
     "max_failures",
 )
 

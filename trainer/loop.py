@@ -264,7 +264,7 @@ class Trainer:
         return CheckpointWriter(
             self.folder.checkpoints,
             description=describe(self.config, self.classes),
-            keep=self.config.training.keep_checkpoints,
+            keep=self.config.training.keep_last,
             attempt=attempt,
             background=self.config.training.async_checkpoints,
         )

@@ -16,7 +16,9 @@ __all__ = [
     "OptimizerConfig",
     "Section",
     "Selection",
+    "StrategyConfig",
     "TrainingConfig",
+    "ValidationConfig",
 ]
 
 STREAM_NAMES = ("source_images", "source_shapes", "target_images", "target_shapes")
@@ -134,6 +136,12 @@ class OptimizerConfig(Section):
     clip_norm: float | None = Field(
         default=None, gt=0, description="Largest global gradient norm; null: no clipping."
     )
+    accumulate: int = Field(
+        default=1,
+        ge=1,
+        description="Batches whose gradients are averaged into one optimiser step; each has "
+        "statistics of its own. strategy.micro_batch saves memory without that.",
+    )
 
 
 class TrainingConfig(Section):
@@ -163,7 +171,12 @@ class TrainingConfig(Section):
     )
     log_every: int = Field(default=10, ge=1, description="Steps between two lines of log.jsonl.")
     checkpoint_every: int = Field(default=200, ge=1, description="Steps between two checkpoints.")
-    keep_checkpoints: int = Field(default=2, ge=1, description="Newest checkpoints kept.")
+    keep_last: int = Field(default=2, ge=1, description="Newest checkpoints kept.")
+    keep_best: int = Field(
+        default=1,
+        ge=0,
+        description="Checkpoints kept besides for their score; there is one with validation.every.",
+    )
     async_checkpoints: bool = Field(
         default=True,
         description="Write checkpoints while training goes on, from a copy of the state in memory.",
@@ -184,6 +197,12 @@ class TrainingConfig(Section):
         "else cores / workers.",
     )
     timeout_seconds: float = Field(default=600.0, gt=0, description="Longest wait in a collective.")
+    watchdog_seconds: float | None = Field(
+        default=300.0,
+        gt=0,
+        description="Longest time without any progress before a worker writes the stacks of its "
+        "threads into the run folder and ends, so that the group starts again; null: no watchdog.",
+    )
     max_failures: int = Field(
         default=3,
         ge=0,
@@ -196,6 +215,51 @@ class TrainingConfig(Section):
         if self.steps == 0 and self.init_from is None:
             raise ValueError("steps: 0 trains nothing; set init_from, or at least one step")
         return self
+
+
+class StrategyConfig(Section):
+    """The engine that averages gradients and steps; none of it changes what is trained."""
+
+    name: Literal["ddp", "deepspeed"] = Field(
+        default="ddp",
+        description="ddp: every worker holds everything; deepspeed: optimiser state, gradients and "
+        "weights spread over the workers as zero_stage says (needs the extra of that name).",
+    )
+    zero_stage: Literal[0, 1, 2, 3] = Field(
+        default=1,
+        description="What deepspeed spreads: 0 nothing, 1 optimiser state, 2 and gradients, 3 and "
+        "weights.",
+    )
+    micro_batch: int | None = Field(
+        default=None,
+        ge=1,
+        description="Pictures (views count singly) that a worker passes through the trunk at once, "
+        "computed again in the backward pass: less memory, the same losses and gradients, since "
+        "statistics still see the whole batch. null: all of them.",
+    )
+    compile: bool = Field(default=False, description="Compile the trunk with torch.compile.")
+    channels_last: bool | None = Field(
+        default=None, description="Memory layout of the trunk's maps; null: on a GPU."
+    )
+
+
+class ValidationConfig(Section):
+    """Scores of a run on its way; they choose the best checkpoint and train nothing."""
+
+    every: int | None = Field(
+        default=None,
+        ge=1,
+        description="Steps between two validations, a multiple of training.checkpoint_every; null: "
+        "none.",
+    )
+    metric: str = Field(
+        default="mAP",
+        description="What is compared, a metric of `img2shape eval`. Labels of the split are read: "
+        "a checkpoint chosen by it was chosen by an oracle, and a table must say so.",
+    )
+    split: Literal["train", "val", "test", "all"] = Field(
+        default="val", description="Split of data.queries and data.gallery that is scored."
+    )
 
 
 class EvaluationConfig(Section):

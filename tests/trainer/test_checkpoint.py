@@ -324,7 +324,7 @@ def test_each_start_takes_the_next_number_also_at_the_same_time(tmp_path):
 
 
 def test_a_stale_trainer_can_neither_overwrite_nor_prune(benchmark, tmp_path):
-    config = small(benchmark, keep_checkpoints=1)
+    config = small(benchmark, keep_last=1)
     folder = run(config, tmp_path / "run", stop_after=3)
     stale = Trainer(config, folder, device=torch.device("cpu"))
     assert stale.step == 3
