@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -240,9 +241,14 @@ def apply(
         parameters = jitter.reshape(-1, len(PARAMETERS)).float()
         out = _coloured(_warped(flat, parameters, size), flat, parameters)
         out = _inverted(out, parameters[:, 9].view(-1, 1, 1, 1) > 0)
-    shift = torch.tensor(mean, dtype=torch.float32, device=out.device).view(1, 3, 1, 1)
-    scale = torch.tensor(std, dtype=torch.float32, device=out.device).view(1, 3, 1, 1)
+    shift, scale = (_per_channel(tuple(values), out.device) for values in (mean, std))
     return out.sub(shift).div_(scale).reshape(*lead, 3, size, size)
+
+
+@lru_cache(maxsize=64)
+def _per_channel(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """Constants float32 [1, 3, 1, 1]; kept, since a GPU would be waited for at every copy."""
+    return torch.tensor(values, dtype=torch.float32, device=device).view(1, 3, 1, 1)
 
 
 def _resized(x: torch.Tensor, size: int) -> torch.Tensor:

@@ -45,6 +45,10 @@ class Batch:
         """The same batch with its tensors in page-locked memory."""
         return self._mapped(torch.Tensor.pin_memory)
 
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """Keep the memory of tensors on a GPU from other use until ``stream`` is done with them."""
+        self._mapped(lambda t: t.record_stream(stream) if t.is_cuda else None)
+
     def _mapped(self, move: Any) -> Batch:
         jitter = None if self.jitter is None else move(self.jitter)
         return replace(

@@ -6,7 +6,7 @@ whole steps, so their number changes nothing but the speed, and a run resumes at
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, get_args
 
 import torch
@@ -47,6 +47,7 @@ class Loader:
         cache: Cache = "none",
         cache_bytes: int = 1 << 30,
         device: torch.device | str = "cpu",
+        on_part: Callable[[], None] | None = None,
         block_shards: int = 4,
     ) -> None:
         """Prepare; no pixels are read yet.
@@ -71,6 +72,7 @@ class Loader:
                 workers then send everything but pixels. Neither changes a batch.
             cache_bytes: limit of "ram", all streams together.
             device: where "device" holds the pictures; the batches' pixels are then there.
+            on_part: called for each part of the streams that "device" has decoded.
             block_shards: shards mixed with one another in a pass's order.
 
         Raises:
@@ -101,6 +103,7 @@ class Loader:
         )
         self._running: list[Running] = []
         self._device = device if cache == "device" else None
+        self._on_part = on_part or (lambda: None)
         self._resident: dict[str, Resident] = {}
 
     def __len__(self) -> int:
@@ -133,6 +136,7 @@ class Loader:
                 if isinstance(part, FetchError):
                     raise _named_error(self._sources[name], part)
                 resident.add(*part)
+                self._on_part()
         finally:
             running.close()
         return resident

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from dataio.batch import Stream
+from dataio.device import to_device
 from dataio.fetch import FetchError, shown_channels
 from dataio.records import DataError
 
@@ -66,7 +67,7 @@ class Resident:
         """What PixelReader gives for these positions int64 [n] and views int64 [n, v]."""
         shown = shown_channels(self._channels[positions.numpy()], colour=self._colour)
         places = positions[:, None] * self.parts.shape[1] + views
-        flat = self._pixels.flatten(0, 1).index_select(0, places.flatten().to(self._device))
+        flat = self._pixels.flatten(0, 1).index_select(0, to_device(places.flatten(), self._device))
         found = flat.unflatten(0, places.shape)[:, :, :shown].expand(-1, -1, shown, -1, -1)
         return found if self._stacked else found[:, 0]
 

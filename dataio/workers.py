@@ -11,7 +11,10 @@ import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
+from multiprocessing import util
 from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import SemLock
 from types import ModuleType, TracebackType
 from typing import Any
 
@@ -20,9 +23,14 @@ from torch.utils.data import DataLoader
 
 from dataio import recycled
 
-__all__ = ["Running"]
+__all__ = ["LoaderWorkerError", "Running"]
 
 _groups = itertools.count()  # of workers, one an iteration
+_END_SECONDS = 5.0  # for a dead worker's end to be known, after its connections broke
+
+
+class LoaderWorkerError(RuntimeError):
+    """A worker process was killed; starting again at the same step gives the same batches."""
 
 
 class Running:
@@ -47,8 +55,17 @@ class Running:
             generator=torch.Generator(),  # else each iteration draws from the global one
             **(in_workers if workers else {}),
         )
+        self._unheard = workers  # whose first batch has not come yet
+        registry: dict[Any, Any] = vars(util).get("_finalizer_registry", {})
+        before = set(registry)
         with _starting() if workers else contextlib.nullcontext():
             self._iterator: Iterator[Any] | None = iter(loader)
+        # multiprocessing names semaphores for its workers; each finalizer takes one name away.
+        self._names = [
+            finalizer
+            for key, finalizer in list(registry.items())
+            if key not in before and finalizer._callback is vars(SemLock)["_cleanup"].__func__
+        ]
 
     def __iter__(self) -> Running:
         return self
@@ -56,7 +73,39 @@ class Running:
     def __next__(self) -> Any:
         if self._iterator is None:
             raise StopIteration
-        return next(self._iterator)
+        try:
+            item = next(self._iterator)
+        except (RuntimeError, OSError, EOFError) as err:
+            dead = self._dead()
+            if not dead:
+                raise
+            raise LoaderWorkerError(
+                f"loader worker {', '.join(dead)} was killed, as the system does when memory runs "
+                "out; use fewer of them, smaller batches or cache=none, and start again"
+            ) from err
+        self._unheard -= 1
+        if self._unheard == 0:
+            self._drop_names()
+        return item
+
+    def _drop_names(self) -> None:
+        """Take the semaphores' names from `/dev/shm`: every worker holds them open by now.
+
+        The names would go with multiprocessing's resource tracker, but who kills a whole session,
+        as Ray does with its workers, kills that too.
+        """
+        while self._names:
+            self._names.pop()()
+
+    def _dead(self) -> list[str]:
+        """Process ids of workers that have ended without being asked to.
+
+        A killed worker's connections break some moments before its end is reported.
+        """
+        workers: list[BaseProcess] = getattr(self._iterator, "_workers", [])
+        if workers:
+            wait([worker.sentinel for worker in workers], timeout=_END_SECONDS)
+        return [str(worker.pid) for worker in workers if worker.exitcode is not None]
 
     def close(self) -> None:
         self._iterator = None  # torch's iterator joins its workers when it is dropped

@@ -13,6 +13,8 @@ Axis letters: n local rows, N global rows, W ranks.
 
 from __future__ import annotations
 
+import atexit
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -21,18 +23,24 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from trainer.read_back import ReadBack
+
 __all__ = [
+    "AnyRank",
     "all_gather_rows",
     "all_reduce_max",
     "all_reduce_sum",
     "any_rank",
     "barrier",
     "broadcast_object",
+    "ensure_process_group",
     "gather_objects",
     "global_mean",
     "measured",
     "process_group",
+    "raise_together",
     "rank",
+    "row_counts",
     "world_size",
 ]
 
@@ -81,6 +89,21 @@ def process_group(*, timeout_seconds: float, backend: str | None = None) -> Iter
     try:
         yield
     finally:
+        dist.destroy_process_group()
+
+
+def ensure_process_group() -> None:
+    """For engines that need a process group: without one, a group of this process alone, until it
+    ends. It needs no address, and all functions of this file stay the one-process identity."""
+    if not dist.is_initialized():
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
+        dist.init_process_group(backend, store=store, rank=0, world_size=1)  # pyright: ignore[reportPrivateImportUsage]
+        atexit.register(_leave_process_group)
+
+
+def _leave_process_group() -> None:
+    if dist.is_initialized():
         dist.destroy_process_group()
 
 
@@ -133,18 +156,36 @@ def all_gather_rows(x: Tensor) -> Tensor:
     """
     if not is_distributed():
         return x
-    counts = [int(c) for c in gather_objects(len(x))]
+    counts = row_counts(x)
     if sum(counts) == 0:
         return x
     return _AllGatherRows.apply(x, counts)  # pyright: ignore[reportReturnType]
 
 
-def global_mean(values: Tensor) -> Tensor:
-    """Mean of ``values [n]`` over all ranks' rows, a scalar; 0 when no rank has a row.
+def row_counts(x: Tensor) -> list[int]:
+    """Rows of ``x`` on every rank, in rank order."""
+    if not is_distributed():
+        return [len(x)]
+    mine = torch.full((1,), len(x), device=x.device)
+    counts = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+    with _waiting():
+        dist.all_gather(counts, mine)
+    return torch.cat(counts).tolist()
 
+
+def global_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean of ``values`` (any shape, ``[n]`` mostly) over all ranks, a scalar; 0 when no rank has
+    one.
+
+    ``mask``, bool of the same shape, chooses the values that count; the others get gradient 0.
+    To select them by indexing would make the host wait for a GPU, to learn how many there are.
     Sum and count are reduced together and divided once, so uneven and empty ranks are exact.
     """
-    total = torch.stack([values.sum(), values.new_tensor(float(values.numel()))])
+    if mask is None:
+        count = values.new_full((), values.numel())
+    else:
+        values, count = values.masked_fill(~mask, 0), mask.sum().to(values.dtype)
+    total = torch.stack([values.sum(), count])
     total = all_reduce_sum(total)
     return total[0] / total[1].detach().clamp(min=1.0)
 
@@ -166,6 +207,25 @@ def any_rank(flag: bool, device: torch.device | str = "cpu") -> bool:
     return bool(all_reduce_max(torch.tensor(float(flag), device=device)).item())
 
 
+class AnyRank:
+    """:func:`any_rank`, asked once a step without a pause in a GPU's work.
+
+    There the answer to a question is known, and given, when the next one is asked.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._asked: ReadBack | None = None
+
+    def __call__(self, flag: bool) -> bool:
+        """Whether any rank said yes; all ranks ask, and get the same answer."""
+        if self._device.type != "cuda" or not is_distributed():
+            return any_rank(flag, self._device)
+        asked, mine = self._asked, torch.full((1,), float(flag), device=self._device)
+        self._asked = ReadBack(all_reduce_max(mine))
+        return asked is not None and asked.tolist() != [0.0]
+
+
 def gather_objects(value: Any) -> list[Any]:
     """``value`` of every rank, in rank order, on every rank; small picklable objects only."""
     if not is_distributed():
@@ -184,6 +244,23 @@ def broadcast_object(value: Any) -> Any:
     with _waiting():
         dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def raise_together(error: Exception | None) -> None:
+    """Raise rank 0's ``error`` on every rank, nothing where it is None; called by all ranks.
+
+    An exception that cannot travel reaches the other ranks as a RuntimeError with its words.
+    """
+    told = broadcast_object(_portable(error) if rank() == 0 else None)
+    if told is not None:
+        raise error if rank() == 0 and error is not None else told
+
+
+def _portable(error: Exception | None) -> Exception | None:
+    try:
+        return pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def barrier() -> None:

@@ -28,6 +28,9 @@ class PhaseClock:
     that other threads enter (a writer, the autograd thread of a GPU) are not counted, because the
     time of this thread passes anyway, in the phase in which it waits.
 
+    Other threads may read :attr:`beats`, :attr:`innermost` and :meth:`entered` at any time, to see
+    whether and where this one makes progress.
+
     Args:
         now: seconds that never go back.
     """
@@ -36,6 +39,8 @@ class PhaseClock:
         self._now, self._thread = now, threading.get_ident()
         self._stack = [START]
         self._seconds: dict[str, float] = {}
+        self._entered: dict[str, int] = {}
+        self.beats = 0
         self._steps = array("d")
         self._begin = self._since = self._step_begin = now()
 
@@ -45,9 +50,22 @@ class PhaseClock:
         return START if self._stack[0] == START else self._stack[-1]
 
     @property
+    def innermost(self) -> str:
+        """The phase that was entered last and not left, also during start-up."""
+        return self._stack[-1]
+
+    @property
     def total(self) -> float:
         """Seconds since construction."""
         return self._now() - self._begin
+
+    def beat(self) -> None:
+        """A sign of progress inside a long phase; every change of phase is one too."""
+        self.beats += 1
+
+    def entered(self, name: str) -> int:
+        """How often phase ``name`` has begun."""
+        return self._entered.get(name, 0)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -56,6 +74,7 @@ class PhaseClock:
             yield
             return
         self._charge()
+        self._entered[name] = self._entered.get(name, 0) + 1
         self._stack.append(name)
         try:
             yield
@@ -105,6 +124,7 @@ class PhaseClock:
         now, phase = self._now(), self.current
         self._seconds[phase] = self._seconds.get(phase, 0.0) + now - self._since
         self._since = now
+        self.beats += 1
 
 
 def shares(timings: Mapping[str, float]) -> dict[str, float]:

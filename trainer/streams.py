@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -63,10 +63,12 @@ def training_loader(
     rank: int = 0,
     world_size: int = 1,
     device: torch.device | str = "cpu",
+    on_part: Callable[[], None] | None = None,
 ) -> Loader:
     """The batches of a run: one slice of a plain or balanced batch of each drawn stream a step.
 
-    With ``training.cache=device`` the pixels lie on ``device``.
+    With ``training.cache=device`` the pixels lie on ``device``; ``on_part`` is called with each
+    part of the streams that is decoded for it.
 
     Raises:
         DataError: the streams cannot give such batches, e.g. too few classes are in all of them.
@@ -86,9 +88,11 @@ def training_loader(
         rank=rank,
         world_size=world_size,
         workers=training.loader_workers,
+        pin_memory=torch.device(device).type == "cuda",
         cache=training.cache,
         cache_bytes=training.cache_bytes,
         device=device,
+        on_part=on_part,
         block_shards=config.data.block_shards,
     )
 

@@ -136,6 +136,29 @@ def test_phases_of_other_threads_are_not_counted(clock):
     assert_sums(summary)
 
 
+def test_other_threads_can_tell_whether_and_where_there_is_progress(clock):
+    seen = [clock.beats]
+    with clock.phase("round"):
+        seen.append(clock.beats)
+        clock.beat()
+        seen.append(clock.beats)
+        with clock.phase("collectives"):
+            seen.append(clock.beats)
+            assert clock.innermost == "collectives"
+        seen.append(clock.beats)
+        assert clock.innermost == "round"
+    seen.append(clock.beats)
+    assert seen == sorted(set(seen))
+    assert (clock.entered("round"), clock.entered("collectives"), clock.entered("x")) == (1, 1, 0)
+
+
+def test_the_innermost_phase_shows_during_start_up_too(time):
+    clock = PhaseClock(time)
+    assert clock.innermost == "start"
+    with clock.phase("collectives"):
+        assert (clock.innermost, clock.current) == ("collectives", "start")
+
+
 def test_steps_count_from_the_end_of_start_up(time):
     clock = PhaseClock(time)
     assert clock.steps() == {"count": 0}
@@ -174,7 +197,8 @@ def facts_of_a_run(rank: int, world_size: int, root: Path, out: Path) -> dict | 
     return folder.read() if rank == 0 else None
 
 
-PHASES = ("start", "data", "copy", "augment", "forward", "backward", "optimizer", "checkpoint")
+# And "copy" on a GPU.
+PHASES = ("start", "data", "augment", "forward", "backward", "optimizer", "checkpoint")
 
 
 @pytest.mark.parametrize("world_size", [1, 2])

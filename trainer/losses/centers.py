@@ -46,5 +46,4 @@ def instance_alignment(
         centers: ``[K, D]``.
         mask: ``[K]`` bool; samples whose class has no centre are left out of the mean.
     """
-    kept = mask[labels]
-    return global_mean(_phi(features - centers[labels], phi)[kept])
+    return global_mean(_phi(features - centers[labels], phi), mask[labels])

@@ -11,14 +11,17 @@ from trainer.collectives import global_mean
 __all__ = ["accuracy", "cross_entropy"]
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, labels: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """Mean cross-entropy over the global batch, in nats, range [0, ∞).
 
     Args:
         logits: ``[n, K]`` of this rank's rows; n may be 0.
-        labels: ``[n]`` int64 in 0..K-1.
+        labels: ``[n]`` int64 in 0..K-1; any number where ``mask`` is false.
+        mask: ``[n]`` bool, the rows that count; None: all of them.
     """
-    return global_mean(F.cross_entropy(logits, labels, reduction="none"))
+    if mask is not None:
+        labels = labels.masked_fill(~mask, 0)
+    return global_mean(F.cross_entropy(logits, labels, reduction="none"), mask)
 
 
 @torch.no_grad()

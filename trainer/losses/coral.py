@@ -28,7 +28,7 @@ def coral(source: Tensor, target: Tensor) -> Tensor:
     """
     domains = [full_precision(x) for x in (source, target)]
     with torch.no_grad():
-        totals = torch.stack([torch.cat([x.sum(0), x.new_tensor([len(x)])]) for x in domains])
+        totals = torch.stack([torch.cat([x.sum(0), x.new_full((1,), len(x))]) for x in domains])
         totals = all_reduce_sum(totals)
         counts = totals[:, -1]
         means = totals[:, :-1] / counts.clamp(min=1)[:, None]

@@ -50,7 +50,7 @@ def batch_hard(
         farthest = distances.masked_fill(~same, -torch.inf).argmax(1)
         nearest = distances.masked_fill(~other, torch.inf).argmin(1)
     gap = euclidean_norm(z - columns[farthest]) - euclidean_norm(z - columns[nearest])
-    return global_mean((margin + gap).clamp(min=0)[same.any(1) & other.any(1)])
+    return global_mean((margin + gap).clamp(min=0), same.any(1) & other.any(1))
 
 
 def contrastive(
@@ -79,8 +79,8 @@ def contrastive(
     z = full_precision(embeddings)
     columns, same, other = _pairs(z, labels, candidates)
     distances = (z[:, None] - columns).abs().sum(-1)
-    pull = global_mean(distances[same].square() / positive_scale)
-    push = global_mean(negative_scale * torch.exp(-2.77 / negative_scale * distances[other]))
+    pull = global_mean(distances.square() / positive_scale, same)
+    push = global_mean(negative_scale * torch.exp(-2.77 / negative_scale * distances), other)
     return pull + push
 
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.collectives import all_gather_rows, gather_objects, global_mean, rank
+from trainer.collectives import all_gather_rows, global_mean, rank, row_counts
 
 __all__ = [
     "jensen_shannon_mutual_information",
@@ -63,11 +63,11 @@ def jensen_shannon_mutual_information(maps: Tensor, embeddings: Tensor, *, offse
     scores = torch.einsum("nvcp,mvc->nmvp", maps, everyone)
     rows = torch.arange(offset, offset + len(maps), device=maps.device)
     columns = torch.arange(len(everyone), device=maps.device)
-    real = rows[:, None] == columns
-    fake = ~real if len(everyone) > 1 else real
+    own = scores[torch.arange(len(maps), device=maps.device), rows]  # [n, V, P]
+    fake = (rows[:, None] != columns) | (len(everyone) == 1)
     shift = math.log(2)
-    return global_mean(F.softplus(-scores[real]) - shift) + global_mean(
-        F.softplus(scores[fake]) - shift
+    return global_mean(F.softplus(-own) - shift) + global_mean(
+        F.softplus(scores) - shift, fake[:, :, None, None].expand_as(scores)
     )
 
 
@@ -79,7 +79,7 @@ def roll_rows(x: Tensor) -> Tensor:
     to the row it came from.
     """
     firsts = all_gather_rows(x[:1])
-    filled = [count > 0 for count in gather_objects(len(x))]
+    filled = [count > 0 for count in row_counts(x)]
     # A rank without rows shows none; whatever stands in for "next" there is cut off again.
     after = sum(filled[: rank() + 1]) % max(1, len(firsts))
     return torch.cat([x[1:], firsts[after : after + 1]])[: len(x)]

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dataio.device import to_device
 from dataio.plan import random_words, stream_number
 from trainer.collectives import all_gather_rows, global_mean
 
@@ -38,7 +39,7 @@ class Draw:
         key = (self.seed, stream_number(which))
         words = random_words(self.offset + len(allowed), key=key, counter=(self.step, 0))
         numbers = torch.from_numpy((words[self.offset :] >> 1).astype("int64"))
-        place = numbers.to(allowed.device) % allowed.sum(1).clamp(min=1)
+        place = to_device(numbers, allowed.device) % allowed.sum(1).clamp(min=1)
         return (allowed.cumsum(1) > place[:, None]).int().argmax(1)
 
 
@@ -76,7 +77,7 @@ def cross_modal_triplet(
         negative = _nearest(images, everyone, other)
     kept = same.any(1) & other.any(1)
     gap = _squared(images, everyone, positive) - _squared(images, everyone, negative)
-    return global_mean((gap + margin).clamp(min=0)[kept])
+    return global_mean((gap + margin).clamp(min=0), kept)
 
 
 def paired_squared_distance(
@@ -97,7 +98,7 @@ def paired_squared_distance(
     positive = (
         draw.choose(same, "positive") if mining == "random" else _farthest(images, everyone, same)
     )
-    return global_mean(_squared(images, everyone, positive)[same.any(1)])
+    return global_mean(_squared(images, everyone, positive), same.any(1))
 
 
 def _meet(
@@ -109,7 +110,7 @@ def _meet(
     """
     nothing = shapes.new_zeros(1, shapes.shape[1])
     everyone = torch.cat([all_gather_rows(shapes), nothing])
-    labels = torch.cat([all_gather_rows(shape_labels), shape_labels.new_tensor([-1])])
+    labels = torch.cat([all_gather_rows(shape_labels), shape_labels.new_full((1,), -1)])
     same = image_labels[:, None] == labels
     return everyone, same, ~same & (labels >= 0)
 

@@ -232,7 +232,8 @@ class Method(nn.Module):
         (f_s, logits_s, rows_s), (f_t, logits_t, rows_t) = source, target
         health, pseudo = losses.health, logits_t.argmax(1)
         health["source_accuracy"] = accuracy(logits_s, rows_s.labels)
-        counts = all_reduce_sum(torch.bincount(pseudo, minlength=self.num_classes))
+        classes = torch.arange(self.num_classes, device=pseudo.device)
+        counts = all_reduce_sum((pseudo[:, None] == classes).sum(0))  # bincount waits for a GPU
         health["pseudo_label_coverage"] = (counts > 0).to(f_t.dtype).mean()
         if rows_t.samples is not None and self.last_pseudo_labels is not None:
             health["pseudo_label_agreement"] = self.last_pseudo_labels.update(

@@ -246,7 +246,7 @@ class Ftspl(Method):
         chosen = self._chosen(target)
         kept = chosen >= 0
         if self.target_ce > 0:
-            on_target = cross_entropy(logits_t[kept], chosen[kept])
+            on_target = cross_entropy(logits_t, chosen, mask=kept)
             losses.add("target_classification", on_target, weight=self.target_ce)
         losses.health["selected_in_batch"] = global_mean(kept.to(f_t.dtype))
         self.observe(losses, now, source=(f_s, logits_s, source), target=(f_t, logits_t, target))

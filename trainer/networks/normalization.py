@@ -44,7 +44,7 @@ def global_batch_norm(
     channels, positions = x.shape[1], math.prod(x.shape[2:])
     summed, shape = (0, *range(2, x.dim())), (-1, *[1] * (x.dim() - 2))
     # Rows, not values, are counted: they stay far below float32's last exact integer.
-    local = torch.cat([wide.sum(summed), wide.new_tensor([float(len(x))])])
+    local = torch.cat([wide.sum(summed), wide.new_full((1,), len(x))])
     total = all_reduce_sum(local)
     count = total[channels].detach() * positions
     mean = total[:channels] / count.clamp(min=1)
