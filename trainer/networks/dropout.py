@@ -10,6 +10,7 @@ Axis letters: n rows of the layer's input on this rank.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-__all__ = ["GlobalDropout", "dropout_rows", "row_positions"]
+__all__ = ["GlobalDropout", "current_positions", "dropout_rows", "row_positions"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,41 @@ def row_positions(rows: Tensor) -> Iterator[None]:
         _rows.reset(token)
 
 
+def current_positions(x: Tensor) -> Tensor:
+    """Global positions ``[n]`` of the rows of ``x [n, ...]``: those declared, else 0 to n - 1."""
+    rows = _rows.get()
+    if rows is None:
+        return torch.arange(len(x), device=x.device)
+    assert len(rows) == len(x), "row positions do not match the rows of the layer's input"
+    return rows
+
+
+def _kept(x: Tensor, p: float, layer: int) -> Tensor:
+    """Which units of ``x [n, ...]`` stay, bool ``[n, units]``."""
+    key, rows = _key.get() or _Key(0, 0), current_positions(x)
+    units = torch.arange(math.prod(x.shape[1:]), device=x.device)
+    base = _mix(_mix(key.seed * 1_000_003 + key.step) + layer)
+    bits = _hash(_hash(rows[:, None] ^ base) + units[None, :])
+    return (bits >> 11 & ((1 << 53) - 1)) >= int(p * (1 << 53))
+
+
+# In a compiled network the mask is a call out of it: seed, step and positions change with every
+# batch, and as constants of the compiled code each value would compile it anew. The tag forbids to
+# make the mask a second time in the backward pass, where they are no longer known.
+_kept_opaque = torch.library.custom_op(
+    "img2shape::dropout_kept",
+    _kept,
+    mutates_args=(),
+    schema="(Tensor x, float p, int layer) -> Tensor",
+    tags=(torch.Tag.nondeterministic_seeded,),
+)
+
+
+@_kept_opaque.register_fake
+def _(x: Tensor, p: float, layer: int) -> Tensor:
+    return x.new_empty((x.shape[0], math.prod(x.shape[1:])), dtype=torch.bool)
+
+
 class GlobalDropout(nn.Module):
     """Dropout with probability ``p`` on inputs ``[n, ...]``, the same at any number of ranks.
 
@@ -66,14 +102,8 @@ class GlobalDropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
-        key, rows = _key.get() or _Key(0, 0), _rows.get()
-        if rows is None:
-            rows = torch.arange(len(x), device=x.device)
-        assert len(rows) == len(x), "row positions do not match the rows of the layer's input"
-        units = torch.arange(x[:1].numel() if len(x) else 0, device=x.device)
-        base = _mix(_mix(key.seed * 1_000_003 + key.step) + self.layer)
-        bits = _hash(_hash(rows[:, None] ^ base) + units[None, :])
-        keep = (bits >> 11 & ((1 << 53) - 1)) >= int(self.p * (1 << 53))
+        kept = _kept_opaque if torch.compiler.is_compiling() else _kept
+        keep = kept(x.detach(), self.p, self.layer)
         return x * keep.view(x.shape).to(x.dtype) / (1.0 - self.p)
 
     def extra_repr(self) -> str:

@@ -85,6 +85,11 @@ class NetworkConfig(BaseModel):
         return _FACTS[self.backbone][1]
 
     @property
+    def batch_statistics(self) -> bool:
+        """Whether a picture's trunk features depend, in training, on the rest of the batch."""
+        return self.backbone.startswith("resnet") and self.batch_norm == "global"
+
+    @property
     def pretrained(self) -> bool:
         """Whether the trunk starts from weights trained elsewhere."""
         return self.weights != "none"

@@ -10,10 +10,14 @@ Axis letters: n images, C channels, H×W positions, F trunk features.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+
+from trainer.networks.compiled import compiled
+from trainer.networks.micro_batches import in_micro_batches
 
 __all__ = ["Backbone"]
 
@@ -27,13 +31,18 @@ class Backbone(nn.Module):
         width: number F of output features.
         memory_format: layout that images are brought into; by default they keep theirs.
         heads: prefixes of foreign state dicts' entries that have no place in a trunk.
+        micro_batch: most images passed at once, see :mod:`trainer.networks.micro_batches`; None:
+            all of them.
+        compiled: whether passes run compiled, see :mod:`trainer.networks.compiled`.
     """
 
     plan: dict[str, tuple[str, ...]]
     tail: tuple[str, ...]
     width: int
     heads: ClassVar[tuple[str, ...]] = ()
-    memory_format: ClassVar[torch.memory_format] = torch.preserve_format
+    memory_format: torch.memory_format = torch.preserve_format
+    micro_batch: int | None = None
+    compiled: bool = False
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -56,6 +65,14 @@ class Backbone(nn.Module):
         Returns:
             Features ``[n, F]``, and the (gated) outputs ``[n, C, H', W']`` of the kept stages.
         """
+        run = partial(compiled(Backbone._pass) if self.compiled else Backbone._pass, self)
+        run = partial(run, gates=gates, keep=tuple(keep))
+        return run(x) if self.micro_batch is None else in_micro_batches(run, x, self.micro_batch)
+
+    def _pass(
+        self, x: Tensor, *, gates: Callable[[Tensor, str], Tensor] | None, keep: tuple[str, ...]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """:meth:`features` of all of ``x`` at once."""
         maps: dict[str, Tensor] = {}
         x = x.to(memory_format=self.memory_format)
         for stage, layers in self.plan.items():
