@@ -1,7 +1,7 @@
 """Processes that probe methods: W of them joined by gloo, told one method after another.
 
-One process alone stores its probe, the reference; of several each holds its own against that. A
-process that fails leaves the others waiting in a collective; they can only be ended.
+One process of the plain strategy stores its probe, the reference; all others hold theirs against
+that. A process that fails leaves the others waiting in a collective; they can only be ended.
 """
 
 from __future__ import annotations
@@ -33,14 +33,18 @@ TIMEOUT_SECONDS = 60.0  # of a collective; a rank that waits longer waits for on
 
 @dataclass(frozen=True)
 class Job:
-    """What every process is told: data, precision, seed, and a folder that outlives it."""
+    """What every process is told: data, precision, seed, and a folder that outlives it.
+
+    ``strategy`` None: be the reference, one process of the plain strategy.
+    """
 
     data: Path
     precision: str
     seed: int
     folder: Path
+    strategy: str | None = None
 
-    def run(self, method: str, world_size: int) -> Differences:
+    def run(self, method: str) -> Differences:
         """This process's part of the work on one method."""
         file = self.folder / f"{method}.pt"
         found = probe(
@@ -48,9 +52,10 @@ class Job:
             root=self.data,
             precision=self.precision,
             seed=self.seed,
+            strategy=self.strategy or "ddp",
             scratch=self.folder,
         )
-        if world_size == 1:
+        if self.strategy is None:
             torch.save(found, file)
             return {}
         return compare(torch.load(file, weights_only=True), found)
@@ -155,7 +160,7 @@ def _serve(place: tuple[int, int, int], job: Job, pipe: Connection) -> None:
         while True:
             method = pipe.recv()
             try:
-                pipe.send(job.run(method, world_size))
+                pipe.send(job.run(method))
             except Exception as err:
                 pipe.send(_told(err))
 

@@ -1,131 +1,131 @@
-"""The data-parallel engine behind four calls: ``prepare``, ``backward``, ``step``, ``state_dict``.
+"""The engine that averages gradients and steps, behind a few calls, and what it cannot do.
 
 Every engine averages gradients over ranks; with losses that are global on every rank (see
-:mod:`trainer.collectives`) the average is the one-process gradient.
+:mod:`trainer.collectives`) the average is the one-process gradient. None changes what is trained.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+import importlib.util
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from trainer.collectives import is_distributed
-from trainer.config import OptimizerConfig
-from trainer.methods import Method, Update
+from trainer.config import ConfigError, OptimizerConfig, RunConfig, StrategyConfig
+from trainer.data_parallel import DataParallel
+from trainer.methods import METHODS, Method, Update
+from trainer.trunk_passes import pass_refusals
 
-__all__ = ["DataParallel", "Strategy"]
-
-# torch 2.13 renamed the option and warns about the old name.
-_BUFFER_OPTION = (
-    "forward_sync_buffers"
-    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
-    else "broadcast_buffers"
-)
+__all__ = ["Strategy", "open_strategy", "refusals", "require_supported"]
 
 
 class Strategy(Protocol):
-    """What the loop needs of an engine."""
-
-    def prepare(self, method: Method, config: OptimizerConfig) -> nn.Module: ...
-    def only(self, update: Update) -> AbstractContextManager[None]: ...
-    def backward(self, loss: Tensor) -> None: ...
-    def step(self, *, factor: float) -> Tensor: ...
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-
-class DataParallel:
-    """DDP in a process group, the bare module in one process."""
-
-    method: Method
-    optimizer: torch.optim.Optimizer
+    """What the loop needs of an engine. Every call is made by all ranks together."""
 
     def prepare(self, method: Method, config: OptimizerConfig) -> nn.Module:
-        """Build the optimiser and wrap ``method`` for gradient averaging."""
-        self.method, self.config = method, config
-        self.optimizer = build_optimizer(method, config)
-        self._base = [group["lr"] for group in self.optimizer.param_groups]
-        if not is_distributed():
-            return method
-        # Buffers are global statistics, equal on all ranks by construction: nothing to broadcast.
-        options: dict[str, Any] = {_BUFFER_OPTION: False}
-        return DistributedDataParallel(
-            method,
-            gradient_as_bucket_view=True,
-            find_unused_parameters=method.alternates,  # what an update leaves out is unused in it
-            **options,
-        )
+        """Take over ``method``, whose weights are those to start from; what it returns is called
+        in its place."""
+        ...
 
-    @contextmanager
-    def only(self, update: Update) -> Iterator[None]:
-        """Freeze, for the block, every parameter outside the update's groups.
-
-        Frozen parameters end the block without gradient, and optimisers pass over those: weights,
-        momentum and Adam's moments stay as they are, as if each group had its own optimiser.
-        """
-        if not self.method.alternates:
-            yield
-            return
-        groups = self.method.parameter_groups()
-        learning = {id(p) for name in update.groups for p in groups[name]}
-        frozen = [p for p in self.method.parameters() if p.requires_grad and id(p) not in learning]
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-        try:
-            yield
-        finally:
-            for parameter in frozen:
-                parameter.requires_grad_(True)
+    def only(self, update: Update) -> AbstractContextManager[None]:
+        """The block of one update's forward and backward pass: its groups learn, the others keep
+        weights, momentum and moments as they are."""
+        ...
 
     def backward(self, loss: Tensor) -> None:
-        loss.backward()
+        """Add the gradient of ``loss``, divided by ``optimizer.accumulate``."""
+        ...
 
-    def step(self, *, factor: float) -> Tensor:
-        """One update at ``factor`` times the base rates; returns the global gradient norm.
+    def gradients(self) -> dict[str, Tensor]:
+        """Averaged gradients by parameter name, after the last backward pass before a step; only
+        those of the update."""
+        ...
+
+    def step(self, *, factor: float) -> Tensor | None:
+        """After ``optimizer.accumulate`` backward passes, one update at ``factor`` times the base
+        rates; returns the global gradient norm before clipping, before that None.
 
         A non-finite norm leaves the parameters as they are, so that the caller can stop cleanly.
         """
-        parameters = [p for p in self.method.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if torch.isfinite(norm):
-            if self.config.clip_norm is not None:
-                torch.nn.utils.clip_grads_with_norm_(parameters, self.config.clip_norm, norm)
-            for group, base in zip(self.optimizer.param_groups, self._base, strict=True):
-                group["lr"] = base * factor
-            self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return norm
+        ...
+
+    def whole_weights(self) -> AbstractContextManager[None]:
+        """In this block the method's weights can be used outside its ``forward``."""
+        ...
+
+    def weights(self) -> dict[str, Any]:
+        """The method's whole ``state_dict()``, on every rank."""
+        ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Consolidated optimiser state by parameter name: independent of rank and group order."""
-        names = {id(p): n for n, p in self.method.named_parameters()}
-        state = {names[id(p)]: s for p, s in self.optimizer.state.items()}
-        return {"optimizer": state}
+        """Whole optimiser state by parameter name, on every rank: independent of world size, rank
+        and engine."""
+        ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of :meth:`state_dict`."""
-        for name, parameter in self.method.named_parameters():
-            if name in state["optimizer"]:
-                self.optimizer.state[parameter] = {
-                    k: v.to(parameter.device) if isinstance(v, Tensor) and v.dim() else v
-                    for k, v in state["optimizer"][name].items()
-                }
+        """The inverse of :meth:`state_dict`, also of another engine's."""
+        ...
 
 
-def build_optimizer(method: Method, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """SGD or Adam over the trunks and, at a multiple of their rate, the new layers."""
-    multiplier = config.new_layer_multiplier if method.pretrained else 1.0
-    groups = [
-        {"params": p, "lr": config.learning_rate * (1.0 if name.endswith("trunk") else multiplier)}
-        for name, p in method.parameter_groups().items()
-        if p
+def open_strategy(config: StrategyConfig) -> Strategy:
+    """The engine that ``config`` names, not yet prepared."""
+    if config.name == "ddp":
+        return DataParallel()
+    from trainer.zero import Zero  # its import takes seconds
+
+    return Zero(stage=config.zero_stage)
+
+
+def require_supported(config: RunConfig) -> None:
+    """Refuse what :func:`refusals` finds; cheap, and before anything is written.
+
+    Raises:
+        ConfigError: of the first refusal.
+    """
+    for reason in refusals(config):
+        raise ConfigError(reason)
+
+
+def refusals(config: RunConfig) -> list[str]:
+    """Why this run cannot be trained as configured: each names option, reason and remedy."""
+    return [
+        *_accumulation_refusals(config),
+        *_deepspeed_refusals(config),
+        *pass_refusals(config),
     ]
-    if config.kind == "adam":
-        return torch.optim.Adam(groups, weight_decay=config.weight_decay)
-    return torch.optim.SGD(groups, momentum=config.momentum, weight_decay=config.weight_decay)
+
+
+def _accumulation_refusals(config: RunConfig) -> list[str]:
+    count, training = config.optimizer.accumulate, config.training
+    found = []
+    if count > 1 and METHODS[config.method_name].updates is not Method.updates:
+        found.append(
+            f"optimizer.accumulate: {config.method_name} updates its networks in turn on each "
+            "batch, every one from what the last has become; set it to 1"
+        )
+    for name in ("steps", "checkpoint_every"):
+        value = getattr(training, name)
+        if value % count:
+            found.append(
+                f"training.{name}: {value} is no multiple of optimizer.accumulate ({count}), and "
+                f"between two steps there is nothing whole to keep; take {value + -value % count}"
+            )
+    return found
+
+
+def _deepspeed_refusals(config: RunConfig) -> list[str]:
+    if config.strategy.name != "deepspeed":
+        return []
+    found = []
+    if importlib.util.find_spec("deepspeed") is None:
+        found.append(
+            "strategy.name: deepspeed is not installed; pip install 'img2shape[deepspeed]', or "
+            "set it to ddp"
+        )
+    if config.training.precision == "float64":
+        found.append(
+            "training.precision: deepspeed keeps weights and sums gradients in float32, so float64 "
+            "would be lost on the way; set it to float32 or bf16, or strategy.name to ddp"
+        )
+    return found

@@ -1,4 +1,4 @@
-"""Does a method train the same on any number of processes? The question, and the measure.
+"""Does a method train the same on any number of processes, under any strategy? The measure of it.
 
 A probe runs the real training loop for a few steps on a few samples and keeps what must not depend
 on how the batch is split: every update's gradients, every loss term, and the method's final state
@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,11 +22,12 @@ from trainer.config import OptimizerConfig, RunConfig, parse_config
 from trainer.loop import Trainer
 from trainer.methods import METHODS, Losses, Method
 from trainer.run_folder import RunFolder
-from trainer.strategy import DataParallel
+from trainer.strategy import Strategy, open_strategy
 
 __all__ = [
     "ATTEMPTS",
     "QUANTITIES",
+    "STRATEGIES",
     "TOLERANCES",
     "Difference",
     "Probe",
@@ -45,6 +46,12 @@ ATTEMPTS = {"float64": 1, "float32": 3}
 ReLU or max pooling, now and then falls on the other side of it, and the gradient jumps; a fault
 of the method is there at every seed."""
 
+STRATEGIES = {
+    "ddp": {"name": "ddp"},
+    **{f"deepspeed-{n}": {"name": "deepspeed", "zero_stage": n} for n in range(4)},
+}
+"""Section ``strategy`` of a probe, by what the command calls it; the first is the reference."""
+
 Probe = dict[str, dict[str, Tensor]]
 """By quantity, tensors by name; the names are the same on every rank."""
 
@@ -57,12 +64,15 @@ BATCHES = (7, 2)
 BALANCED = ((3, 3), (5, 2))
 
 
-def probe_configs(method: str, *, root: Path, precision: str, seed: int = 0) -> list[RunConfig]:
+def probe_configs(
+    method: str, *, root: Path, precision: str, seed: int = 0, strategy: str = "ddp"
+) -> list[RunConfig]:
     """The runs of a probe: the method's own options on a tiny network, by batch.
 
     Args:
         root: a packed data set with training images and training shapes.
         precision: ``float64`` or ``float32``.
+        strategy: one of :data:`STRATEGIES`.
 
     Raises:
         ConfigError: the method refuses these settings.
@@ -82,6 +92,7 @@ def probe_configs(method: str, *, root: Path, precision: str, seed: int = 0) -> 
                 "optimizer": {"kind": "sgd", "learning_rate": 0.01, "clip_norm": 1.0},
                 "training": {"steps": STEPS, "seed": seed, "precision": precision, **training},
                 "evaluation": {"batch": 16},
+                "strategy": STRATEGIES[strategy],
             },
             where=f"verify {method}",
         )
@@ -99,7 +110,13 @@ def _narrow(method: type[Method]) -> dict[str, Any]:
 
 
 def probe(
-    method: str, *, root: Path, precision: str, seed: int = 0, scratch: Path | None = None
+    method: str,
+    *,
+    root: Path,
+    precision: str,
+    seed: int = 0,
+    strategy: str = "ddp",
+    scratch: Path | None = None,
 ) -> Probe:
     """Train ``method`` a few steps on this rank; every rank of the process group calls it.
 
@@ -111,18 +128,22 @@ def probe(
         NonFiniteError: it diverged.
     """
     result: Probe = {quantity: {} for quantity in QUANTITIES}
-    for config in probe_configs(method, root=root, precision=precision, seed=seed):
-        recorder = Recorder()
+    settings = {"precision": precision, "seed": seed, "strategy": strategy}
+    for config in probe_configs(method, root=root, **settings):
+        recorder = Recorder(open_strategy(config.strategy))
         with tempfile.TemporaryDirectory(prefix="img2shape-", dir=scratch) as folder:
             trainer = Trainer(
-                config, RunFolder(Path(folder)), device=torch.device("cpu"), strategy=recorder
+                config,
+                RunFolder(Path(folder)),
+                device=torch.device("cpu"),
+                strategy=cast(Strategy, recorder),
             )
             trainer.sources = {name: _few(source) for name, source in trainer.sources.items()}
             trainer.run()
         found = {
             "grad": recorder.gradients,
             "loss": recorder.losses,
-            "state": {n: v.clone() for n, v in trainer.method.state_dict().items()},
+            "state": {n: v.clone() for n, v in recorder.weights().items()},
         }
         for quantity, tensors in found.items():
             batch = f"batch {config.training.batch}"
@@ -137,16 +158,20 @@ def _few(source: StreamSource) -> StreamSource:
     return replace(source, rows=source.rows[places])
 
 
-class Recorder(DataParallel):
-    """Data parallelism that keeps the losses and the averaged gradients of every update."""
+class Recorder:
+    """A strategy that also keeps the losses and the averaged gradients of every update."""
 
-    def __init__(self) -> None:
+    def __init__(self, strategy: Strategy) -> None:
+        self.strategy = strategy
         self.losses: dict[str, Tensor] = {}
         self.gradients: dict[str, Tensor] = {}
         self._update = ""
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.strategy, name)
+
     def prepare(self, method: Method, config: OptimizerConfig) -> nn.Module:
-        model = super().prepare(method, config)
+        model = self.strategy.prepare(method, config)
         model.register_forward_hook(self._keep_losses)
         return model
 
@@ -156,11 +181,10 @@ class Recorder(DataParallel):
         for name, value in {**losses.terms, "total": losses.total}.items():
             self.losses[f"{self._update}, {name}"] = value.detach().clone()
 
-    def step(self, *, factor: float) -> Tensor:
-        for name, parameter in self.method.named_parameters():
-            if parameter.grad is not None:
-                self.gradients[f"{self._update}, {name}"] = parameter.grad.detach().clone()
-        return super().step(factor=factor)
+    def step(self, *, factor: float) -> Tensor | None:
+        for name, gradient in self.strategy.gradients().items():
+            self.gradients[f"{self._update}, {name}"] = gradient.detach().clone()
+        return self.strategy.step(factor=factor)
 
 
 @dataclass(frozen=True)

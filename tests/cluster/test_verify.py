@@ -5,19 +5,29 @@ from __future__ import annotations
 import copy
 import json
 import os
+from importlib.util import find_spec
 
 import pytest
 import torch
 
 from cluster import verify_processes
-from cluster.verify import parse_world_sizes
+from cluster.verify import parse_strategies, parse_world_sizes
 from tests.command import call
 from trainer import collectives
 from trainer.config import ConfigError
 from trainer.loop import Trainer
 from trainer.methods import METHODS
 from trainer.methods.source_only import SourceOnly
-from trainer.verify import BATCHES, QUANTITIES, Difference, Recorder, compare, probe, probe_configs
+from trainer.verify import (
+    BATCHES,
+    QUANTITIES,
+    STRATEGIES,
+    Difference,
+    Recorder,
+    compare,
+    probe,
+    probe_configs,
+)
 
 serve = verify_processes._serve
 
@@ -86,8 +96,10 @@ def test_two_methods_are_the_same_on_two_processes(benchmark, capfd):
         *("verify", *method_options("astn", "dca"), "--world-sizes", "1,2", "--data", benchmark),
         "--json",
     )
-    result = done.json
+    assert done.json["ok"] is True
+    result = done.json["strategies"]["ddp"]
     assert result["ok"] is True
+    assert result["refused"] == {}
     assert result["tolerance"] == 1e-9
     assert result["failures"] == []
     assert result["errors"] == {}
@@ -113,7 +125,8 @@ def test_planted_faults_are_found_and_named_and_the_rest_goes_on(benchmark, monk
         *("verify", *method_options(*names), "--world-sizes", "2", "--data", benchmark, "--json"),
     )
     assert done.code == 1
-    result = json.loads(done.out)
+    assert json.loads(done.out)["ok"] is False
+    result = json.loads(done.out)["strategies"]["ddp"]
     assert result["ok"] is False
     found = {f["quantity"]: f for f in result["failures"]}
     assert {f["method"] for f in result["failures"]} == {"local-mean"}
@@ -134,11 +147,12 @@ def test_planted_faults_are_found_and_named_and_the_rest_goes_on(benchmark, monk
 
 
 def test_a_table_for_people(benchmark, monkeypatch, capfd):
-    result = {
+    found = {
         "methods": {
             "good": {"world_sizes": {"3": {"grad": 1e-16, "loss": 0.0, "state": 2e-15}}},
             "bad": {"world_sizes": {"2": {"grad": 1e-16, "loss": 0.25, "state": 0.5}}},
             "broken": {"world_sizes": {}},
+            "unfit": {"world_sizes": {}},
         },
         "ok": False,
         "tolerance": 1e-9,
@@ -148,7 +162,9 @@ def test_a_table_for_people(benchmark, monkeypatch, capfd):
             for q, d in (("loss", 0.25), ("state", 0.5))
         ],
         "errors": {"broken": "W=2 ValueError: [no] way"},
+        "refused": {"unfit": "option: reason; remedy"},
     }
+    result = {"ok": False, "strategies": {"ddp": found, "deepspeed-1": found}}
     monkeypatch.setattr("cluster.verify.verify", lambda *_args, **_options: copy.deepcopy(result))
     done = call(capfd, "verify")
     assert done.code == 1
@@ -157,9 +173,12 @@ def test_a_table_for_people(benchmark, monkeypatch, capfd):
     assert lines["bad"][:5] == ["bad", "2", "1.0e-16", "2.5e-01", "5.0e-01"]
     assert lines["bad"][5:] == ["differs:", "loss,", "state"]
     assert "W=2 ValueError: [no] way" in " ".join(lines["broken"])
+    assert "refused: option: reason; remedy" in " ".join(lines["unfit"])
+    assert done.out.index("strategy ddp") < done.out.index("strategy deepspeed-1")
     assert done.err == (
-        "img2shape: 2 of 3 methods failed: bad (W=2 loss 2.5e-01, W=2 state 5.0e-01); "
-        "broken (W=2 ValueError: [no] way)\n"
+        "img2shape: 2 of 4 methods failed: bad (W=2 loss 2.5e-01, W=2 state 5.0e-01, deepspeed-1 "
+        "W=2 loss 2.5e-01, deepspeed-1 W=2 state 5.0e-01); broken (W=2 ValueError: [no] way, "
+        "deepspeed-1 W=2 ValueError: [no] way)\n"
     )
 
 
@@ -174,6 +193,7 @@ def test_a_table_for_people(benchmark, monkeypatch, capfd):
         (["--world-sizes", "1000"], ["--world-sizes", "1..64"]),
         (["--world-sizes", "1"], ["--world-sizes", "above 1"]),
         (["--dtype", "float16"], ["--dtype", "float64 or float32"]),
+        (["--strategy", "deepsped-1"], ["--strategy", "did you mean 'deepspeed-1'"]),
         (["--data", "absent"], ["absent", "img2shape data make"]),
     ],
 )
@@ -184,6 +204,36 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, told, tmp_path, monkey
         assert all(word in done.complaint for word in told), done.complaint
         assert done.out == ""
     assert not list(tmp_path.iterdir())
+
+
+def test_strategies_are_named_once_in_a_fixed_order():
+    assert parse_strategies(["deepspeed-3,ddp", "deepspeed-1"]) == [
+        "ddp",
+        "deepspeed-1",
+        "deepspeed-3",
+    ]
+    assert parse_strategies(["all"]) == list(STRATEGIES)
+
+
+def test_what_a_strategy_cannot_do_is_reported_and_the_rest_goes_on(benchmark, monkeypatch, capfd):
+    monkeypatch.setattr("cluster.verify._measure", lambda *_args, **_options: None)
+    strategies = ("--strategy", "ddp,deepspeed-2", "--dtype", "float64")
+    options = ("--method", "dann", "--data", benchmark, "--json")
+    found = call(capfd, "verify", *strategies, *options).json["strategies"]
+    assert found["ddp"]["refused"] == {}
+    assert "float32" in found["deepspeed-2"]["refused"]["dann"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not find_spec("deepspeed"), reason="deepspeed is not installed")
+def test_deepspeed_is_held_against_plain_training_also_in_one_process(benchmark, capfd):
+    options = ("--strategy", "deepspeed-3", "--world-sizes", "2", "--data", benchmark, "--json")
+    found = call(capfd, "verify", *method_options("astn", "dca"), *options).json
+    result = found["strategies"]["deepspeed-3"]
+    assert result["dtype"] == "float32"
+    for method in result["methods"].values():
+        assert list(method["world_sizes"]) == ["1", "2"]
+        assert all(values["grad"] > 0 for values in method["world_sizes"].values())
 
 
 def test_world_sizes_are_sorted_and_one_is_the_reference():
@@ -207,7 +257,7 @@ def test_the_built_in_data_are_made_when_missing(benchmark, tmp_path, monkeypatc
     result = call(capfd, "verify", "--method", "all", "--json").json
     assert asked == [("smoke", 0)]
     assert result["data"] == str(tmp_path / "data" / "procedural-smoke")
-    assert list(result["methods"]) == list(METHODS)
+    assert list(result["strategies"]["ddp"]["methods"]) == list(METHODS)
 
 
 def differing(method: str, value: float) -> list[dict[str, Difference]]:
@@ -219,7 +269,7 @@ def test_in_float32_a_fault_must_show_at_every_seed(dtype, seeds, benchmark, mon
     """Rounding may flip a ReLU once; what a method does wrong it does at every seed."""
     measured = []
 
-    def measure(names, world_sizes, outcome, *, seed, **_options):
+    def measure(names, world_sizes, outcome, *, seed):
         measured.append((seed, list(names)))
         for name in names:
             flipped = name == "dann" and seed == 0
@@ -233,7 +283,7 @@ def test_in_float32_a_fault_must_show_at_every_seed(dtype, seeds, benchmark, mon
     assert done.code == 1
     retried = [["source-only", "dann", "astn"], ["dann", "astn"], ["astn"]]
     assert measured == list(enumerate(retried[:seeds]))
-    result = json.loads(done.out)
+    result = json.loads(done.out)["strategies"]["ddp"]
     assert list(result["methods"]) == ["source-only", "dann", "astn"]
     failed = dict.fromkeys(f["method"] for f in result["failures"])
     assert list(failed) == (["dann", "astn"] if seeds == 1 else ["astn"])
