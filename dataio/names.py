@@ -45,8 +45,9 @@ def synonyms(name: str) -> frozenset[str]:
 def nearest(name: str, known: Iterable[str]) -> str:
     """End of an error message about an unknown `name`: the nearest known one, or the known ones."""
     known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
+    spelt = {k.casefold(): k for k in known}
+    close = difflib.get_close_matches(name.casefold(), spelt, n=1)
     if close:
-        return f"; did you mean '{close[0]}'?"
+        return f"; did you mean '{spelt[close[0]]}'?"
     more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
     return f"; known: {', '.join(known[:_LISTED])}{more}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -116,10 +117,14 @@ class Evaluation:
             }
         )
 
-    def save(self, folder: str | Path) -> None:
-        """Write ``metrics.json`` and ``per_query.parquet`` into ``folder``, each atomically."""
+    def save(self, folder: str | Path, *, about: Mapping[str, Any] | None = None) -> None:
+        """Write ``metrics.json`` and ``per_query.parquet`` into ``folder``, each atomically.
+
+        ``about``, plain JSON values, joins the former: what was scored, say.
+        """
         folder = Path(folder)
-        text = json.dumps(self.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
+        content = {**self.to_json(), **(about or {})}
+        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
         write_atomically(
             folder / "per_query.parquet", lambda path: pq.write_table(self.per_query, path)
         )

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from evalsuite.compare import bootstrap_mean
+from evalsuite.options import LOWER_IS_BETTER
 from evalsuite.runs import RunView
 
 __all__ = ["MEASURES", "OPTIONS", "Cell", "Measure", "Row", "cautions", "headline_rows", "number"]
@@ -21,7 +22,10 @@ class Measure:
     key: str
     name: str
     meaning: str
-    lower_is_better: bool = False
+
+    @property
+    def lower_is_better(self) -> bool:
+        return self.key in LOWER_IS_BETTER
 
 
 MEASURES = (
@@ -50,7 +54,6 @@ MEASURES = (
         "average normalised modified retrieval rank",
         "how late the shapes of the class come, 0 perfect, 1 none among the first n: lower is "
         "better",
-        lower_is_better=True,
     ),
     Measure(
         "AUC",

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from evalsuite.distances import FEATURES, METRICS
 from evalsuite.embeddings import EvaluationError
 
-__all__ = ["HEADLINES", "Options"]
+__all__ = ["HEADLINES", "LOWER_IS_BETTER", "Options"]
 
 HEADLINES = ("NN", "FT", "ST", "F", "E", "DCG", "ANMRR", "AUC", "mAP")
+LOWER_IS_BETTER = frozenset({"ANMRR"})
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "protocol": ("mi3dor", "shrec"),

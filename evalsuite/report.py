@@ -56,7 +56,9 @@ def build_report(
         bars=class_bars(runs, lines),
         confusions=confusions(runs, lines),
         domains=domain_section(runs, lines),
-        signals=signal_panels([run.log for run in runs], [line.index for line in lines]),
+        signals=signal_panels(
+            [run.log + run.validation for run in runs], [line.index for line in lines]
+        ),
         without_log=[line.name for run, line in zip(runs, lines, strict=True) if not run.log],
         comparisons=comparisons(runs),
         configs=[(line.name, run.config_text) for run, line in zip(runs, lines, strict=True)],

@@ -31,6 +31,8 @@ class RunView:
     """The resolved configuration as it was written."""
     log: list[dict[str, Any]]
     """One record a logged step; empty for a run without a log."""
+    validation: list[dict[str, Any]]
+    """One record a step that was scored on the way; empty for a run without validation."""
     metrics: dict[str, Any] | None
     per_query: pa.Table | None
     queries: Embeddings | None
@@ -53,7 +55,7 @@ class RunView:
 def load_run(path: Path | str) -> RunView:
     """Read a run folder.
 
-    run.json, config.yaml and evaluation/metrics.json must be there; the log, the per-query table
+    run.json, config.yaml and evaluation/metrics.json must be there; the logs, the per-query table
     and the embeddings may be absent. Raises EvaluationError, naming the file and the remedy, for a
     missing or unreadable file.
     """
@@ -68,6 +70,7 @@ def load_run(path: Path | str) -> RunView:
         config_text=_text(_required(folder / "config.yaml", train)),
         metrics=_json_object(_required(folder / "evaluation" / "metrics.json", evaluate)),
         log=_log(folder / "log.jsonl"),
+        validation=_log(folder / "validation.jsonl"),
         per_query=_table(folder / "evaluation" / "per_query.parquet"),
         queries=_embeddings(vectors / "queries.parquet"),
         gallery=_embeddings(vectors / "gallery.parquet"),

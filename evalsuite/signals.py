@@ -14,7 +14,7 @@ from evalsuite.headline import number
 
 __all__ = ["GROUPS", "SignalPanel", "signal_panels"]
 
-GROUPS = ("Loss, rate and time", "Loss terms", "Health signals")
+GROUPS = ("Loss, rate and time", "Loss terms", "Health signals", "Scores on the way")
 """Headings of the panels, in order."""
 
 _TOTALS = {
@@ -60,7 +60,7 @@ def _values(record: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], float]
         if key in record:
             for suffix, value in _parts(record[key]):
                 yield (GROUPS[0], title + suffix), value
-    for key, group in (("terms", GROUPS[1]), ("health", GROUPS[2])):
+    for key, group in (("terms", GROUPS[1]), ("health", GROUPS[2]), ("scores", GROUPS[3])):
         entries = record.get(key)
         if isinstance(entries, Mapping):
             for name, value in entries.items():

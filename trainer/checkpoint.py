@@ -2,18 +2,18 @@
 
 A checkpoint is a folder ``step-00000200/`` with ``state.pt`` (weights and method state, optimiser
 state by parameter name, generator state) and ``checkpoint.json`` (step, attempt, run identity, data
-fingerprint, config, hashes of ``state.pt`` and of itself). The folder is written under a temporary
-name, flushed to disk and renamed; older ones are removed only afterwards. Loading never runs
-pickled code.
+fingerprint, config, scores where the state was validated, hashes of ``state.pt`` and of itself).
+The folder is written under a temporary name, flushed to disk and renamed; older ones are removed
+only afterwards. Loading never runs pickled code.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,22 +23,23 @@ import torch
 
 from dataio.atomic import sync_folder
 from trainer.attempt import Attempt
+from trainer.checkpoint_facts import FACTS, UnusableError, read_facts, write_facts
 from trainer.config import ConfigError
-from trainer.telemetry import finite_json, naming, write_json
+from trainer.retention import Retention, Scored, best_first
+from trainer.telemetry import naming
 
 __all__ = [
     "Checkpoint",
     "clear_leftovers",
     "load_checkpoint",
     "newest_checkpoint",
+    "open_best",
     "open_checkpoint",
     "save_checkpoint",
 ]
 
 log = logging.getLogger(__name__)
-FORMAT = 2
-READABLE = (1, 2)  # 1 had no hash of its facts
-STATE, FACTS = "state.pt", "checkpoint.json"
+STATE = "state.pt"
 REPLACED = ".replaced"
 
 
@@ -58,15 +59,17 @@ def save_checkpoint(
     *,
     step: int,
     description: dict[str, Any],
-    keep: int,
+    keep: Retention,
     attempt: Attempt | None = None,
+    scores: Mapping[str, float] | None = None,
 ) -> Path:
-    """Write ``folder/step-XXXXXXXX`` and keep the ``keep`` newest checkpoints up to this one.
+    """Write ``folder/step-XXXXXXXX``; of the checkpoints up to this one those of ``keep`` stay.
 
     Args:
         state: tensors and plain values, readable with ``weights_only``.
         description: JSON values: identity, data fingerprint, config.
         attempt: the start of training that writes; None where nobody else can write.
+        scores: of this state by metric, where it was validated.
 
     Raises:
         OSError: the disk is full or not writable; nothing is left under the final name.
@@ -80,14 +83,15 @@ def save_checkpoint(
         with naming(final):
             temporary.mkdir(parents=True)
             _write_state(temporary / STATE, state)
-            facts = {"format": FORMAT, "step": step, "sha256": _sha256(temporary / STATE)}
-            facts = {**facts, "attempt": number, **description}
-            write_json(temporary / FACTS, {**facts, "facts_sha256": _facts_hash(facts)})
+            facts = {"step": step, "sha256": _sha256(temporary / STATE), "attempt": number}
+            scored = {"scores": dict(scores)} if scores else {}
+            write_facts(temporary, {**facts, **description, **scored})
             sync_folder(temporary)
             with attempt.holding() if attempt else nullcontext():
                 _put(temporary, final)
-                # Newer ones are damaged: this run was resumed below them.
-                for old in [p for p in _by_age(folder) if p.name <= final.name][keep:]:
+                # Newer ones are damaged: this run was resumed below them. They push out nothing.
+                written = [p for p in _by_age(folder) if p.name <= final.name]
+                for old in keep.expendable(written):
                     _remove(old)
     except OSError:
         if attempt:  # a later attempt clears away what this one has been writing
@@ -122,7 +126,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     try:
         return _read(path)
-    except _UnusableError as err:
+    except UnusableError as err:
         raise ConfigError(f"{path}: {err}; choose another checkpoint") from None
 
 
@@ -147,17 +151,41 @@ def open_checkpoint(path: Path) -> Checkpoint:
     raise ConfigError(f"{path}: has no checkpoint yet; train it with `img2shape train`")
 
 
+def open_best(path: Path) -> tuple[Checkpoint, Scored]:
+    """The best whole checkpoint of a run folder by its score, and that score.
+
+    Labels were read for the score: this is an oracle's choice.
+
+    Raises:
+        ConfigError: ``path`` is no run folder, or no whole checkpoint has a score.
+    """
+    if not (path / "run.json").exists():
+        raise ConfigError(f"{path}: not a run folder; --best chooses among a run's checkpoints")
+    ranked = best_first(_by_age(path / "checkpoints"))
+    found = _first_whole([scored.path for scored in ranked])
+    if found is None:
+        raise ConfigError(
+            f"{path}: no checkpoint has a score; train with validation.every set, or evaluate the "
+            "newest one without --best"
+        )
+    return found, next(scored for scored in ranked if scored.path == found.path)
+
+
 def newest_checkpoint(folder: Path) -> Checkpoint | None:
     """The newest checkpoint in ``folder`` that is whole, or None.
 
     Damaged ones are passed over, each with a line that names it and the one used instead.
     """
+    return _first_whole(_by_age(folder))
+
+
+def _first_whole(paths: Sequence[Path]) -> Checkpoint | None:
     found, reasons = None, {}
-    for path in _by_age(folder):
+    for path in paths:
         try:
             found = _read(path)
             break
-        except _UnusableError as err:
+        except UnusableError as err:
             reasons[path] = err
     instead = f"using {found.path}" if found else "no whole checkpoint is left"
     for path, reason in reasons.items():
@@ -165,26 +193,16 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
     return found
 
 
-class _UnusableError(Exception):
-    """Why a folder is not a checkpoint to load."""
-
-
 def _read(path: Path) -> Checkpoint:
+    description = read_facts(path)
     try:
-        description = json.loads((path / FACTS).read_text())
-        found, expected = description["format"], description["sha256"]
-        step, own = int(description["step"]), description.pop("facts_sha256", None)
         digest = _sha256(path / STATE)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
-        raise _UnusableError(f"not a whole checkpoint ({type(err).__name__}: {err})") from None
-    if found not in READABLE:
-        raise _UnusableError(f"checkpoint format {found}, this version reads up to {FORMAT}")
-    if digest != expected:
-        raise _UnusableError(f"{STATE} does not match its hash")
-    if found > 1 and own != _facts_hash(description):
-        raise _UnusableError(f"{FACTS} does not match its hash")
+    except OSError as err:
+        raise UnusableError(f"not a whole checkpoint ({type(err).__name__}: {err})") from None
+    if digest != description["sha256"]:
+        raise UnusableError(f"{STATE} does not match its hash")
     state = torch.load(path / STATE, map_location="cpu", weights_only=True)
-    return Checkpoint(path, step, description, state)
+    return Checkpoint(path, description["step"], description, state)
 
 
 def _write_state(path: Path, state: dict[str, Any]) -> None:
@@ -229,7 +247,3 @@ def _sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _facts_hash(facts: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(finite_json(facts), sort_keys=True).encode()).hexdigest()

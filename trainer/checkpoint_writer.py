@@ -5,15 +5,19 @@ from __future__ import annotations
 import copy
 import logging
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from trainer.attempt import Attempt
-from trainer.checkpoint import save_checkpoint
+from trainer import collectives
+from trainer.attempt import Attempt, take_attempt
+from trainer.checkpoint import clear_leftovers, save_checkpoint
+from trainer.retention import Retention
+from trainer.run_folder import RunFolder
 
-__all__ = ["CheckpointWriter", "snapshot"]
+__all__ = ["CheckpointWriter", "snapshot", "take_over"]
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +34,7 @@ class CheckpointWriter:
         folder: Path,
         *,
         description: dict[str, Any],
-        keep: int,
+        keep: Retention,
         attempt: Attempt,
         background: bool = True,
     ) -> None:
@@ -40,8 +44,12 @@ class CheckpointWriter:
         self._idle = threading.Event()
         self._idle.set()
 
-    def write(self, state: dict[str, Any], *, step: int) -> None:
+    def write(
+        self, state: dict[str, Any], *, step: int, scores: Mapping[str, float] | None = None
+    ) -> None:
         """Copy ``state`` and start writing the copy, once the previous write has ended.
+
+        ``scores`` are those of this state, where it was validated.
 
         Raises:
             OSError: the previous write failed; this one when it is not in the background.
@@ -52,7 +60,7 @@ class CheckpointWriter:
         self._idle.clear()
         # A daemon: a second Ctrl-C must not wait for a disk. What it leaves has no final name.
         threading.Thread(
-            target=self._write, args=(copied, step), daemon=True, name="checkpoint-writer"
+            target=self._write, args=(copied, step, scores), daemon=True, name="checkpoint-writer"
         ).start()
         if not self.background:
             self.wait()
@@ -71,7 +79,7 @@ class CheckpointWriter:
         except Exception as err:
             log.error("%s", err)
 
-    def _write(self, state: dict[str, Any], step: int) -> None:
+    def _write(self, state: dict[str, Any], step: int, scores: Mapping[str, float] | None) -> None:
         try:
             save_checkpoint(
                 self.folder,
@@ -80,6 +88,7 @@ class CheckpointWriter:
                 description=self.description,
                 keep=self.keep,
                 attempt=self.attempt,
+                scores=scores,
             )
         except BaseException as err:
             self._error = err
@@ -87,10 +96,36 @@ class CheckpointWriter:
             self._idle.set()
 
 
+def take_over(
+    folder: RunFolder, *, description: dict[str, Any], keep: Retention, background: bool
+) -> CheckpointWriter | None:
+    """Rank 0 becomes the newest attempt on the run folder, the only one that may write there.
+
+    Called by all ranks; they raise together what stands in the way. Rank 0 alone gets a writer.
+    """
+    writer, failure = None, None
+    if collectives.rank() == 0:
+        try:
+            attempt = take_attempt(folder.facts)
+            clear_leftovers(folder.checkpoints, attempt=attempt)
+            writer = CheckpointWriter(
+                folder.checkpoints,
+                description=description,
+                keep=keep,
+                attempt=attempt,
+                background=background,
+            )
+        except Exception as err:
+            failure = err
+    collectives.raise_together(failure)
+    return writer
+
+
 def snapshot(value: Any) -> Any:
     """A copy of nested dictionaries, lists and tuples whose tensors are new ones in CPU memory."""
     if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True)
+        # In one layout: what is written must not tell how the run kept its weights in memory.
+        return value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
     if isinstance(value, dict):
         copied = copy.copy(value)  # keeps the version numbers that a module's state carries
         for key, item in value.items():

@@ -167,6 +167,7 @@ def parse_config(tree: Mapping[str, Any], *, where: str = "config") -> RunConfig
     parsed = _validate(cls.Config, options, where=where, prefix="method.")
     run = _validate(RunConfig, {**tree, "method": parsed, "method_name": name}, where=where)
     _require_usable_streams(run, where=where)
+    _require_validation_with_checkpoints(run, where=where)
     return _with_balanced_batch(run, tree, where=where) if cls.balanced else run
 
 
@@ -217,6 +218,16 @@ def _require_usable_streams(run: RunConfig, *, where: str) -> None:
                 f"{where}: data.{name}.stream: '{selection.stream}' are {modality}s, but "
                 f"{_needed(run.method_name)}"
             )
+
+
+def _require_validation_with_checkpoints(run: RunConfig, *, where: str) -> None:
+    every, saved = run.validation.every, run.training.checkpoint_every
+    if every is not None and every % saved:
+        raise ConfigError(
+            f"{where}: validation.every: {every} is no multiple of training.checkpoint_every="
+            f"{saved}; scores choose among checkpoints, so take {-(-every // saved) * saved}, or "
+            f"set training.checkpoint_every={every} too"
+        )
 
 
 def _needed(method: str) -> str:

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dataio.loader import StreamSource, walk
-from trainer.checkpoint import Checkpoint, open_checkpoint
+from dataio.loader import StreamSource
+from trainer.building import DTYPES, build_method
+from trainer.checkpoint import Checkpoint, open_best, open_checkpoint
 from trainer.config import RunConfig, parse_config
-from trainer.loop import DTYPES, build_method
+from trainer.embedding import embed_batches
 from trainer.methods import Method
-from trainer.streams import to_domain
+from trainer.retention import Scored
 from trainer.warm_start import start_from
 
 __all__ = ["TrainedRun", "extract", "load_run", "untrained", "without_download"]
@@ -22,11 +23,15 @@ __all__ = ["TrainedRun", "extract", "load_run", "untrained", "without_download"]
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A method with trained weights and where they came from."""
+    """A method with trained weights and where they came from.
+
+    ``scored`` says by which score the checkpoint was chosen; None where none was asked.
+    """
 
     method: Method
     config: RunConfig
     checkpoint: Checkpoint
+    scored: Scored | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -35,18 +40,22 @@ class TrainedRun:
         return f"{description['sha256'][:16]}:{description['fingerprint']}"
 
 
-def load_run(path: Path) -> TrainedRun:
+def load_run(path: Path, *, best: bool = False) -> TrainedRun:
     """The newest whole checkpoint of a run folder, or the checkpoint that ``path`` is.
 
+    Args:
+        best: the one with the best score of the run folder instead, an oracle's choice.
+
     Raises:
-        ConfigError: ``path`` is neither, or holds no whole checkpoint.
+        ConfigError: ``path`` is neither, or holds no whole checkpoint; with ``best``, it is no run
+            folder or no checkpoint has a score.
     """
-    checkpoint = open_checkpoint(path)
+    checkpoint, scored = open_best(path) if best else (open_checkpoint(path), None)
     description = checkpoint.description
     config = parse_config(description["config"], where=str(checkpoint.path))
     method = build_method(without_download(config), num_classes=len(description["classes"]))
     method.load_state_dict(checkpoint.state["method"])
-    return TrainedRun(method.eval(), config, checkpoint)
+    return TrainedRun(method.eval(), config, checkpoint, scored)
 
 
 def untrained(run: TrainedRun) -> Method:
@@ -93,11 +102,17 @@ def extract(
     keys: list[str] = []
     labels: list[str] = []
     vectors: list[np.ndarray] = []
-    for part in walk(source, batch=batch, rank=rank, world_size=world_size):
-        domain = to_domain(part, source, device=device, dtype=DTYPES[precision])
-        shapes = domain.pixels.dim() == 5
-        embed = method.embed_gallery if shapes else method.embed_queries
-        vectors.append(embed(domain.pixels).float().cpu().numpy())
+    parts = embed_batches(
+        method,
+        source,
+        batch=batch,
+        dtype=DTYPES[precision],
+        device=device,
+        rank=rank,
+        world_size=world_size,
+    )
+    for part, embedded in parts:
+        vectors.append(embedded.float().cpu().numpy())
         keys += part.keys
         labels += [str(source.manifest.labels[row]) for row in part.row.tolist()]
         if on_items is not None:

@@ -38,6 +38,10 @@ class RunFolder:
         return self.path / "log.jsonl"
 
     @property
+    def validation(self) -> Path:
+        return self.path / "validation.jsonl"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 

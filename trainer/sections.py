@@ -7,6 +7,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dataio.augment import AugmentConfig
+from dataio.names import nearest
+from evalsuite.options import HEADLINES
 from trainer.schedules import Schedule
 
 __all__ = [
@@ -201,7 +203,8 @@ class TrainingConfig(Section):
         default=300.0,
         gt=0,
         description="Longest time without any progress before a worker writes the stacks of its "
-        "threads into the run folder and ends, so that the group starts again; null: no watchdog.",
+        "threads into the run folder (hangs/) and ends, so that the group starts again; below "
+        "timeout_seconds; null: no watchdog.",
     )
     max_failures: int = Field(
         default=3,
@@ -214,6 +217,16 @@ class TrainingConfig(Section):
     def _something_to_do(self) -> TrainingConfig:
         if self.steps == 0 and self.init_from is None:
             raise ValueError("steps: 0 trains nothing; set init_from, or at least one step")
+        return self
+
+    @model_validator(mode="after")
+    def _watchdog_before_timeout(self) -> TrainingConfig:
+        watchdog, timeout = self.watchdog_seconds, self.timeout_seconds
+        if watchdog is not None and watchdog >= timeout:
+            raise ValueError(
+                f"watchdog_seconds: {watchdog:g} is not below timeout_seconds ({timeout:g}), at "
+                "which the waiting workers end before they can tell for whom; lower it, or null"
+            )
         return self
 
 
@@ -260,6 +273,12 @@ class ValidationConfig(Section):
     split: Literal["train", "val", "test", "all"] = Field(
         default="val", description="Split of data.queries and data.gallery that is scored."
     )
+
+    @model_validator(mode="after")
+    def _metric_that_exists(self) -> ValidationConfig:
+        if self.metric not in HEADLINES:
+            raise ValueError(f"metric: no metric '{self.metric}'{nearest(self.metric, HEADLINES)}")
+        return self
 
 
 class EvaluationConfig(Section):

@@ -11,19 +11,18 @@ from typing import Any
 
 from dataio.atomic import write_whole
 
-__all__ = ["StepLog", "finite_json", "naming", "write_json", "write_text"]
+__all__ = ["StepLog", "drop_records", "finite_json", "naming", "write_json", "write_text"]
 
 
 class StepLog:
-    """``log.jsonl``: one JSON object a logged step, flushed at once.
+    """One JSON object with a ``step`` a line, flushed at once: ``log.jsonl``, ``validation.jsonl``.
 
     Opening for a resumed run drops the lines at and after ``from_step``, which will be written
     again, and a line that a crash cut short.
     """
 
     def __init__(self, path: Path, *, from_step: int) -> None:
-        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] < from_step]
-        write_text(path, "".join(line + "\n" for line in kept))
+        drop_records(path, from_step=from_step)
         self._path, self._file = path, path.open("a")
 
     def write(self, record: dict[str, Any]) -> None:
@@ -32,7 +31,14 @@ class StepLog:
             self._file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        with naming(self._path):  # what a full disk refused is tried again here
+            self._file.close()
+
+
+def drop_records(path: Path, *, from_step: int) -> None:
+    """Remove the lines of a :class:`StepLog` at and after ``from_step`` and those cut short."""
+    kept = [line for line in _whole_lines(path) if json.loads(line)["step"] < from_step]
+    write_text(path, "".join(line + "\n" for line in kept))
 
 
 def _whole_lines(path: Path) -> Iterator[str]:

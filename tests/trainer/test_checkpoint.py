@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import math
 import os
 import resource
 import signal
@@ -15,10 +16,12 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+import trainer.checkpoint
 from tests.spawn import run_processes
 from tests.trainer.test_loop import run, small
 from trainer.attempt import SupersededError, take_attempt
@@ -26,6 +29,7 @@ from trainer.checkpoint import (
     clear_leftovers,
     load_checkpoint,
     newest_checkpoint,
+    open_best,
     open_checkpoint,
     save_checkpoint,
 )
@@ -33,15 +37,17 @@ from trainer.checkpoint_writer import CheckpointWriter, snapshot
 from trainer.config import ConfigError
 from trainer.data_sets import data_fingerprint
 from trainer.loop import Trainer, train
+from trainer.retention import Retention, best_first
 from trainer.run_folder import RunFolder
 
 SAVE = torch.save
 
 
-def saved(folder: Path, *steps: int, keep: int = 9) -> None:
+def saved(folder: Path, *steps: int, keep: int | Retention = 9, **facts: Any) -> None:
     for step in steps:
         state = {"x": torch.full((100,), float(step))}
-        save_checkpoint(folder, state, step=step, description={"identity": "a"}, keep=keep)
+        kept = Retention(keep) if isinstance(keep, int) else keep
+        save_checkpoint(folder, state, step=step, description={"identity": "a"}, keep=kept, **facts)
 
 
 def names(folder: Path) -> list[str]:
@@ -63,7 +69,7 @@ def writer_in(folder: RunFolder, *, keep: int = 2) -> CheckpointWriter:
     return CheckpointWriter(
         folder.checkpoints,
         description={"identity": "a"},
-        keep=keep,
+        keep=Retention(keep),
         attempt=take_attempt(folder.facts),
     )
 
@@ -263,6 +269,13 @@ def test_an_exception_in_the_loop_leaves_the_checkpoint_under_way_whole(benchmar
     assert load_checkpoint(folder.checkpoints / "step-00000002").step == 2
 
 
+class DefectError(Exception):
+    """Cannot be read back from its pickle, which has but the message."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(first + second)
+
+
 def failure_on_rank(rank: int, world_size: int, root: Path, out: Path, fault: str) -> str:
     """What training raises on this rank when rank 0 meets ``fault`` at the first checkpoint."""
     config, folder = small(root, batch=9), RunFolder(out / f"w{world_size}")
@@ -273,23 +286,26 @@ def failure_on_rank(rank: int, world_size: int, root: Path, out: Path, fault: st
     def full_disk(*_args: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    def defect(*_args: object) -> None:
+        raise DefectError("what", "ever")
+
     def take_over(record: dict) -> None:
         if record["step"] == 1:
             take_attempt(folder.facts)
 
     try:
-        if fault == "full disk" and rank == 0:
-            torch.save = full_disk
+        if fault != "taken over" and rank == 0:
+            torch.save = full_disk if fault == "full disk" else defect
         train(config, folder, on_record=take_over if fault == "taken over" else None)
-    except (OSError, SupersededError) as err:
-        return f"{type(err).__name__}: {err}"
+    except Exception as err:
+        return f"{type(err).__name__}: {err}".removeprefix("RuntimeError: ")
     finally:
         torch.save = SAVE
     return "nothing"
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-@pytest.mark.parametrize("fault", ["full disk", "taken over"])
+@pytest.mark.parametrize("fault", ["full disk", "taken over", "defect"])
 def test_all_ranks_stop_together_with_the_same_words(benchmark, tmp_path, fault, world_size):
     told = run_processes(failure_on_rank, world_size, benchmark, tmp_path, fault)
     assert len(set(told)) == 1, told
@@ -297,10 +313,118 @@ def test_all_ranks_stop_together_with_the_same_words(benchmark, tmp_path, fault,
     if fault == "full disk":
         assert "No space left on device" in told[0]
         assert str(folder.checkpoints / "step-00000002") in told[0]
+    elif fault == "defect":
+        assert told[0] == "DefectError: whatever"
     else:
         assert told[0].startswith("SupersededError: attempt 1 was superseded by attempt 2, ")
     assert names(folder.checkpoints) == []
     assert folder.read()["status"] == "started"
+
+
+# ---- what stays
+
+
+def steps(folder: Path) -> list[int]:
+    return [int(name.removeprefix("step-")) for name in names(folder)]
+
+
+def test_the_newest_and_the_best_stay(tmp_path):
+    keep = Retention(2, 2)
+    values = {1: 0.5, 2: 0.9, 3: 0.1, 4: 0.7, 5: 0.2, 6: 0.7, 7: 0.3, 8: None, 9: 0.0}
+    kept = []
+    for step, value in values.items():
+        more = {} if value is None else {"scores": {"mAP": value}}
+        saved(tmp_path, step, keep=keep, **more)
+        kept.append(steps(tmp_path))
+    assert kept[2:] == [
+        [1, 2, 3],
+        [2, 3, 4],
+        [2, 4, 5],
+        [2, 5, 6],  # 6 is as good as 4, and newer
+        [2, 6, 7],
+        [2, 6, 7, 8],
+        [2, 6, 8, 9],
+    ]
+
+
+def test_of_anmrr_the_lowest_is_the_best(tmp_path):
+    for step, value in enumerate((0.4, 0.2, 0.8, 0.6), start=1):
+        scores = {"ANMRR": value, "mAP": 1 - value, "NN": math.nan}
+        saved(tmp_path, step, keep=Retention(1, 1, "ANMRR"), scores=scores)
+    assert steps(tmp_path) == [2, 4]
+    ranked = best_first(tmp_path.iterdir(), "ANMRR")
+    assert [(c.step, c.value) for c in ranked] == [(2, 0.2), (4, 0.6)]
+    assert [c.step for c in best_first(tmp_path.iterdir(), "mAP")] == [2, 4]
+    assert best_first(tmp_path.iterdir(), "NN") == []  # not defined for these queries
+
+
+def test_what_stays_is_decided_without_reading_weights(tmp_path, monkeypatch):
+    saved(tmp_path, 1, 2, 3, scores={"mAP": 0.5})
+    read = []
+    digest = trainer.checkpoint._sha256
+    monkeypatch.setattr("trainer.checkpoint._sha256", lambda p: (read.append(p), digest(p))[1])
+    monkeypatch.setattr("trainer.checkpoint.torch.load", None)
+    saved(tmp_path, 4, keep=Retention(1, 1), scores={"mAP": 0.4})
+    assert steps(tmp_path) == [3, 4]
+    assert [path.parent.name.split(".")[1] for path in read] == ["step-00000004"]
+
+
+def test_the_score_of_a_damaged_newer_one_counts_for_nothing(tmp_path):
+    saved(tmp_path, 2, scores={"mAP": 0.5})
+    saved(tmp_path, 8, scores={"mAP": 0.9})
+    flip_a_byte(tmp_path / "step-00000008")
+    saved(tmp_path, 3, keep=Retention(1, 1), scores={"mAP": 0.1})
+    assert steps(tmp_path) == [2, 3, 8]
+
+
+def config_with(split: str = "val", protocol: str = "mi3dor") -> dict[str, Any]:
+    validation = {"metric": "mAP", "split": split}
+    return {"config": {"validation": validation, "evaluation": {"protocol": protocol, "batch": 9}}}
+
+
+def test_scores_under_other_conditions_are_not_compared(tmp_path):
+    for step, value, config in (
+        (1, 0.5, config_with()),
+        (2, 0.9, config_with("test")),
+        (3, 0.8, config_with(protocol="shrec")),
+        (4, 0.1, config_with()),
+    ):
+        save_checkpoint(
+            tmp_path,
+            {"x": torch.ones(1)},
+            step=step,
+            description=config,
+            keep=Retention(1, 1),
+            scores={"mAP": value},
+        )
+    assert steps(tmp_path) == [4]  # 1 went when 2 came, under whose conditions it had no score
+    assert best_first(tmp_path.iterdir())[0].selection == "oracle (mAP on val)"
+
+
+def test_an_altered_score_is_damage(tmp_path):
+    saved(tmp_path, 3, scores={"mAP": 0.25})
+    file = tmp_path / "step-00000003" / "checkpoint.json"
+    file.write_text(file.read_text().replace("0.25", "0.95"))
+    assert best_first(tmp_path.iterdir()) == []
+    with pytest.raises(ConfigError, match=r"checkpoint\.json does not match its hash"):
+        load_checkpoint(file.parent)
+
+
+def test_the_best_whole_one_is_opened(tmp_path, caplog):
+    folder = claimed(tmp_path)
+    with pytest.raises(ConfigError, match=r"no checkpoint has a score; .*validation\.every"):
+        open_best(tmp_path)
+    for step, value in ((1, 0.3), (2, 0.9), (3, 0.6), (4, 0.1)):
+        saved(folder.checkpoints, step, scores={"mAP": value})
+    found, scored = open_best(tmp_path)
+    assert (found.step, scored.step, scored.value) == (2, 2, 0.9)
+    assert found.state["x"][0].item() == 2
+    truncate(folder.checkpoints / "step-00000002")
+    found, scored = open_best(tmp_path)
+    assert (found.step, scored.value_shown) == (3, "mAP 0.600 on val at step 3")
+    assert "step-00000002: state.pt does not match its hash; passed over" in caplog.text
+    with pytest.raises(ConfigError, match="not a run folder; --best chooses"):
+        open_best(folder.checkpoints / "step-00000003")
 
 
 # ---- attempts
@@ -368,6 +492,7 @@ import os, signal, sys, torch
 from pathlib import Path
 from trainer.attempt import take_attempt
 from trainer.checkpoint import save_checkpoint
+from trainer.retention import Retention
 
 run, where = Path(sys.argv[1]), sys.argv[2]
 save, replace = torch.save, os.replace
@@ -388,7 +513,7 @@ if where == "state":
 else:
     os.replace = move_away_alone
 save_checkpoint(run / "checkpoints", {"x": torch.full((100,), 30.0)}, step=3,
-                description={"identity": "a"}, keep=2, attempt=attempt)
+                description={"identity": "a"}, keep=Retention(2), attempt=attempt)
 """
 
 

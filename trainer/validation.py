@@ -1,0 +1,169 @@
+"""Scores of a run on its way: they choose among checkpoints and train nothing.
+
+At every due step all ranks embed queries and gallery of the validation split, rank 0 scores them
+exactly, and all ranks learn the scores. Training goes on as if nothing had happened: no random
+number is drawn and no statistic changes. Labels of the split are read. Where it belongs to the
+target domain, a checkpoint chosen by these scores is an oracle's choice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dataio.loader import StreamSource
+from evalsuite.embeddings import Embeddings
+from evalsuite.evaluate import evaluate
+from trainer import collectives
+from trainer.config import ConfigError, RunConfig, Selection
+from trainer.data_sets import open_data_set
+from trainer.embedding import embed_whole
+from trainer.methods import METHODS, Method
+from trainer.streams import evaluation_source
+from trainer.telemetry import StepLog
+
+__all__ = ["Validation", "validation_sources"]
+
+SIDES = ("queries", "gallery")
+Scores = dict[str, float]
+
+
+def validation_sources(config: RunConfig) -> dict[str, StreamSource]:
+    """Queries and gallery that are scored on the way; none where ``validation.every`` is null.
+
+    Raises:
+        ConfigError: the split has no sample there, or no query has a shape of its class.
+        DataError: a data set cannot be read, or a sample has no label to score it by.
+    """
+    if config.validation.every is None:
+        return {}
+    sources = {side: _source(config, side) for side in SIDES}
+    queries, gallery = (set(s.manifest.labels[s.rows].tolist()) for s in sources.values())
+    if not queries & gallery:
+        raise ConfigError(
+            f"validation.split: no query of split '{config.validation.split}' has a shape of its "
+            f"class there (queries: {', '.join(sorted(queries)[:3])}, gallery: "
+            f"{', '.join(sorted(gallery)[:3])}); choose another split"
+        )
+    return sources
+
+
+def _source(config: RunConfig, side: str) -> StreamSource:
+    split = config.validation.split
+    selection: Selection = getattr(config.data, side).model_copy(update={"split": split})
+    manifest = open_data_set(config, selection)
+    if len(manifest.select(selection.stream, split)) == 0:
+        held = sorted(set(manifest.splits[manifest.select(selection.stream, "all")].tolist()))
+        raise ConfigError(
+            f"validation.split: {manifest.root} has no {selection.stream} of split '{split}' for "
+            f"data.{side}; it has them in {', '.join(held) or 'no split'}"
+        )
+    return evaluation_source(config, selection)
+
+
+class Validation:
+    """When a run is scored, and what it scored last; every rank has one.
+
+    Args:
+        log: file that rank 0 appends the scores to, a JSON object a line.
+        device, dtype: of the pixels.
+        beat: called whenever a part of the work is done.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        log: Path,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        beat: Callable[[], None],
+    ) -> None:
+        self.config, self.log, self.beat = config, log, beat
+        self.device, self.dtype = device, dtype
+        self.sources = validation_sources(config)
+        self._last: tuple[int, Scores] = (-1, {})
+
+    def known(self, step: int) -> Scores:
+        """Scores of the state after ``step`` steps, as they stand in its checkpoint; may be none.
+
+        A method with a last fit is scored on its way too, but its checkpoints have no scores
+        before the fit: they hold another model.
+        """
+        at, scores = self._last
+        method = METHODS[self.config.method_name]
+        fitted = step == self.config.training.steps or method.finish is Method.finish
+        return scores if at == step and fitted else {}
+
+    def remember(self, step: int, scores: Mapping[str, float | None] | None) -> None:
+        """Take over the scores that a checkpoint of this run carries, if any."""
+        if scores:  # JSON has null for NaN
+            self._last = (step, {k: math.nan if v is None else v for k, v in scores.items()})
+
+    def due(self, step: int) -> bool:
+        """Whether the state after ``step`` steps is to be scored and has not been yet."""
+        every, last = self.config.validation.every, self.config.training.steps
+        return every is not None and self._last[0] != step and (step % every == 0 or step == last)
+
+    def score(self, method: Method, *, step: int) -> None:
+        """Score ``method``, in evaluation mode and without gradient; called by all ranks.
+
+        Raises:
+            EvaluationError, OSError: the scores cannot be computed or written; on every rank.
+        """
+        vectors = {
+            side: embed_whole(
+                method,
+                source,
+                batch=self.config.evaluation.batch,
+                dtype=self.dtype,
+                device=self.device,
+                on_part=self.beat,
+            )
+            for side, source in self.sources.items()
+        }
+        scores, error = {}, None
+        if collectives.rank() == 0:
+            try:
+                scores = self._scored(vectors)
+                self._write(step, scores)
+            except Exception as err:
+                error = err
+        collectives.raise_together(error)
+        self._last = (step, collectives.broadcast_object(scores))
+
+    def _scored(self, vectors: dict[str, Tensor]) -> Scores:
+        queries, gallery = (_embeddings(self.sources[side], vectors[side]) for side in SIDES)
+        options = self.config.evaluation.model_dump(exclude={"batch"})
+        # A diverging network scores badly; whether it is an error, its losses will tell.
+        found = evaluate(
+            queries, gallery, nan_policy="last", progress=lambda done, of: self.beat(), **options
+        )
+        return dict(found.headline)
+
+    def _write(self, step: int, scores: Scores) -> None:
+        record: dict[str, Any] = {
+            "step": step,
+            "split": self.config.validation.split,
+            "protocol": self.config.evaluation.protocol,
+            "scores": scores,
+        }
+        log = StepLog(self.log, from_step=step)
+        try:
+            log.write(record)
+        finally:
+            log.close()
+
+
+def _embeddings(source: StreamSource, vectors: Tensor) -> Embeddings:
+    manifest, rows = source.manifest, source.rows
+    return Embeddings(
+        [manifest.keys[row] for row in rows],
+        [str(manifest.labels[row]) for row in rows],
+        vectors.cpu().numpy(),
+    )
