@@ -2,26 +2,58 @@
 
 Each start takes the next number, kept in ``run.json``. Whoever holds a smaller number, such as a
 process that was believed dead, finds that out before it changes anything, and stops.
+
+``attempts.jsonl`` has a line for every start that came as far as its first step: its number, where
+it continued, on how many processes, and why there was a start.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from dataio.atomic import write_whole
 from dataio.file_locks import claimed
 from trainer.telemetry import write_json
 
-__all__ = ["LOCK_NAME", "Attempt", "SupersededError", "run_lock", "take_attempt"]
+__all__ = [
+    "LOCK_NAME",
+    "Attempt",
+    "Start",
+    "SupersededError",
+    "read_starts",
+    "run_lock",
+    "take_attempt",
+]
 
+log = logging.getLogger(__name__)
 LOCK_NAME = ".attempt.lock"
+STARTS_NAME = "attempts.jsonl"
 
 
 class SupersededError(RuntimeError):
     """A later start of this training has taken the run folder over."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """A line of ``attempts.jsonl``.
+
+    Attributes:
+        attempt: the number of :class:`Attempt`.
+        step: steps that were done before, which it did not repeat.
+        world_size: its processes.
+        reason: ``start``, ``continued`` (by a command), or what ended the group before.
+    """
+
+    attempt: int
+    step: int
+    world_size: int
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -43,6 +75,23 @@ class Attempt:
                 f"attempt {self.number} was superseded by attempt {newest}, which trains in "
                 f"{self.facts.parent} now; this one stops and leaves the folder alone"
             )
+
+    def begin(self, *, step: int, world_size: int, reason: str | None = None) -> None:
+        """Note that this attempt starts to train; ``reason`` None says a command started it.
+
+        The history is worth no run: a folder that cannot be written ends it at a checkpoint.
+        """
+        if not self.number:  # nobody's run folder
+            return
+        reason = reason or ("continued" if step else "start")
+        folder, start = self.facts.parent, Start(self.number, step, world_size, reason)
+        path = folder / STARTS_NAME
+        try:
+            with run_lock(folder):  # whole, so that a line cut short spoils no other
+                lines = [json.dumps(asdict(s)) for s in (*read_starts(folder), start)]
+                write_whole(path, "".join(f"{line}\n" for line in lines).encode())
+        except OSError as err:
+            log.warning("%s: cannot be written (%s)", path, err)
 
     @contextmanager
     def holding(self) -> Iterator[None]:
@@ -66,6 +115,21 @@ def take_attempt(facts: Path) -> Attempt:
         number = _newest(facts) + 1
         write_json(facts, {**json.loads(facts.read_text()), "attempt": number})
     return Attempt(facts, number)
+
+
+def read_starts(folder: Path) -> list[Start]:
+    """What ``attempts.jsonl`` in the run folder tells, oldest first; a line cut short is none."""
+    try:
+        text = (folder / STARTS_NAME).read_text()
+    except FileNotFoundError:
+        return []
+    found = []
+    for line in text.splitlines():
+        try:
+            found.append(Start(**json.loads(line)))
+        except (ValueError, TypeError):
+            continue
+    return found
 
 
 def run_lock(folder: Path) -> AbstractContextManager[object]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -19,46 +18,36 @@ from typing import Any
 import torch
 
 from trainer import collectives
-from trainer.attempt import SupersededError, take_attempt
-from trainer.checkpoint import clear_leftovers, load_checkpoint, newest_checkpoint
-from trainer.checkpoint_writer import CheckpointWriter
+from trainer.building import DTYPES, build_method
+from trainer.checkpoint import load_checkpoint, newest_checkpoint
+from trainer.checkpoint_writer import take_over
 from trainer.config import RunConfig
 from trainer.data_sets import data_fingerprint, label_space
-from trainer.methods import METHODS, Domain, Losses, Method, Now
+from trainer.device_copies import on_device
+from trainer.finite import FiniteCheck, NonFiniteError, Origin
+from trainer.hardware import fair_threads, own_device
+from trainer.layout import set_layout
+from trainer.methods import Domain, Losses, Now
 from trainer.phase_clock import PhaseClock
+from trainer.retention import Retention, conditions
 from trainer.run_folder import RunFolder, require_same_run
 from trainer.schedules import rate_factor
-from trainer.strategy import DataParallel, Strategy
+from trainer.strategy import Strategy, open_strategy, require_supported
 from trainer.streams import (
     to_domains,
     training_loader,
     training_sources,
     walk_stream,
 )
-from trainer.telemetry import StepLog
+from trainer.telemetry import StepLog, drop_records
+from trainer.trunk_passes import set_passes
+from trainer.validation import Validation
 from trainer.warm_start import start_from
+from trainer.watchdog import watching
 
-__all__ = ["NonFiniteError", "Trainer", "build_method", "train"]
+__all__ = ["NonFiniteError", "Trainer", "train"]
 
 log = logging.getLogger(__name__)
-DTYPES = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.float32}
-
-
-class NonFiniteError(ValueError):
-    """A loss term or the gradient is NaN or infinite; the message names it and the samples."""
-
-
-def build_method(config: RunConfig, *, num_classes: int) -> Method:
-    """The method with freshly seeded weights, equal on every rank."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.training.seed)
-        method = METHODS[config.method_name](
-            config.method, config.network, num_classes=num_classes, seed=config.training.seed
-        )
-    method = method.to(DTYPES[config.training.precision])
-    if config.training.precision == "bf16":
-        method.autocast_dtype = torch.bfloat16
-    return method
 
 
 class Trainer:
@@ -71,17 +60,48 @@ class Trainer:
         *,
         device: torch.device,
         strategy: Strategy | None = None,
+        clock: PhaseClock | None = None,
     ) -> None:
+        require_supported(config)
         self.config, self.folder, self.device = config, folder, device
-        self.clock = PhaseClock()
+        self.clock = clock or PhaseClock()
         self.classes = label_space(config)
         self.sources = training_sources(config)
+        # Training draws nothing from the process's generator, whose first state is a random one.
+        torch.manual_seed(config.training.seed)
         self.method = build_method(config, num_classes=len(self.classes)).to(device)
-        self.strategy = strategy or DataParallel()
-        self.model = self.strategy.prepare(self.method, config.optimizer)
+        engine = config.strategy
+        set_layout(
+            self.method,
+            channels_last=engine.channels_last,
+            device=device,
+            weights=engine.name == "ddp",
+        )
+        set_passes(self.method, config, device=device)
+        self.parameters = sum(p.numel() for p in self.method.parameters())
+        self.strategy = strategy or open_strategy(config.strategy)
+        self.finite = FiniteCheck(
+            self.method,
+            learning=self.strategy.only,
+            sharded=engine.name == "deepspeed" and engine.zero_stage == 3,
+            whole_weights=self.strategy.whole_weights,
+            delayed=device.type == "cuda",
+        )
         self.step = 0
         self.round_health: dict[str, float] = {}
-        self.writer = self._take_over() if collectives.rank() == 0 else None
+        self.validation = Validation(
+            config,
+            folder.validation,
+            device=device,
+            dtype=DTYPES[config.training.precision],
+            beat=self.clock.beat,
+        )
+        self.writer = take_over(
+            folder,
+            description=describe(config, self.classes),
+            keep=Retention.of(config),
+            background=config.training.async_checkpoints,
+        )
         self._resume()
 
     def run(
@@ -89,16 +109,24 @@ class Trainer:
         *,
         on_record: Callable[[dict[str, Any]], None] | None = None,
         stop: Callable[[], bool] | None = None,
+        reason: str | None = None,
     ) -> int:
         """Train to the configured number of steps; returns the step reached.
 
         Args:
             on_record: called on rank 0 with every record of ``log.jsonl``.
-            stop: asked before each step; when any rank answers yes, all ranks save a checkpoint
-                and leave.
+            stop: asked before each batch that no step is half done at; when any rank answers yes,
+                all ranks save a checkpoint and leave.
+            reason: why a launcher starts the run again, for ``attempts.jsonl``.
         """
         training, leader = self.config.training, collectives.rank() == 0
         step_log = StepLog(self.folder.log, from_step=self.step) if leader else None
+        if self.writer:
+            self.writer.attempt.begin(
+                step=self.step, world_size=collectives.world_size(), reason=reason
+            )
+        if leader and self.folder.validation.exists():
+            drop_records(self.folder.validation, from_step=self.step + 1)
         loader = training_loader(
             self.config,
             self.sources,
@@ -106,15 +134,17 @@ class Trainer:
             rank=collectives.rank(),
             world_size=collectives.world_size(),
             device=self.device,
+            on_part=self.clock.beat,
         )
+        asked_to_stop = collectives.AnyRank(self.device)
         try:
-            batches = iter(loader)
+            batches = on_device(iter(loader), self.device, phase=self.clock.phase)
             self.model.train()
             while self.step < training.steps:
-                if stop is not None and collectives.any_rank(stop(), self.device):
+                between = self.step % self.config.optimizer.accumulate == 0
+                if stop is not None and between and asked_to_stop(stop()):
                     break
-                with self.clock.phase("data"):
-                    step, batch = next(batches)
+                step, batch = next(batches)
                 self.clock.end_start()
                 assert step == self.step
                 self._start_round()
@@ -128,6 +158,7 @@ class Trainer:
                     self.save()
                 self.clock.end_step()
             self.clock.end_start()  # where there was no step
+            self.finite.flush()
             if self.step == training.steps:
                 with self.clock.phase("finish"), self._evaluating():
                     self.method.finish(self._walk)
@@ -144,12 +175,12 @@ class Trainer:
     def _evaluating(self) -> Iterator[None]:
         """Statistics of the whole training set are taken in evaluation mode, without gradient."""
         self.method.eval()
-        with torch.no_grad():
+        with torch.no_grad(), self.strategy.whole_weights():
             yield
 
     def _walk(self, stream: str) -> Iterator[Domain]:
         """This rank's part of a training stream, for methods that look at all of it."""
-        return walk_stream(
+        parts = walk_stream(
             self.sources[stream],
             batch=self.config.evaluation.batch,
             rank=collectives.rank(),
@@ -157,6 +188,9 @@ class Trainer:
             device=self.device,
             dtype=DTYPES[self.config.training.precision],
         )
+        for part in parts:
+            self.clock.beat()
+            yield part
 
     def _start_round(self) -> None:
         """Let a method with rounds renew its state where a round starts."""
@@ -173,26 +207,30 @@ class Trainer:
         logged = self.step % training.log_every == 0 or self.step + 1 == training.steps
         now = Now(self.step, self.step / training.steps, logged)
         factor = rate_factor(config.optimizer.schedule, now.p, warmup=config.optimizer.warmup)
-        with self.clock.phase("copy"):
-            batch = {name: part.to(self.device) for name, part in batch.items()}
+        augmented = partial(
+            to_domains, batch, self.sources, device=self.device, dtype=DTYPES[training.precision]
+        )
         with self.clock.phase("augment"):
-            domains = to_domains(
-                batch, self.sources, device=self.device, dtype=DTYPES[training.precision]
-            )
+            domains = augmented()
         if not self.method.training:  # walking all modules at every step takes its time
             self.model.train()
-        done: dict[str, tuple[Losses, torch.Tensor]] = {}
+        done: dict[str, tuple[Losses, torch.Tensor | None]] = {}
         for update in self.method.updates(self.step):
+            origin = Origin(now, update, augmented)
             with self.strategy.only(update):
                 with self.clock.phase("forward"):
                     losses: Losses = self.model(domains, now, update.name)
-                self._require_finite(losses.terms, domains)
+                self.finite.terms(losses.terms, origin)
                 with self.clock.phase("backward"):
                     self.strategy.backward(losses.total)
+            self.finite.flush()  # of the update before, while a GPU works on this one
             with self.clock.phase("optimizer"):
                 norm = self.strategy.step(factor=factor)
-            self._require_finite({"gradient norm": norm}, domains)
+            if norm is not None:
+                self.finite.norm(norm)
             done[update.name] = losses, norm
+        if logged:
+            self.finite.flush()
         if not logged or collectives.rank() != 0:  # reading values back makes a GPU wait
             return None
         summary = _summary(done)
@@ -205,42 +243,19 @@ class Trainer:
             "seconds": self.clock.total,
         }
 
-    def _require_finite(
-        self, values: Mapping[str, torch.Tensor], domains: Mapping[str, Domain]
-    ) -> None:
-        """Stop on every rank together: the values are global, so all ranks see the same ones."""
-        finite = torch.isfinite(torch.stack([v.detach() for v in values.values()]))
-        if bool(finite.all()):
-            return
-        name = next(n for n, ok in zip(values, finite.tolist(), strict=True) if not ok)
-        keys = [k for part in collectives.gather_objects(self._suspects(domains)) for k in part]
-        raise NonFiniteError(
-            f"step {self.step}: {name} is {values[name].item()}; samples: {', '.join(keys[:8])}"
-            + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
-            + "; lower optimizer.learning_rate, set optimizer.clip_norm, or look at these samples"
-        )
-
-    @torch.no_grad()
-    def _suspects(self, domains: Mapping[str, Domain]) -> list[str]:
-        """Keys of samples whose pixels or embedding are not finite; all keys if there is none."""
-        suspects: list[str] = []
-        for domain in domains.values():
-            embed = (
-                self.method.embed_gallery if domain.pixels.dim() == 5 else self.method.embed_queries
-            )
-            finite = torch.isfinite(embed(domain.pixels)).all(1).tolist()
-            suspects += [k for k, ok in zip(domain.keys, finite, strict=True) if not ok]
-        return suspects or [k for domain in domains.values() for k in domain.keys]
-
     def save(self, *, last: bool = False) -> None:
         """Rank 0 copies the state, equal on all ranks, and writes it while training goes on.
 
         All ranks raise together what went wrong in the write before; the ``last`` one is waited
-        for, so that it is on disk when any rank returns.
+        for, so that it is on disk when any rank returns. Where validation is due, it comes first.
         """
+        self.finite.flush()
+        if self.validation.due(self.step):  # leaves no trace in training
+            with self.clock.phase("validation"), self._evaluating():
+                self.validation.score(self.method, step=self.step)
         with self.clock.phase("checkpoint"):
             state = {  # on every rank: an engine that shards its state gathers it here
-                "method": self.method.state_dict(),
+                "method": self.strategy.weights(),
                 **self.strategy.state_dict(),
                 "generator": torch.get_rng_state(),
                 "round_health": self.round_health,
@@ -248,55 +263,52 @@ class Trainer:
             failure: Exception | None = None
             if self.writer:
                 try:
-                    self.writer.write(state, step=self.step)
+                    scores = self.validation.known(self.step)
+                    self.writer.write(state, step=self.step, scores=scores)
                     if last:
                         self.writer.wait()
-                except (OSError, SupersededError) as err:
+                except Exception as err:  # any: the other ranks wait for word of it
                     failure = err
-            failure = collectives.broadcast_object(failure)
-            if failure is not None:
-                raise failure
-
-    def _take_over(self) -> CheckpointWriter:
-        """Become the newest attempt on the run folder, the only one that may write there."""
-        attempt = take_attempt(self.folder.facts)
-        clear_leftovers(self.folder.checkpoints, attempt=attempt)
-        return CheckpointWriter(
-            self.folder.checkpoints,
-            description=describe(self.config, self.classes),
-            keep=self.config.training.keep_last,
-            attempt=attempt,
-            background=self.config.training.async_checkpoints,
-        )
+            collectives.raise_together(failure)
 
     def _resume(self) -> None:
-        """Continue from the newest whole checkpoint that rank 0 sees, if there is one."""
+        """Continue from the newest whole checkpoint that rank 0 sees, if there is one.
+
+        An engine takes over the weights that it finds, so they are loaded before it is prepared.
+        """
         found = newest_checkpoint(self.folder.checkpoints) if collectives.rank() == 0 else None
         path = collectives.broadcast_object(None if found is None else str(found.path))
         if path is None:
             if self.config.training.init_from is not None:
                 start_from(self.method, Path(self.config.training.init_from), classes=self.classes)
+            self.model = self.strategy.prepare(self.method, self.config.optimizer)
             return
         found = found or load_checkpoint(Path(path))
-        require_same_run(self.folder.path, found.description, describe(self.config, self.classes))
+        mine = describe(self.config, self.classes)
+        require_same_run(self.folder.path, found.description, mine)
         self.method.load_state_dict(found.state["method"])
+        self.model = self.strategy.prepare(self.method, self.config.optimizer)
         self.strategy.load_state_dict(found.state)
         torch.set_rng_state(found.state["generator"])
         self.round_health = found.state.get("round_health", {})
         self.step = found.step
+        if conditions(found.description) == conditions(mine):
+            self.validation.remember(found.step, found.description.get("scores"))
         log.info("continuing at step %d from %s", found.step, path)
 
 
-def _summary(done: Mapping[str, tuple[Losses, torch.Tensor]]) -> dict[str, Any]:
+def _summary(done: Mapping[str, tuple[Losses, torch.Tensor | None]]) -> dict[str, Any]:
     """Loss, terms and health of a step's updates as plain numbers."""
     terms: dict[str, float] = {}
     health: dict[str, float] = {}
     for name, (losses, norm) in done.items():
         terms |= {k: v.item() for k, v in losses.terms.items()}
         health |= {k: float(v) for k, v in losses.health.items()}
-        if len(done) > 1:
+        if len(done) > 1 and norm is not None:
             health[f"gradient_norm_{name}"] = norm.item()
-    health["gradient_norm"] = math.hypot(*(norm.item() for _, norm in done.values()))
+    norms = [norm.item() for _, norm in done.values() if norm is not None]
+    if norms:  # none between two steps
+        health["gradient_norm"] = math.hypot(*norms)
     loss = sum(losses.total.item() for losses, _ in done.values())
     return {"loss": loss, "terms": terms, "health": health}
 
@@ -317,6 +329,7 @@ def train(
     *,
     on_record: Callable[[dict[str, Any]], None] | None = None,
     stop: Callable[[], bool] | None = None,
+    reason: str | None = None,
 ) -> int:
     """Train one run on this rank; continues ``folder`` when it holds this run.
 
@@ -328,34 +341,28 @@ def train(
         OSError: a checkpoint could not be written; on every rank.
         SupersededError: the folder was taken over by a later start of this run; on every rank.
     """
-    device = _device()
+    device = own_device()
     if device.type == "cpu":
-        torch.set_num_threads(config.training.threads or _threads())
-    trainer = Trainer(config, folder, device=device)
-    with collectives.measured(partial(trainer.clock.phase, "collectives")):
-        reached = trainer.run(on_record=on_record, stop=stop)
-    if collectives.rank() == 0:
-        folder.update(
-            status="finished" if reached == config.training.steps else "interrupted",
-            world_size=collectives.world_size(),
-            parameters=sum(p.numel() for p in trainer.method.parameters()),
-            timings=trainer.clock.summary(),
-            step_timings=trainer.clock.steps(),
-        )
+        torch.set_num_threads(config.training.threads or fair_threads())
+    clock = PhaseClock()
+    trainer: Trainer | None = None
+    with (
+        collectives.measured(partial(clock.phase, "collectives")),
+        watching(
+            clock,
+            folder.path,
+            limit_seconds=config.training.watchdog_seconds,
+            step=lambda: trainer and trainer.step,
+        ),
+    ):
+        trainer = Trainer(config, folder, device=device, clock=clock)
+        reached = trainer.run(on_record=on_record, stop=stop, reason=reason)
+        if collectives.rank() == 0:
+            folder.update(
+                status="finished" if reached == config.training.steps else "interrupted",
+                world_size=collectives.world_size(),
+                parameters=trainer.parameters,
+                timings=trainer.clock.summary(),
+                step_timings=trainer.clock.steps(),
+            )
     return reached
-
-
-def _device() -> torch.device:
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    # A launcher may show each worker all GPUs of the node or only its own.
-    index = int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count()
-    torch.cuda.set_device(index)  # object collectives over NCCL use the current device
-    return torch.device("cuda", index)
-
-
-def _threads() -> int:
-    if "OMP_NUM_THREADS" in os.environ:  # torchrun sets it, and so may a user
-        return max(1, int(os.environ["OMP_NUM_THREADS"].split(",")[0]))  # a list by nesting level
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", collectives.world_size()))
-    return max(1, (os.cpu_count() or 1) // max(1, local))

@@ -10,9 +10,9 @@ import torch
 
 from tests.spawn import run_processes
 from tests.trainer.test_methods import K, local_batch
+from trainer.building import build_method
 from trainer.collectives import all_reduce_sum
 from trainer.config import parse_config
-from trainer.loop import build_method
 from trainer.losses import coral, entropy, feature_norm, jmmd, mmd
 from trainer.methods import Now
 

@@ -10,9 +10,9 @@ import torch
 import torch.distributed as dist
 
 from tests.spawn import run_processes
+from trainer.building import build_method
 from trainer.clustering import kmeans
 from trainer.config import OptimizerConfig, parse_config
-from trainer.loop import build_method
 from trainer.losses import cross_entropy
 from trainer.losses.transferable import transfer_table
 from trainer.methods.base import Domain, Now

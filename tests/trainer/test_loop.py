@@ -20,6 +20,7 @@ from trainer.config import ConfigError, RunConfig, parse_config
 from trainer.data_sets import data_fingerprint, label_space
 from trainer.extract import extract, load_run, untrained
 from trainer.loop import NonFiniteError, Trainer, train
+from trainer.retention import Retention
 from trainer.run_folder import RunFolder
 from trainer.streams import (
     evaluation_source,
@@ -138,7 +139,9 @@ def test_a_damaged_checkpoint_is_passed_over(benchmark, whole, tmp_path, caplog)
 
 def test_checkpoints_are_whole_or_absent_and_old_ones_go(tmp_path, monkeypatch):
     for step in (1, 2, 3):
-        save_checkpoint(tmp_path, {"x": torch.ones(1)}, step=step, description={}, keep=2)
+        save_checkpoint(
+            tmp_path, {"x": torch.ones(1)}, step=step, description={}, keep=Retention(2)
+        )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
 
     def full_disk(*_args, **_kwargs):
@@ -146,7 +149,7 @@ def test_checkpoints_are_whole_or_absent_and_old_ones_go(tmp_path, monkeypatch):
 
     monkeypatch.setattr("trainer.checkpoint.os.fsync", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        save_checkpoint(tmp_path, {"x": torch.ones(1)}, step=4, description={}, keep=2)
+        save_checkpoint(tmp_path, {"x": torch.ones(1)}, step=4, description={}, keep=Retention(2))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
 
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from tests.spawn import run_processes
+from trainer.building import build_method
 from trainer.config import OptimizerConfig, parse_config
-from trainer.loop import build_method
 from trainer.losses import adversarial
 from trainer.methods import METHODS, Domain, Now, Walk
 from trainer.networks.network import RetrievalNetwork

@@ -9,9 +9,9 @@ import torch
 from dataio.records import DataError
 from tests.spawn import run_processes
 from tests.trainer.test_shallow import CLASSES, WIDTH, gaussian, stretched_domains, turned_domains
+from trainer.building import build_method
 from trainer.config import parse_config
 from trainer.fitted_state import FittedState
-from trainer.loop import build_method
 from trainer.methods import Domain, Now
 from trainer.methods.coral import Coral, CoralConfig
 from trainer.methods.gfk import Gfk, GfkConfig

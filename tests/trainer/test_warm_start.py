@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from trainer.building import build_method
 from trainer.config import ConfigError, RunConfig, parse_config
 from trainer.data_sets import data_fingerprint, label_space
 from trainer.extract import load_run, untrained
-from trainer.loop import Trainer, build_method, train
+from trainer.loop import Trainer, train
 from trainer.methods import METHODS
 from trainer.run_folder import RunFolder
 
