@@ -28,7 +28,12 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 
 Workers = Annotated[
-    int, typer.Option(min=0, help="Ray Train workers; 0 trains in this process, without Ray.")
+    str,
+    typer.Option(
+        metavar="N|MIN-MAX",
+        help="Ray Train workers; 0 trains in this process, without Ray. A range takes as many as "
+        "the cluster can hold, fewer after a loss, more again when there is room.",
+    ),
 ]
 
 
@@ -39,7 +44,7 @@ Workers = Annotated[
 def train(
     config: Annotated[Path, typer.Argument(help="Run description, a YAML file.")],
     overrides: Overrides = None,
-    workers: Workers = 0,
+    workers: Workers = "0",
     out: Annotated[
         Path | None, typer.Option(help="Run folder.", show_default="runs/<method>-<identity>")
     ] = None,
@@ -49,11 +54,13 @@ def train(
     Every key of the description can be overridden, with dots: method.alpha=0.5,
     training.steps=200, data.root=data/mine. `img2shape model CONFIG` shows the network.
     """
+    from cluster.group_size import parse_workers
     from cluster.jobs import train_run
     from trainer.config import load_config
 
+    size = parse_workers(workers)
     run = load_config(config, overrides or ())
-    folder = train_run(run, out or _default_folder(run), workers=workers)
+    folder = train_run(run, out or _default_folder(run), workers=size)
     say(f"trained: {folder.path}\nnext: img2shape eval {shown(folder.path)}")
 
 
@@ -65,13 +72,21 @@ def evaluate(
         str | None, typer.Option(help="mi3dor | shrec", show_default="the run's own")
     ] = None,
     actors: Annotated[bool, typer.Option(help="One Ray actor per gallery shard.")] = False,
+    best: Annotated[
+        bool,
+        typer.Option(
+            "--best",
+            help="Of a run folder, the checkpoint with the best score on the way (validation.every)"
+            " instead of the newest: an oracle's choice, and the result says so.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Embed queries and gallery with a trained run and score the full gallery exactly."""
     from cluster.jobs import evaluate_run
 
     with only_json(as_json) as emit:
-        result = evaluate_run(run, shards=shards, protocol=protocol, actors=actors)
+        result = evaluate_run(run, shards=shards, protocol=protocol, actors=actors, best=best)
         emit(result)
     if not as_json:
         from cluster.tables import print_metrics
@@ -172,7 +187,17 @@ def verify(
     world_sizes: Annotated[
         str, typer.Option(metavar="W,W", help="Numbers of processes, held against one.")
     ] = "1,2,3",
-    dtype: Annotated[str, typer.Option(help="float64 | float32")] = "float64",
+    strategy: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="ddp, deepspeed-0 .. deepspeed-3 (ZeRO stages), or all; may be given again.",
+            show_default="ddp",
+        ),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="float64 | float32", show_default="float64, for deepspeed float32"),
+    ] = None,
     data: Annotated[
         Path | None,
         typer.Option(help="A packed data set.", show_default="data/procedural-smoke, made"),
@@ -181,14 +206,21 @@ def verify(
 ) -> None:
     """Prove that training on W processes is training on one: gradients, losses, state.
 
-    Every method trains a few steps in W processes, with uneven batches and with processes that get
-    no sample, and in one. Above the tolerance (1e-9 in float64, 1e-4 in float32): exit code 1.
+    Every method trains a few steps in W processes under a strategy, with uneven batches and with
+    processes that get no sample, and in one that trains plainly. Above the tolerance (1e-9 in
+    float64, 1e-4 in float32): exit code 1.
     """
     from cluster import verify as job
 
     with only_json(as_json) as emit:
         sizes = job.parse_world_sizes(world_sizes)
-        result = job.verify(method or ["all"], world_sizes=sizes, precision=dtype, data=data)
+        result = job.verify(
+            method or ["all"],
+            world_sizes=sizes,
+            strategies=job.parse_strategies(strategy or ["ddp"]),
+            precision=dtype,
+            data=data,
+        )
         emit(result)
     if not as_json:
         from cluster.tables import print_verification
@@ -201,13 +233,14 @@ def verify(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of the demo's runs.")] = Path("runs/demo"),
-    workers: Workers = 2,
+    workers: Workers = "2",
     quick: Annotated[bool, typer.Option("--quick", help="Small data, short training.")] = False,
 ) -> None:
     """Make the built-in benchmark, train and evaluate three methods, write a report."""
     from cluster.demo import run_demo
+    from cluster.group_size import parse_workers
 
-    run_demo(out, workers=workers, quick=quick)
+    run_demo(out, workers=parse_workers(workers), quick=quick)
 
 
 def _default_folder(run: Any) -> Path:

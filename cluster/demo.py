@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cluster.group_size import GroupSize
 from cluster.jobs import evaluate_run, make_benchmark, train_run, write_report
 from cluster.launch import ray_session
 from cluster.progress import say
@@ -25,7 +26,7 @@ def demo_config(method: str, data: Path, *, quick: bool) -> RunConfig:
     return load_config(CONFIGS / f"{method}.yaml", overrides)
 
 
-def run_demo(out: Path, *, workers: int, quick: bool) -> Path:
+def run_demo(out: Path, *, workers: int | GroupSize, quick: bool) -> Path:
     """Benchmark, three trainings, three evaluations, one table, one report in ``out``.
 
     Everything that is already there is kept: a second call trains nothing.

@@ -1,80 +1,151 @@
-"""When a group of Ray workers is started again: after a death, never after a user's mistake.
+"""When a group of Ray workers is started again, and what the user is told about it.
 
-``attempts.jsonl`` in the run folder has a line for every start of the workers, with the step that
-they continued at. Rank 0 writes it, the driver tells the user.
+A group that left on its own account (a node will go, a process got SIGTERM, there is room for more
+workers) is started again as often as it takes. One that died is started again
+``training.max_failures`` times in a call, and never after a user's mistake.
 """
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+import logging
+from dataclasses import dataclass
 
+from cluster.group_size import GroupSize
 from cluster.progress import say
-from dataio.atomic import write_whole
-from trainer.attempt import SupersededError
-from trainer.checkpoint import newest_checkpoint
+from cluster.worker import error_file, mendable, notice_file
+from trainer.attempt import read_starts
 from trainer.run_folder import RunFolder
 
-if TYPE_CHECKING:
-    from ray.train import UserCallback
+__all__ = ["GroupEnd", "Restarts", "RunFailed", "how_it_ended", "raise_mistake", "started_at"]
 
-__all__ = ["Restarts", "begin_attempt", "mendable", "no_retry_after_mistakes", "started_at"]
+log = logging.getLogger(__name__)
+DEATH, HANG, PREEMPTION = "worker death", "hang", "preemption"
 
 
-def begin_attempt(folder: RunFolder) -> None:
-    """Note that the workers start, at the step of the newest whole checkpoint; for rank 0."""
-    found = newest_checkpoint(folder.checkpoints)
-    steps = [*started_at(folder), found.step if found else 0]
-    lines = (json.dumps({"attempt": n, "step": s}) for n, s in enumerate(steps, start=1))
-    write_whole(folder.path / "attempts.jsonl", "".join(f"{line}\n" for line in lines).encode())
+class RunFailed(RuntimeError):
+    """Workers died for a reason that is not the user's input."""
+
+
+@dataclass(frozen=True)
+class GroupEnd:
+    """Why a group ended before the last step.
+
+    Attributes:
+        reason: in words, for ``attempts.jsonl`` and the user.
+        counted: it is a failure, of which ``training.max_failures`` are mended.
+        unplaced: it never started, since the cluster had no room for it.
+        detail: the last line of the error, or what the watchdogs have found.
+    """
+
+    reason: str
+    counted: bool = False
+    unplaced: bool = False
+    detail: str = ""
 
 
 def started_at(folder: RunFolder) -> list[int]:
-    """The step at which each start of the workers began, oldest first."""
+    """The step at which each start of the run began, oldest first."""
+    return [start.step for start in read_starts(folder.path)]
+
+
+def how_it_ended(
+    folder: RunFolder, failure: BaseException | None, *, asked: str | None, hang: str | None
+) -> GroupEnd:
+    """Name the end of a group that has not finished the run.
+
+    Args:
+        failure: what Ray raised; None where all workers returned.
+        asked: why the driver had asked the workers to leave, if it had.
+        hang: what its watchdogs have reported, if they have; it says more than Ray's error.
+    """
+    notice = _notice(folder)
+    if failure is None:
+        return GroupEnd(notice or asked or "left")
+    lines = [line for line in str(failure).strip().splitlines() if line.strip()]
+    detail = lines[-1] if lines else repr(failure)
+    log.debug("%s", failure)
+    kind = type(getattr(failure, "controller_failure", None)).__name__
+    if kind.startswith("WorkerGroupStartup"):
+        return GroupEnd("no room", unplaced=True, detail=detail)
+    if notice or _preempted(failure):  # a node that went before all had left
+        return GroupEnd(notice or PREEMPTION, detail=detail)
+    return GroupEnd(HANG if hang else DEATH, counted=True, detail=hang or detail)
+
+
+def _notice(folder: RunFolder) -> str | None:
     try:
-        text = (folder.path / "attempts.jsonl").read_text()
-    except FileNotFoundError:
-        return []
-    return [json.loads(line)["step"] for line in text.splitlines()]
+        return json.loads(notice_file(folder).read_text())["reason"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _preempted(failure: BaseException) -> bool:
+    """Ray has seen the node of a dead worker go after a notice."""
+    if type(failure).__name__ == "PreemptionError":
+        return True
+    deaths = (getattr(err, "health_check_failure", err) for err in _worker_errors(failure).values())
+    return any(getattr(err, "preempted", False) for err in deaths)
+
+
+def _worker_errors(failure: BaseException) -> dict[int, BaseException]:
+    return getattr(failure, "worker_failures", None) or {}
+
+
+def raise_mistake(folder: RunFolder, failure: BaseException) -> None:
+    """Raise what a worker told that the user must mend, in its own type; else return."""
+    file = error_file(folder)
+    if file.exists():
+        told = json.loads(file.read_text())
+        file.unlink()
+        if "os_error" in told:
+            raise OSError(*told["os_error"]) from None
+        from cluster.errors import USER_ERRORS
+
+        kind = {e.__name__: e for e in USER_ERRORS}.get(told["type"])
+        raise (kind or RunFailed)(told["message"]) from None
+    for err in _worker_errors(failure).values():  # a disk too full for the file
+        if isinstance(err, OSError) and mendable(err):
+            raise OSError(err.errno, err.strerror, err.filename) from None
 
 
 class Restarts:
-    """Says each restart of the workers once, while the driver follows the run."""
+    """Counts the restarts of one call and says each once, while the driver follows the run."""
 
-    def __init__(self, folder: RunFolder, *, limit: int) -> None:
-        self._folder, self._limit = folder, limit
-        self._before = len(started_at(folder))  # by earlier calls for this folder
+    def __init__(self, folder: RunFolder, size: GroupSize, *, limit: int) -> None:
+        self._folder, self._size, self._limit = folder, size, limit
+        self._seen = len(read_starts(folder.path))  # by earlier calls for this folder
+        self._world_size: int | None = None
+        self._end: GroupEnd | None = None
         self.count = 0
+        self.training = False  # the present group has come as far as its first step
+
+    def after(self, end: GroupEnd) -> None:
+        """A group has ended so; the next one is to start.
+
+        Raises:
+            RunFailed: it was one failure too many.
+        """
+        if end.counted and self.count >= self._limit:
+            before = f" (restarts before: {self.count}, see training.max_failures)"
+            raise RunFailed(f"the workers failed{before if self.count else ''}: {end.detail}")
+        self.count += end.counted
+        self.training = False
+        if not end.unplaced:
+            self._end = end
 
     def look(self) -> None:
         """Say what has happened since the last look."""
-        steps = started_at(self._folder)[self._before + 1 :]  # the first start is none again
-        for step in steps[self.count :]:
-            self.count += 1
-            say(
-                f"worker group restarted ({self.count} of {self._limit}): continuing at step {step}"
-            )
-
-
-def mendable(err: BaseException) -> bool:
-    """True for what would happen again: bad input, a diverged run, a full disk, a later start.
-
-    A lost connection is none: a peer's death may cause it.
-    """
-    if isinstance(err, ConnectionError | TimeoutError):
-        return False
-    return isinstance(err, ValueError | OSError | SupersededError)
-
-
-def no_retry_after_mistakes() -> UserCallback:
-    """For ``ray.train.RunConfig``: an error of a worker that a user must mend ends the run."""
-    from ray.train import UserCallback
-
-    class _NoRetry(UserCallback):
-        def after_exception(self, run_context: object, worker_exceptions: dict) -> None:
-            """Runs in Ray's controller, for which an error of its own is never to be retried."""
-            for err in worker_exceptions.values():
-                if mendable(err):
-                    raise err
-
-    return _NoRetry()
+        starts = read_starts(self._folder.path)[self._seen :]
+        for start in starts:
+            if self._end is not None:
+                counted = f"{self.count} of {self._limit}"
+                why = counted if self._end.counted else self._end.reason
+                say(f"worker group restarted ({why}): continuing at step {start.step}")
+            if not self._size.fixed and start.world_size != self._world_size:
+                say(
+                    f"training on {start.world_size} workers ({self._size}), "
+                    f"continuing at step {start.step}"
+                )
+            self._world_size, self.training = start.world_size, True
+        self._seen += len(starts)

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from cluster.progress import console as standard_error
 from cluster.progress import say
+from evalsuite.options import LOWER_IS_BETTER
 from trainer.phase_clock import OTHER, START, shares
 
 __all__ = [
@@ -41,6 +42,7 @@ PHASES = {
     "collectives": "collectives",
     "backward": "backward",
     "optimizer": "optimizer",
+    "validation": "validation",
     "checkpoint": "checkpoint",
     "round": "round",
     "finish": "finish",
@@ -102,7 +104,7 @@ def standard_output() -> Console:
 
 
 def _best(metric: str, values: Sequence[float]) -> float | None:
-    return (min if metric == "ANMRR" else max)(values, default=None)
+    return (min if metric in LOWER_IS_BETTER else max)(values, default=None)
 
 
 def _cell(value: float | None, *, bold: bool) -> str:
@@ -204,11 +206,17 @@ def _value(value: Any) -> str:
 
 
 def print_verification(result: Mapping[str, Any]) -> None:
-    """Largest relative differences of :func:`cluster.verify.verify`, by method and world size."""
+    """Largest relative differences of :func:`cluster.verify.verify`, a table for each strategy."""
+    for strategy, found in result["strategies"].items():
+        _print_differences(strategy, found)
+
+
+def _print_differences(strategy: str, result: Mapping[str, Any]) -> None:
     table = Table(
         box=box.SIMPLE_HEAD,
-        caption=f"largest relative difference of W processes from one, in {result['dtype']}; "
-        f"at most {result['tolerance']:g} is rounding",
+        title=f"strategy {strategy}",
+        caption=f"largest relative difference of W processes from one of plain training, in "
+        f"{result['dtype']}; at most {result['tolerance']:g} is rounding",
     )
     table.add_column("method", overflow="fold")
     for name in ("W", "grad", "loss", "state"):
@@ -220,7 +228,8 @@ def print_verification(result: Mapping[str, Any]) -> None:
             cells = [Text(f"{v:.1e}", "bold red" if q in over else "") for q, v in values.items()]
             verdict = Text(f"differs: {', '.join(over)}", "bold red") if over else Text("ok")
             table.add_row(Text(method), world_size, *cells, verdict)
-        if method in result["errors"]:
-            error = Text(result["errors"][method], "bold red")
-            table.add_row(Text(method), "", "–", "–", "–", error)
+        for kind, style in (("errors", "bold red"), ("refused", "")):
+            if method in result[kind]:
+                text = "refused: " * (kind == "refused") + result[kind][method]
+                table.add_row(Text(method), "", "–", "–", "–", Text(text, style))
     standard_output().print(table)
