@@ -8,14 +8,16 @@ On the built-in smoke benchmark, decoded samples in memory, one thread a process
 start, batches and optimiser:
 
   by hand   batches, augmentation, method, backward, clipping, optimiser step; no log, no checks
-  loop      trainer.loop.train
+  loop      trainer.loop.train in the same process
+  Ray       trainer.loop.train in a Ray Train worker
   two       trainer.loop.train in two gloo processes, the same global batch
 
-The first two run in one process and take turns at every step, so that whatever else the machine
-does hits both. The ratio is the median over stretches of steps of (time by hand / time of the
-loop); at the end both must hold the same weights, bit for bit. Checkpoints are left out: a steady
-state has none. Gradients are clipped as in the ready configurations; with --no-clip they are not,
-and the loop, which checks the gradient's norm at every step, reads them once more than the other.
+The hand-written loop and ours take turns at every step, across the two processes where there are
+two, so that whatever else the machine does hits both. The ratio is the median over stretches of
+steps of (time by hand / time of the loop); at the end both must hold the same weights, bit for bit.
+Checkpoints are left out: a steady state has none. Gradients are clipped as in the ready
+configurations; with --no-clip they are not, and the loop, which checks the gradient's norm at every
+step, reads them once more than the other.
 
 For two processes the share of trainer.collectives in the time after start-up is shown; it holds the
 wait for the slower process, and is large on a CPU, where each call of gloo costs a good part of a
@@ -31,8 +33,10 @@ import os
 import socket
 import statistics
 import tempfile
+import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from multiprocessing.connection import Client, Listener
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +44,18 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 
 from cluster.jobs import make_benchmark
+from cluster.launch import ray_session
+from trainer.building import DTYPES, build_method
 from trainer.checkpoint import newest_checkpoint
 from trainer.collectives import process_group
 from trainer.config import RunConfig, parse_config
 from trainer.data_sets import data_fingerprint, label_space
-from trainer.loop import DTYPES, build_method, train
+from trainer.loop import train
 from trainer.methods import Method, Now
+from trainer.optimizers import build_optimizer
 from trainer.phase_clock import shares
 from trainer.run_folder import RunFolder
 from trainer.schedules import rate_factor
-from trainer.strategy import build_optimizer
 from trainer.streams import to_domains, training_loader, training_sources
 
 RATIO_GOAL, COLLECTIVES_GOAL = 0.97, 0.03
@@ -111,29 +117,97 @@ def claimed(config: RunConfig, path: Path) -> RunFolder:
     return folder
 
 
-def beside_by_hand(options: argparse.Namespace, config: RunConfig, out: Path) -> dict[str, Any]:
-    """Seconds a step by hand and of the loop, which asks before each of its steps whether to stop:
-    there the hand-written loop takes its turn."""
-    by_hand = ByHand(config)
-    turns = by_hand.steps()
-    hand_seconds: list[float] = []
-    loop_seconds: list[float] = []
-    last_end = 0.0
+class Turns:
+    """Seconds of the steps of two loops that work in turn."""
 
-    def take_turn() -> bool:
-        nonlocal last_end
+    def __init__(self, config: RunConfig) -> None:
+        self.by_hand = ByHand(config)
+        self._steps = self.by_hand.steps()
+        self.seconds: list[float] = []
+
+    def take(self) -> None:
+        """One step by hand."""
         start = time.perf_counter()
-        if hand_seconds:
-            loop_seconds.append(start - last_end)
-        next(turns)
+        next(self._steps)
+        self.seconds.append(time.perf_counter() - start)
+
+    def close(self) -> None:
+        self._steps.close()
+
+
+def loop_with_turns(
+    config: RunConfig, folder: RunFolder, take: Callable[[], object]
+) -> list[float]:
+    """Train; before every step, where the loop asks whether to stop, ``take`` is called. Seconds of
+    the loop's own steps, all but the last."""
+    seconds: list[float] = []
+    last_end: float | None = None
+
+    def turn() -> bool:
+        nonlocal last_end
+        if last_end is not None:
+            seconds.append(time.perf_counter() - last_end)
+        take()
         last_end = time.perf_counter()
-        hand_seconds.append(last_end - start)
         return False
 
-    folder = claimed(config, out)
-    train(config, folder, stop=take_turn)
+    train(config, folder, stop=turn)
+    return seconds
+
+
+def in_one_process(config: RunConfig, out: Path) -> tuple[list[float], list[float]]:
+    """Seconds of each step by hand, and of the loop beside it."""
+    turns, folder = Turns(config), claimed(config, out)
+    loop_seconds = loop_with_turns(config, folder, turns.take)
     turns.close()
-    require_same_weights(by_hand.method, folder)
+    require_same_weights(turns.by_hand.method, folder)
+    return turns.seconds, loop_seconds
+
+
+def on_ray(config: RunConfig, out: Path) -> tuple[list[float], list[float]]:
+    """Seconds of each step by hand in this process, and of the loop in a Ray Train worker."""
+    turns, folder = Turns(config), claimed(config, out)
+    address = str(out.with_suffix(".socket"))
+    with ray_session(), Listener(address, "AF_UNIX") as listener:
+        fit = threading.Thread(target=fit_on_ray, args=(config, out, address), daemon=True)
+        fit.start()
+        with listener.accept() as worker:
+            while (message := worker.recv()) is None:
+                turns.take()
+                worker.send(None)
+        fit.join()
+    turns.close()
+    require_same_weights(turns.by_hand.method, folder)
+    return turns.seconds, message
+
+
+def fit_on_ray(config: RunConfig, out: Path, address: str) -> None:
+    from ray.train import RunConfig as RayRunConfig
+    from ray.train import ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    def worker() -> None:
+        torch.set_num_threads(1)
+        with Client(address, "AF_UNIX") as driver:
+
+            def take() -> None:
+                driver.send(None)
+                driver.recv()
+
+            driver.send(loop_with_turns(config, RunFolder(out), take))
+
+    TorchTrainer(
+        worker,
+        torch_config=TorchConfig(backend="gloo"),
+        scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 1}),
+        run_config=RayRunConfig(name=out.name, storage_path=str(out / "ray")),
+    ).fit()
+
+
+def compared(
+    options: argparse.Namespace, hand_seconds: list[float], loop_seconds: list[float]
+) -> dict[str, Any]:
+    """Medians over stretches of steps, and of the ratios between them."""
     stretches = [
         slice(WARM_STEPS + i * options.stretch, WARM_STEPS + (i + 1) * options.stretch)
         for i in range(options.repeats)
@@ -194,7 +268,10 @@ def measured(
     steps = WARM_STEPS + options.repeats * options.stretch + 1
     config = configuration(options, method, network, steps)
     out = folder / f"{method}-{network}"
-    result = beside_by_hand(options, config, out / "one")
+    result: dict[str, Any] = {
+        "loop": compared(options, *in_one_process(config, out / "one")),
+        "Ray": compared(options, *on_ray(config, out / "ray")),
+    }
     runs = [in_two_processes(config, out / f"two-{i}") for i in range(options.runs)]
     result["two_seconds"] = statistics.median(run["two_seconds"] for run in runs)
     result["collectives_share"] = statistics.median(run["shares"]["collectives"] for run in runs)
@@ -202,14 +279,20 @@ def measured(
 
 
 def show(name: str, result: dict[str, Any]) -> None:
-    low, high = result["ratio_range"]
+    for where in ("loop", "Ray"):
+        found = result[where]
+        low, high = found["ratio_range"]
+        print(
+            f"{name}: by hand {1000 * found['by_hand_seconds']:.1f} ms, "
+            f"{where} {1000 * found['loop_seconds']:.1f} ms, ratio {found['ratio']:.3f} "
+            f"({low:.3f} to {high:.3f}; goal ≥ {RATIO_GOAL:g}: "
+            f"{met(found['ratio'] >= RATIO_GOAL)})",
+            flush=True,
+        )
+    share = result["collectives_share"]
     print(
-        f"{name}: by hand {1000 * result['by_hand_seconds']:.1f} ms, "
-        f"loop {1000 * result['loop_seconds']:.1f} ms, ratio {result['ratio']:.3f} "
-        f"({low:.3f} to {high:.3f}; goal ≥ {RATIO_GOAL:g}: {met(result['ratio'] >= RATIO_GOAL)}); "
-        f"two processes {1000 * result['two_seconds']:.1f} ms, "
-        f"collectives {result['collectives_share']:.1%} "
-        f"(goal ≤ {COLLECTIVES_GOAL:.0%}: {met(result['collectives_share'] <= COLLECTIVES_GOAL)})",
+        f"{name}: two processes {1000 * result['two_seconds']:.1f} ms, collectives {share:.1%} "
+        f"(goal ≤ {COLLECTIVES_GOAL:.0%}: {met(share <= COLLECTIVES_GOAL)})",
         flush=True,
     )
 
