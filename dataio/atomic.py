@@ -9,7 +9,11 @@ __all__ = ["sync_folder", "write_whole"]
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all, and survives a power failure."""
+    """Write a file so that it is there whole or not at all, and survives a power failure.
+
+    Raises:
+        OSError: naming `path`; a full disk by itself would name nothing.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -18,6 +22,8 @@ def write_whole(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         sync_folder(path.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -75,7 +75,14 @@ class ShardReader:
         """
         name = self.path(shard_id)
         with self._locked():
-            block = os.pread(self._file(shard_id), _BLOCK + member.size, member.offset - _BLOCK)
+            file = self._file(shard_id)
+            try:
+                block = os.pread(file, _BLOCK + member.size, member.offset - _BLOCK)
+            except OSError as error:  # such as a file that another machine has removed
+                os.close(self._files.pop(shard_id))
+                raise DataError(
+                    f"{name}: cannot read shard ({error.strerror}); copy it again or pack again"
+                ) from error
         if len(block) != _BLOCK + member.size:
             raise DataError(
                 f"{name}: ends before byte {member.offset + member.size}, inside a sample; "

@@ -1,6 +1,7 @@
 """How loader workers end: with the iteration, on Ctrl-C, and when their parent is killed."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from dataio.loader import Loader, StreamSource
 from dataio.manifest import Manifest
+from dataio.workers import LoaderWorkerError
 from tests.dataio.packed import packed
 
 
@@ -67,6 +69,37 @@ def test_close_ends_the_workers(sources):
             break
     loader.close()
     assert children(os.getpid()) - before == set()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_a_killed_worker_is_named_instead_of_waited_for(sources):
+    list(Loader(sources, batch=8, seed=5, steps=1, workers=1))
+    before = children(os.getpid())
+    with Loader(sources, batch=8, seed=5, steps=10**6, workers=2) as loader:
+        running = iter(loader)
+        next(running)
+        first, second = sorted(children(os.getpid()) - before)
+        os.kill(second, signal.SIGKILL)
+        with pytest.raises(LoaderWorkerError, match=rf"loader worker {second} was killed.* memory"):
+            list(running)
+    assert not is_running(first)
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="needs /dev/shm")
+def test_running_workers_have_no_name_in_shared_memory(sources):
+    """A kill of all processes at once, with whoever else would tidy up, leaves nothing."""
+    names = set(os.listdir("/dev/shm"))
+    with Loader(sources, batch=8, seed=5, steps=100, workers=2) as loader:
+        running = iter(loader)
+        next(running)
+        next(running)
+        used = {
+            name
+            for pid in children(os.getpid()) | {os.getpid()}
+            for name in re.findall(r"/dev/shm/(\S+)$", Path(f"/proc/{pid}/maps").read_text(), re.M)
+        }
+        assert not (set(os.listdir("/dev/shm")) - names) & used
+        assert len(list(running)) == 98
 
 
 INTERRUPTED = """

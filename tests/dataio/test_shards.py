@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import json
 import os
@@ -146,6 +147,22 @@ def test_a_missing_shard(broken):
         read_sample(manifest, 0, reader=ShardReader(manifest.root, manifest.shards))
     with pytest.raises(DataError, match="cannot read"):
         verify_shard(manifest, int(manifest.shard_ids[0]))
+
+
+def test_a_shard_that_is_gone_under_an_open_file(manifest, monkeypatch):
+    """On a network file system a file that another machine has removed is stale, not readable."""
+
+    def stale(file: int, size: int, offset: int) -> bytes:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    reader = ShardReader(manifest.root, manifest.shards)
+    member = manifest.members[0][0]
+    whole = reader.read(0, member)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", stale)
+        with pytest.raises(DataError, match=rf"{manifest.shards[0].name}: cannot read.*copy it"):
+            reader.read(0, member)
+    assert reader.read(0, member) == whole  # from the file that is there by then
 
 
 def test_a_range_outside_the_shard(manifest):

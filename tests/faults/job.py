@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from cluster.restarts import started_at
@@ -46,6 +45,13 @@ def training_workers(pid: int) -> list[int]:
     return sorted(p for p, command in descendants(pid).items() if "RayTrainWorker" in command)
 
 
+def loader_workers(pid: int) -> list[int]:
+    """The loader's processes among the descendants of ``pid``, without the one they fork from."""
+    server = "multiprocessing.forkserver"
+    servers = {p for p, command in descendants(pid).items() if server in command}
+    return sorted(p for p, fields in _stats() if p in servers and int(fields[1]) in servers)
+
+
 def _stats() -> Iterator[tuple[int, list[str]]]:
     """Every living process with the fields of its ``stat`` from the state on; no zombies."""
     for folder in Path("/proc").iterdir():
@@ -60,6 +66,14 @@ def _command(pid: int) -> str:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
     return ""
+
+
+def _mapped(pid: int) -> set[str]:
+    """Names in ``/dev/shm`` that a process has mapped."""
+    with contextlib.suppress(OSError):
+        text = Path(f"/proc/{pid}/maps").read_text()
+        return set(re.findall(rf"{SHM}/([^/\s]+)$", text, flags=re.MULTILINE))
+    return set()
 
 
 def lines(run: Path) -> list[dict]:
@@ -83,13 +97,9 @@ def kept(run: Path) -> int:
 
 
 def differing(run: Path, other: Path) -> list[str]:
-    """Names of the values of the newest checkpoints that are not equal bit for bit.
-
-    The state of torch's default generator is left out: every start of a loader draws from it, and
-    nothing in training does.
-    """
+    """Names of the values of the newest checkpoints that are not equal bit for bit."""
     states = [_flat(open_checkpoint(r).state) for r in (run, other)]
-    names = sorted(n for n in states[0].keys() | states[1].keys() if n != "generator")
+    names = sorted(states[0].keys() | states[1].keys())
     return [n for n in names if states[0].get(n) != states[1].get(n)]
 
 
@@ -101,22 +111,28 @@ def _flat(state: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, dict):
             found |= _flat(value, f"{name}.")
         elif isinstance(value, torch.Tensor):
-            found[name] = hashlib.sha256(np.ascontiguousarray(value.numpy())).hexdigest()
+            found[name] = hashlib.sha256(value.numpy().tobytes()).hexdigest()
         else:
             found[name] = value
     return found
 
 
 class Job:
-    """``img2shape train --workers 2`` on the smoke benchmark, killed where a test likes."""
+    """``img2shape train --workers 2`` on a small benchmark, killed where a test likes.
 
-    def __init__(self, data: Path, run: Path, **overrides: object) -> None:
+    ``workers=0`` trains in the command's own process.
+    """
+
+    def __init__(
+        self, data: Path, run: Path, *, workers: int = WORKERS, **overrides: object
+    ) -> None:
         settings = {"training__steps": STEPS, "training__checkpoint_every": EVERY, **overrides}
         self.command = ["train", CONFIGS / "astn.yaml", *small(data, **settings)]
-        self.command += ["--workers", WORKERS, "--out", run]
+        self.command += ["--workers", workers, "--out", run]
         self.run = run
         self.shared_memory = set(os.listdir(SHM))
         self.seen: set[int] = set()  # every process that belonged to the run
+        self.mapped: set[str] = set()  # the shared memory that they were seen to use
         self.lost: list[tuple[int, int]] = []  # steps done, and step kept, at each kill
         self.running = self.start()
 
@@ -125,8 +141,13 @@ class Job:
         return self.running
 
     def wait(self, condition: Callable[[], bool]) -> None:
-        wait_until(condition, self.running, seconds=120)
-        self.seen |= descendants(self.running.pid).keys() | {self.running.pid}
+        wait_until(condition, self.running, seconds=240)
+        self._look_around()
+
+    def _look_around(self) -> None:
+        found = descendants(self.running.pid).keys() | {self.running.pid}
+        self.seen |= found
+        self.mapped |= {name for pid in found for name in _mapped(pid)}
 
     def wait_for_step(self, step: int, *, attempt: int = 1) -> None:
         """Until the workers' start number ``attempt`` has done ``step`` steps."""
@@ -141,9 +162,17 @@ class Job:
 
     def kill(self, *pids: int) -> None:
         """SIGKILL, with a note of what may be lost."""
+        self._look_around()
         self.lost.append((reached(self.run), kept(self.run)))
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
+
+    def reap(self) -> None:
+        """Take leave of a killed command."""
+        assert self.running.wait(timeout=60) == -signal.SIGKILL
+        for stream in (self.running.stdout, self.running.stderr):
+            assert stream is not None
+            stream.close()
 
     def end(self) -> Outcome:
         """Wait for the run's own end."""
@@ -176,22 +205,44 @@ class Job:
         assert [p for p in hidden if p.parts[0] != "ray"] == []
         assert self._leaked() == []
 
+    def remove_semaphores(self) -> int:
+        """Remove named semaphores, 32 bytes each, and say how many there were.
+
+        A loader drops their names with its first batches. Until then they are left where
+        multiprocessing's resource tracker, their keeper, is killed together with the loader.
+        """
+        self.assert_no_process()
+        found = [SHM / name for name in self._leaked() if name.startswith("sem.")]
+        assert all(path.stat().st_size == 32 for path in found)
+        for path in found:
+            path.unlink()
+        return len(found)
+
     def _alive(self) -> dict[int, str]:
         mine = {pid for pid, fields in _stats() if int(fields[3]) == self.running.pid}
         living = {pid for pid, _ in _stats()}
         return {pid: _command(pid) for pid in mine | (self.seen & living)}
 
     def _leaked(self) -> list[str]:
-        """New files of shared memory named after a process of the run, or Ray's object store."""
+        """New files of shared memory named after a process of the run or seen in use by one, or
+        Ray's object store."""
         new = sorted(set(os.listdir(SHM)) - self.shared_memory)
         pids = {str(pid) for pid in self.seen}
-        return [n for n in new if pids & set(re.findall(r"\d+", n)) or n.startswith("plasma")]
+        return [
+            n
+            for n in new
+            if n in self.mapped or pids & set(re.findall(r"\d+", n)) or n.startswith("plasma")
+        ]
 
-    def assert_as_uninterrupted(self, reference: Path) -> None:
-        """The same bits and lines as ``reference``; only what no checkpoint had was repeated."""
+    def assert_same(self, reference: Path) -> None:
+        """Finished, with the same bits and lines as ``reference``."""
         assert json.loads((self.run / "run.json").read_text())["status"] == "finished"
         assert lines(self.run) == lines(reference)
         assert differing(self.run, reference) == []
+
+    def assert_as_uninterrupted(self, reference: Path) -> None:
+        """The same bits and lines as ``reference``; only what no checkpoint had was repeated."""
+        self.assert_same(reference)
         starts = started_at(RunFolder(self.run))
         assert starts[0] == 0
         assert len(starts) == len(self.lost) + 1, (starts, self.lost)

@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from cluster.restarts import started_at
-from tests.faults.job import Job, kept, reached
+from tests.faults.job import Job, descendants, kept, reached
 from trainer.run_folder import RunFolder
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.ray]
@@ -19,11 +19,26 @@ def test_a_killed_command_leaves_no_process_and_is_continued(benchmark, undistur
     job.wait_for_step(13)
     workers = job.workers()
     job.kill(job.running.pid)
-    assert job.running.wait() == -signal.SIGKILL
-    for stream in (job.running.stdout, job.running.stderr):
-        assert stream is not None
-        stream.close()
+    job.reap()
     job.assert_ended(workers)
+    job.start()
+    done = job.end()
+    assert done.code == 0, done.err
+    job.assert_as_uninterrupted(undisturbed)
+    job.assert_nothing_is_left()
+
+
+@pytest.mark.parametrize("loader_workers", [0, 2])
+def test_a_session_that_is_killed_whole_is_continued(
+    loader_workers, benchmark, undisturbed, tmp_path
+):
+    """The command, Ray's own processes, both workers and their loaders at one blow."""
+    job = Job(benchmark, tmp_path / "run", training__loader_workers=loader_workers)
+    job.wait_for_step(13)
+    assert len(job.workers()) == 2
+    job.kill(job.running.pid, *descendants(job.running.pid))
+    job.reap()
+    job.assert_no_process()
     job.start()
     done = job.end()
     assert done.code == 0, done.err

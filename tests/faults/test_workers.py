@@ -8,15 +8,19 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cluster.jobs import train_run
-from cluster.restarts import mendable, started_at
+from cluster.restarts import started_at
+from cluster.worker import mendable
 from tests.command import CONFIGS, small
-from tests.faults.job import Job, differing, kept, lines, training_workers
-from trainer.config import ConfigError, load_config
-from trainer.loop import NonFiniteError
+from tests.faults.job import STEPS, Job, differing, kept, lines, training_workers
+from tests.faults.many_shards import pass_ends
+from tests.spawn import run_processes
+from trainer.config import ConfigError, load_config, parse_config
+from trainer.loop import NonFiniteError, train
 from trainer.run_folder import RunFolder
 
 
@@ -24,16 +28,17 @@ from trainer.run_folder import RunFolder
 def test_a_killed_worker_is_replaced_and_the_run_is_the_same(
     benchmark, ray_cluster, tmp_path, capfd
 ):
-    """The short form of this folder's slow tests."""
-    steps = {"training__steps": 16, "training__checkpoint_every": 4}
+    """The short form of this folder's slow tests; what to equal is trained without Ray."""
+    steps = {"training__steps": 12, "training__checkpoint_every": 2}
     config = load_config(CONFIGS / "astn.yaml", small(benchmark, **steps))
-    train_run(config, tmp_path / "whole", workers=2)
+    (tmp_path / "whole").mkdir()
+    run_processes(_train_whole, 2, config.to_dict(), tmp_path / "whole")
     run, killed = tmp_path / "run", threading.Event()
 
     def kill_one() -> None:
         for _ in range(6000):
             workers = training_workers(os.getpid())
-            if len(workers) == 2 and kept(run) >= 4:
+            if len(workers) == 2 and kept(run) >= 2:
                 os.kill(workers[1], signal.SIGKILL)
                 killed.set()
                 return
@@ -46,11 +51,15 @@ def test_a_killed_worker_is_replaced_and_the_run_is_the_same(
     assert killed.is_set()
     starts = started_at(RunFolder(run))
     assert len(starts) == 2
-    assert starts[1] >= 4
+    assert starts[1] >= 2
     said = f"worker group restarted (1 of 3): continuing at step {starts[1]}"
     assert capfd.readouterr().err.splitlines().count(said) == 1
     assert lines(run) == lines(tmp_path / "whole")
     assert differing(run, tmp_path / "whole") == []
+
+
+def _train_whole(rank: int, world_size: int, tree: dict[str, Any], out: Path) -> None:
+    train(parse_config(tree, where="test"), RunFolder(out))
 
 
 @pytest.mark.parametrize(
@@ -102,6 +111,27 @@ def test_the_whole_group_is_killed(moment, benchmark, undisturbed, tmp_path):
     done = job.end()
     assert done.code == 0, done.err
     job.assert_as_uninterrupted(undisturbed)
+    job.assert_nothing_is_left()
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.ray
+def test_a_worker_is_killed_twice_where_a_stream_starts_its_next_pass(
+    many_shards, undisturbed_in, tmp_path
+):
+    """The shorter stream draws a new permutation there, the longer one goes on in its own."""
+    job = Job(many_shards, tmp_path / "run")
+    turns = pass_ends(many_shards)
+    first = min(turns.values())
+    assert first < max(turns.values()) <= STEPS
+    for attempt in (1, 2):
+        job.wait_for_step(first, attempt=attempt)
+        job.kill(job.workers()[attempt - 1])
+        job.wait(lambda attempt=attempt: len(started_at(RunFolder(job.run))) > attempt)
+    done = job.end()
+    assert done.code == 0, done.err
+    job.assert_as_uninterrupted(undisturbed_in(2))
     job.assert_nothing_is_left()
 
 
