@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -33,6 +35,20 @@ INHERENT = {
 TRAINED = [(n, i) for n, i in CASES if set(METHODS[n].streams) - METHODS[n].walked]
 
 
+def take_step(step: int, model: Any, batch: Any, *, strategy: DataParallel, finite: FiniteCheck):
+    """What the loop does with a batch, in a step that is not logged."""
+    now = Now(step, 0.3, logged=False)
+    for update in strategy.method.updates(step):
+        with strategy.only(update):
+            losses = model(batch, now, update.name)
+            finite.terms(losses.terms, Origin(now, update, dict))
+            strategy.backward(losses.total)
+        finite.flush()
+        norm = strategy.step(factor=1.0)
+        assert norm is not None
+        finite.norm(norm)
+
+
 def waits(rank: int, world_size: int, name: str, variant: int) -> set[str]:
     """What was found in two steps."""
     method = make(name, variant)
@@ -45,16 +61,7 @@ def waits(rank: int, world_size: int, name: str, variant: int) -> set[str]:
     batches = [local_batch(name, step, rank, world_size) for step in range(2)]
     with host_waits() as found:
         for step, batch in enumerate(batches):
-            now = Now(step, 0.3, logged=False)
-            for update in method.updates(step):
-                with strategy.only(update):
-                    losses = model(batch, now, update.name)
-                    finite.terms(losses.terms, Origin(now, update, dict))
-                    strategy.backward(losses.total)
-                finite.flush()
-                norm = strategy.step(factor=1.0)
-                assert norm is not None
-                finite.norm(norm)
+            take_step(step, model, batch, strategy=strategy, finite=finite)
     return found
 
 
@@ -108,16 +115,7 @@ def test_a_gpu_is_not_waited_for(name, variant):
         # The first step makes handles, workspaces and optimiser state.
         torch.cuda.set_sync_debug_mode("error" if step else "default")
         try:
-            now = Now(step, 0.3, logged=False)
-            for update in method.updates(step):
-                with strategy.only(update):
-                    losses = model(batch, now, update.name)
-                    finite.terms(losses.terms, Origin(now, update, dict))
-                    strategy.backward(losses.total)
-                finite.flush()
-                norm = strategy.step(factor=1.0)
-                assert norm is not None
-                finite.norm(norm)
+            take_step(step, model, batch, strategy=strategy, finite=finite)
         finally:
             torch.cuda.set_sync_debug_mode("default")
     finite.flush()
