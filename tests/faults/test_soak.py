@@ -50,9 +50,10 @@ class _Soak:
         victims = self._victims(kind)
         if self.job.running.poll() is not None or not victims:
             return False
-        number, steps = self._starts(), self._steps_now()
-        self._done[number] = max(self._done.get(number, 0), steps)
+        number = self._starts()
         self.job.kill(*victims)
+        steps = self._steps_now()
+        self._done[number] = max(self._done.get(number, 0), steps)
         self.killed[kind] += 1
         print(f"killed at step {steps}: {kind} {victims}")
         if kind == "command":
@@ -85,7 +86,8 @@ class _Soak:
 
     def summary(self) -> dict[str, object]:
         starts = started_at(RunFolder(self.job.run))
-        lost = [done - starts[n] for n, done in self._done.items() if 0 < n < len(starts)]
+        # A run goes on, and may save, until it needs the loader process that was killed.
+        lost = [max(0, done - starts[n]) for n, done in self._done.items() if 0 < n < len(starts)]
         return {
             "steps": reached(self.job.run),
             "faults": sum(self.killed.values()),
