@@ -19,6 +19,7 @@ from tests.spawn import free_port
 from trainer import collectives, loop, watchdog
 from trainer.config import ConfigError, RunConfig, parse_config
 from trainer.data_sets import data_fingerprint
+from trainer.hardware import own_device
 from trainer.phase_clock import PhaseClock
 from trainer.run_folder import RunFolder
 from trainer.streams import walk_stream
@@ -239,7 +240,7 @@ def test_a_run_is_watched_to_its_end_and_not_beyond(benchmark, tmp_path, limit_s
 
 def test_each_part_of_a_walk_is_progress(benchmark, tmp_path, monkeypatch):
     """In the phases that look at all of a stream."""
-    trainer = loop.Trainer(small(benchmark), RunFolder(tmp_path), device=loop._device())
+    trainer = loop.Trainer(small(benchmark), RunFolder(tmp_path), device=own_device())
     stream = next(iter(trainer.sources))
     options = {"batch": 4, "rank": 0, "world_size": 1, "device": "cpu", "dtype": loop.torch.float32}
     parts = sum(1 for _ in walk_stream(trainer.sources[stream], **options))
@@ -252,7 +253,7 @@ def test_each_part_of_a_stream_that_the_device_takes_is_progress(benchmark, tmp_
     monkeypatch.setattr("dataio.resident._PART_BYTES", 1 << 18)
     clock, seen = PhaseClock(), []
     config, folder = small(benchmark, cache="device"), RunFolder(tmp_path)
-    trainer = loop.Trainer(config, folder, device=loop._device(), clock=clock)
+    trainer = loop.Trainer(config, folder, device=own_device(), clock=clock)
     monkeypatch.setattr(clock, "beat", lambda: seen.append(clock.innermost))
     trainer.run()
     assert seen.count("data") > 2
