@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from trainer.collectives import is_distributed
 from trainer.config import OptimizerConfig
 from trainer.methods import Method, Update
-from trainer.optimizers import build_optimizer, frozen_for, restored, set_rates
+from trainer.optimizers import build_optimizer, frozen_for, gradient_norm, restored, set_rates
 
 __all__ = ["DataParallel"]
 
@@ -73,11 +73,12 @@ class DataParallel:
         if self._batches < self.config.accumulate:
             return None
         self._batches = 0
-        parameters = [p for p in self.method.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = gradient_norm(self.method)
         if self._may_step(norm):
             if self.config.clip_norm is not None:
-                torch.nn.utils.clip_grads_with_norm_(parameters, self.config.clip_norm, norm)
+                torch.nn.utils.clip_grads_with_norm_(
+                    self.method.parameters(), self.config.clip_norm, norm
+                )
             set_rates(self.optimizer, factor=factor)
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

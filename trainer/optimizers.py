@@ -12,7 +12,7 @@ from torch import Tensor
 from trainer.config import OptimizerConfig
 from trainer.methods import Method, Update
 
-__all__ = ["FREEZABLE", "build_optimizer", "frozen_for", "restored", "set_rates"]
+__all__ = ["FREEZABLE", "build_optimizer", "frozen_for", "gradient_norm", "restored", "set_rates"]
 
 
 class _PassesOverFrozen(torch.optim.Optimizer):
@@ -74,6 +74,13 @@ def restored(
         elif isinstance(value, Tensor):
             found[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     return found
+
+
+def gradient_norm(method: Method) -> Tensor:
+    """The norm of all gradients of ``method`` together, a scalar."""
+    return torch.nn.utils.get_total_norm(
+        [p.grad for p in method.parameters() if p.grad is not None]
+    )
 
 
 def set_rates(optimizer: torch.optim.Optimizer, *, factor: float) -> None:

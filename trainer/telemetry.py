@@ -74,8 +74,7 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OSError: naming ``path``.
     """
-    with naming(path):
-        write_whole(path, text.encode())
+    write_whole(path, text.encode())
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from trainer.config import OptimizerConfig
 from trainer.deepspeed_engine import open_engine
 from trainer.methods import Domain, Losses, Method, Now, Update
-from trainer.optimizers import FREEZABLE, build_optimizer, frozen_for, set_rates
+from trainer.optimizers import FREEZABLE, build_optimizer, frozen_for, gradient_norm, set_rates
 from trainer.zero_state import open_partitions
 
 __all__ = ["Zero"]
@@ -89,13 +89,14 @@ class Zero:
 
     def _step_whole(self) -> Tensor:
         """Stage 0 neither reports a norm nor looks at it."""
-        parameters = [p for p in self.method.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = gradient_norm(self.method)
         if not torch.isfinite(norm):
             self.engine.zero_grad()
             return norm
         if self.config.clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.config.clip_norm, norm)
+            torch.nn.utils.clip_grads_with_norm_(
+                self.method.parameters(), self.config.clip_norm, norm
+            )
         self.engine.step()
         return norm
 
