@@ -24,7 +24,8 @@ from pathlib import Path
 
 from ablations import ABLATIONS, PHOTOS, SETTINGS
 
-from cluster.jobs import evaluate_run, make_benchmark, train_run
+from cluster.evaluation_jobs import evaluate_run
+from cluster.jobs import make_benchmark, train_run
 from cluster.tables import HEADLINE
 from trainer.config import load_config
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from cluster.data_cli import data_app
+from cluster.evaluation_cli import evaluation_app
 from cluster.progress import say
 from cluster.terminal import Json, Overrides, only_json, shown
 
@@ -26,6 +27,7 @@ app = typer.Typer(
     help="Find unlabelled 3D shapes from photos and sketches: train, evaluate, report.",
 )
 app.add_typer(data_app, name="data")
+app.add_typer(evaluation_app)  # without a name: its commands stand beside train
 
 Workers = Annotated[
     str,
@@ -62,84 +64,6 @@ def train(
     run = load_config(config, overrides or ())
     folder = train_run(run, out or _default_folder(run), workers=size)
     say(f"trained: {folder.path}\nnext: img2shape eval {shown(folder.path)}")
-
-
-@app.command("eval")
-def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run folder or a checkpoint folder.")],
-    shards: Annotated[int, typer.Option(min=1, help="Parts of the gallery.")] = 1,
-    protocol: Annotated[
-        str | None, typer.Option(help="mi3dor | shrec", show_default="the run's own")
-    ] = None,
-    actors: Annotated[bool, typer.Option(help="One Ray actor per gallery shard.")] = False,
-    best: Annotated[
-        bool,
-        typer.Option(
-            "--best",
-            help="Of a run folder, the checkpoint with the best score on the way (validation.every)"
-            " instead of the newest: an oracle's choice, and the result says so.",
-        ),
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Embed queries and gallery with a trained run and score the full gallery exactly."""
-    from cluster.jobs import evaluate_run
-
-    with only_json(as_json) as emit:
-        result = evaluate_run(run, shards=shards, protocol=protocol, actors=actors, best=best)
-        emit(result)
-    if not as_json:
-        from cluster.tables import print_metrics
-
-        print_metrics([(run.resolve().name, result)])
-
-
-@app.command()
-def metrics(
-    queries: Annotated[Path, typer.Option(help="Parquet with key, label, embedding.")],
-    gallery: Annotated[Path, typer.Option(help="Parquet with key, label, embedding.")],
-    shards: Annotated[int, typer.Option(min=1, help="Parts of the gallery.")] = 1,
-    protocol: Annotated[str, typer.Option(help="mi3dor | shrec")] = "mi3dor",
-    features: Annotated[str, typer.Option(help="raw | clamp-l2 | l2")] = "raw",
-    metric: Annotated[str, typer.Option(help="euclidean | cosine")] = "euclidean",
-    ties: Annotated[str, typer.Option(help="index | expected")] = "index",
-    nan_policy: Annotated[
-        str, typer.Option(help="raise | last: what NaN and Inf vectors do")
-    ] = "raise",
-    as_json: Json = False,
-) -> None:
-    """Score anybody's embeddings with every metric of both protocols."""
-    from cluster.jobs import score_files
-
-    with only_json(as_json) as emit:
-        result = score_files(
-            queries,
-            gallery,
-            shards=shards,
-            protocol=protocol,
-            features=features,
-            metric=metric,
-            ties=ties,
-            nan_policy=nan_policy,
-        )
-        emit(result)
-    if not as_json:
-        from cluster.tables import print_metrics
-
-        print_metrics([(queries.stem, result)])
-
-
-@app.command()
-def report(
-    runs: Annotated[list[Path], typer.Argument(help="Evaluated run folders.")],
-    out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
-    title: Annotated[str, typer.Option(help="Heading.")] = "img2shape report",
-) -> None:
-    """Write one self-contained HTML page about one or several evaluated runs."""
-    from cluster.jobs import write_report
-
-    write_report(runs, out, title=title)
-    say(f"report: {shown(out)}")
 
 
 @app.command()

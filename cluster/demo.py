@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cluster.evaluation_jobs import evaluate_run, write_report
 from cluster.group_size import GroupSize
-from cluster.jobs import evaluate_run, make_benchmark, train_run, write_report
+from cluster.jobs import make_benchmark, train_run
 from cluster.launch import ray_session
 from cluster.progress import say
 from cluster.tables import HEADLINE, print_metrics

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.jobs import evaluate_run, train_run
+from cluster.evaluation_jobs import evaluate_run
+from cluster.jobs import train_run
 from dataio.datasets import mi3dor
 from dataio.findings import Findings
 from dataio.manifest import load_manifest, write_manifest

@@ -71,7 +71,7 @@ def test_a_failure_of_the_program_is_exit_code_1(tmp_path, monkeypatch, capfd):
     def broken(*_args, **_options):
         raise ZeroDivisionError("a\nfault")
 
-    monkeypatch.setattr("cluster.jobs.write_report", broken)
+    monkeypatch.setattr("cluster.evaluation_jobs.write_report", broken)
     done = call(capfd, "report", tmp_path)
     assert done.code == 1
     assert done.err == "img2shape: ZeroDivisionError: a fault (IMG2SHAPE_DEBUG=1 shows where)\n"

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.evaluate import gallery_transport
-from cluster.jobs import evaluate_run, score_files, train_run
+from cluster.evaluation_jobs import evaluate_run, score_files
+from cluster.jobs import train_run
 from cluster.tables import print_metrics
 from dataio.manifest import load_manifest, write_manifest
 from evalsuite.embeddings import Embeddings, EvaluationError, read_embeddings, write_embeddings
