@@ -27,12 +27,14 @@ def assemble(
     tallies: dict[str, Tally],
     *,
     levels: np.ndarray,
+    curve_hits: np.ndarray,
     tied: int,
 ) -> Evaluation:
     """Headline, variants, bounds over ties, curves and tables.
 
-    ``tallies`` by tie rule; ``levels`` float64 [Q, 20] is interpolated precision per query;
-    ``tied`` counts relevant pairs that share their distance with an irrelevant item.
+    ``tallies`` by tie rule; ``levels`` float64 [Q, 20] is interpolated precision per query,
+    ``curve_hits`` int32 [Q, P] relevant items within the ranks kept of the curve; ``tied`` counts
+    relevant pairs that share their distance with an irrelevant item.
     """
     variants = {rule: tally.variants() for rule, tally in tallies.items()}
     headlines = {
@@ -57,6 +59,8 @@ def assemble(
         per_class=_per_class(options, people, main),
         curves=_curves(main, levels, people.gallery_size),
         per_query=_per_query(options, people, main),
+        curve_hits=curve_hits,
+        f_hits=main.f_hits,
         warnings=tuple(_warnings(options, people, ties)),
     )
 

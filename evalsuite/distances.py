@@ -26,7 +26,16 @@ import numpy as np
 
 from evalsuite.embeddings import EvaluationError
 
-__all__ = ["FEATURES", "METRICS", "Limbs", "distances", "prepare_features", "split_limbs"]
+__all__ = [
+    "FEATURES",
+    "METRICS",
+    "Limbs",
+    "distances",
+    "mark_non_finite",
+    "prepare_features",
+    "row_states",
+    "split_limbs",
+]
 
 FEATURES = ("raw", "clamp-l2", "l2")
 METRICS = ("euclidean", "cosine")
@@ -76,9 +85,7 @@ def limb_bits(width: int) -> int:
 
 def split_limbs(vectors_ND: np.ndarray) -> Limbs:
     """Split float32 [N, D] into limbs; each row depends on that row only."""
-    finite_ND = np.isfinite(vectors_ND)
-    state = np.where(finite_ND.all(axis=1), _FINITE, _INFINITE).astype(np.int8)
-    state[np.isnan(vectors_ND).any(axis=1)] = _NAN
+    state = row_states(vectors_ND)
     x_ND = vectors_ND.astype(np.float64)
     x_ND[state != _FINITE] = 0.0
     width = x_ND.shape[1]
@@ -94,6 +101,14 @@ def split_limbs(vectors_ND: np.ndarray) -> Limbs:
         part *= np.ldexp(1.0, -grid)[:, None]
         rest_ND = rest_ND - part
     return Limbs(pair, _squared_norm(pair[:, :width], pair[:, width:]), state)
+
+
+def row_states(vectors_ND: np.ndarray) -> np.ndarray:
+    """int8 [N]: 0 for rows of numbers, 1 for rows with an infinity, 2 for rows with NaN."""
+    finite_ND = np.isfinite(vectors_ND)
+    state = np.where(finite_ND.all(axis=1), _FINITE, _INFINITE).astype(np.int8)
+    state[np.isnan(vectors_ND).any(axis=1)] = _NAN
+    return state
 
 
 def _squared_norm(high_ND: np.ndarray, low_ND: np.ndarray) -> np.ndarray:
@@ -136,7 +151,7 @@ def distances(queries: Limbs, items: Limbs, *, metric: str = "euclidean") -> np.
     with np.errstate(over="ignore"):
         result_QG = out_QG.astype(np.float32)
     result_QG += np.float32(0.0)  # -0.0 + 0.0 is 0.0
-    _mark_non_finite(result_QG, queries.state, items.state, metric)
+    mark_non_finite(result_QG, queries.state, items.state, metric)
     return result_QG
 
 
@@ -145,9 +160,10 @@ def _inverse_norm(limbs: Limbs) -> np.ndarray:
     return np.divide(1.0, norm, out=np.zeros_like(norm), where=norm > 0)
 
 
-def _mark_non_finite(
+def mark_non_finite(
     result_QG: np.ndarray, query_state: np.ndarray, item_state: np.ndarray, metric: str
 ) -> None:
+    """Overwrite the entries of rows and columns whose state is not 0: see ``distances``."""
     if not (query_state.any() or item_state.any()):
         return
     total_QG = query_state[:, None] + item_state[None, :]

@@ -1,15 +1,17 @@
 """Score queries against a sharded gallery: the loop over blocks of queries.
 
-Each block of queries asks the shards twice (ranks.py), turns ranks into per-query values
-(metrics.py) and adds to the pooled counts (pooled.py). Distances are exact-order-free
-(distances.py), counts add, and means are taken at the end in query order, so the result has the
-same bits for any number of shards and any ``query_block``.
+Each block of queries asks the shards twice (ranks.py), turns counts into ranks and sums
+(metrics.py) and adds to the pooled counts (pooled.py). A pair of vectors has one distance wherever
+it is computed (arithmetic.py), counts add, and what rounds is added in one order of the queries, so
+the result has the same bits for any number of shards and any ``query_block``.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,18 +21,22 @@ from evalsuite.assemble import assemble
 from evalsuite.embeddings import Embeddings, EvaluationError, require_finite
 from evalsuite.evaluation import Evaluation
 from evalsuite.gallery import InProcess, Transport, split_gallery
-from evalsuite.metrics import interpolated_precision, weight_tables
+from evalsuite.metrics import LEVELS, TIE_RULES, score_block, weight_tables
 from evalsuite.options import Options
-from evalsuite.ranks import RelevantItems, relevant_items
+from evalsuite.pooled import curve_ranks
+from evalsuite.ranks import Counted, count_before
 from evalsuite.tally import Tally
 
 __all__ = ["Population", "evaluate", "score"]
 
 logger = logging.getLogger(__name__)
 
-TIE_RULES = ("index", "expected", "optimistic", "pessimistic")
-# A block also ends before this many relevant pairs, whatever query_block says (about 0.5 GB).
+# A block also ends before this many relevant pairs, whatever query_block says (about 0.2 GB).
 PAIRS_IN_A_BLOCK = 2_000_000
+# Blocks are cut at multiples of it: whole tiles for any arithmetic.
+QUERIES_OF_TILES = 192
+# Ranks and the entries of counts are int32.
+MOST_ITEMS = 2**31 - 1
 
 Progress = Callable[[int, int], None]
 
@@ -63,6 +69,7 @@ def evaluate(
     protocol: str = "mi3dor",
     features: str = "raw",
     metric: str = "euclidean",
+    arithmetic: str = "exact",
     dcg: str = "protocol",
     anmrr: str = "tier",
     f_average: str = "pooled",
@@ -88,6 +95,7 @@ def evaluate(
         protocol=protocol,
         features=features,
         metric=metric,
+        arithmetic=arithmetic,
         dcg=dcg,
         anmrr=anmrr,
         f_average=f_average,
@@ -100,7 +108,9 @@ def evaluate(
     if transport is None:
         if gallery is None:
             raise EvaluationError("gallery=None needs a transport whose shards hold the gallery")
-        transport = InProcess(split_gallery(gallery, shards, features=features, metric=metric))
+        transport = InProcess(
+            split_gallery(gallery, shards, features=features, metric=metric, arithmetic=arithmetic)
+        )
     held = transport.broadcast("describe")
     _check_shards(held, queries, gallery, options)
     return score(
@@ -131,55 +141,90 @@ def score(
         raise EvaluationError(f"query_block={query_block}: give 1 or more")
     people = _population(held, keys, labels, options.on_missing)
     tables = weight_tables(people.gallery_size)
-    tallies = {rule: _new_tally(rule, people) for rule in TIE_RULES}
-    levels = np.empty((len(people.rows), 20))
-    tied = 0
-    text = np.asarray(labels, dtype=str)
-    for block in _blocks(people.sizes, query_block):
-        rows = people.rows[block]
-        found = relevant_items(
-            transport, queries[rows], text[rows], gallery_size=people.gallery_size
+    curve = curve_ranks(people.gallery_size)
+    tallies = {
+        rule: Tally(
+            rule,
+            sizes=people.sizes,
+            class_ids=people.class_ids,
+            tables=tables,
+            gallery_size=people.gallery_size,
+            largest_class=people.largest_class,
         )
-        if not np.array_equal(found.sizes, people.sizes[block]):
+        for rule in TIE_RULES
+    }
+    levels = np.empty((len(people.rows), LEVELS))
+    curve_hits = np.empty((len(people.rows), len(curve)), dtype=np.int32)
+    tied = done = 0
+    # Class by class, because the queries of a tile share their relevant items.
+    order = np.argsort(people.class_ids, kind="stable")
+    blocks = [order[block] for block in _blocks(people.sizes[order], query_block)]
+    for block, counted in _asked(transport, queries, np.asarray(labels, dtype=str), people, blocks):
+        if not np.array_equal(counted.sizes, people.sizes[block]):
             raise EvaluationError("shards return other relevant items than they described")
+        found = score_block(
+            counted,
+            tables,
+            gallery_size=people.gallery_size,
+            largest_class=people.largest_class,
+            curve=curve,
+        )
+        for tally in tallies.values():
+            tally.add(block, found)
         tied += found.tied
-        _add_block(tallies, block, found, tables)
-        levels[block] = interpolated_precision(found.groups("index"))
+        levels[block], curve_hits[block] = found.levels, found.curve_hits
+        done += len(block)
         if progress is not None:
-            progress(block.stop, len(people.rows))
-    result = assemble(options, people, tallies, levels=levels, tied=tied)
+            progress(done, len(people.rows))
+    result = assemble(options, people, tallies, levels=levels, curve_hits=curve_hits, tied=tied)
     for message in result.warnings:
         logger.warning("%s", message)
     return result
 
 
-def _new_tally(rule: str, people: Population) -> Tally:
-    return Tally(
-        rule,
-        sizes=people.sizes,
-        class_ids=people.class_ids,
-        gallery_size=people.gallery_size,
-        largest_class=people.largest_class,
-    )
+def _asked(
+    transport: Transport,
+    queries: np.ndarray,
+    labels: np.ndarray,
+    people: Population,
+    blocks: Sequence[np.ndarray],
+) -> Iterator[tuple[np.ndarray, Counted]]:
+    """The counts of every block in order; as many blocks are asked at a time as the transport
+    takes, so that shards elsewhere need not wait for what is done here."""
 
+    def ask(block: np.ndarray) -> Counted:
+        rows = people.rows[block]
+        return count_before(transport, queries[rows], labels[rows])
 
-def _add_block(tallies: dict[str, Tally], block: slice, found: RelevantItems, tables: Any) -> None:
-    # Without ties all rules agree to the bit: compute once.
-    rules = TIE_RULES if found.tied else ("index",)
-    for rule in rules:
-        tallies[rule].add(block, found.groups(rule), tables)
-    for rule in set(TIE_RULES) - set(rules):
-        tallies[rule].copy(block, tallies["index"], found.groups("index"))
+    ahead = getattr(transport, "in_flight", 1)
+    if ahead == 1:
+        yield from ((block, ask(block)) for block in blocks)
+        return
+    pool = ThreadPoolExecutor(ahead)
+    waiting: deque[tuple[np.ndarray, Future[Counted]]] = deque()
+    try:
+        for block in blocks:
+            if len(waiting) == ahead:
+                oldest, answer = waiting.popleft()
+                yield oldest, answer.result()
+            waiting.append((block, pool.submit(ask, block)))
+        for oldest, answer in waiting:
+            yield oldest, answer.result()
+    finally:  # after Ctrl-C the transport ends what is still asked
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _blocks(sizes: np.ndarray, query_block: int) -> Iterator[slice]:
-    """Consecutive slices of at most ``query_block`` queries and PAIRS_IN_A_BLOCK relevant pairs."""
+    """Consecutive slices of at most ``query_block`` queries and PAIRS_IN_A_BLOCK relevant pairs,
+    whole tiles of queries where that leaves any."""
     ends = np.cumsum(sizes)
     start = 0
     while start < len(sizes):
         done = ends[start - 1] if start else 0
         fits = int(np.searchsorted(ends, done + PAIRS_IN_A_BLOCK, side="right"))
         stop = min(max(fits, start + 1), start + query_block, len(sizes))
+        if stop - start > QUERIES_OF_TILES and stop < len(sizes):
+            stop -= (stop - start) % QUERIES_OF_TILES
         yield slice(start, stop)
         start = stop
 
@@ -204,6 +249,11 @@ def _population(
             f"no query has an item of its class in the gallery (query classes {missing[:3]}, "
             f"gallery classes {tuple(sorted(class_sizes)[:3])}); check the label names"
         )
+    total = sum(class_sizes.values())
+    if total > MOST_ITEMS:
+        raise EvaluationError(
+            f"the gallery holds {total} items, {MOST_ITEMS} are the most; score parts of it"
+        )
     classes, class_ids = np.unique(np.asarray(labels, dtype=str)[rows], return_inverse=True)
     return Population(
         keys=keys,
@@ -213,7 +263,7 @@ def _population(
         classes=tuple(str(name) for name in classes),
         class_ids=class_ids,
         missing_labels=missing,
-        gallery_size=sum(class_sizes.values()),
+        gallery_size=total,
         largest_class=max(class_sizes.values()),
     )
 
@@ -245,7 +295,7 @@ def _check_shards(
 ) -> None:
     for position, shard in enumerate(held):
         _check_width(queries, shard["width"])
-        for name in ("features", "metric"):
+        for name in ("features", "metric", "arithmetic"):
             if shard[name] != getattr(options, name):
                 raise EvaluationError(
                     f"gallery shard {position} was built with {name}={shard[name]!r}, asked for "

@@ -68,7 +68,9 @@ class Evaluation:
 
     ``headline`` maps NN FT ST F E DCG ANMRR AUC mAP to values, ``headline_variants`` maps them to
     the key of ``variants`` they are. ``per_query`` has one row per query (null where the class is
-    missing from the gallery), ``per_class`` one dictionary per evaluated class.
+    missing from the gallery), ``per_class`` one dictionary per evaluated class. Of the evaluated
+    queries, in order: ``curve_hits`` int32 [Q, P], relevant items within each of ``curves.ranks``
+    in gallery index order of ties, and ``f_hits`` float64 [Q], (expected) ones within the first 20.
     """
 
     options: Options
@@ -84,6 +86,8 @@ class Evaluation:
     per_class: list[dict[str, Any]]
     curves: Curves
     per_query: pa.Table
+    curve_hits: np.ndarray
+    f_hits: np.ndarray
     warnings: tuple[str, ...]
 
     @property
@@ -117,6 +121,23 @@ class Evaluation:
             }
         )
 
+    def query_table(self) -> pa.Table:
+        """``per_query`` with ``f_hits`` and ``curve_hits`` (a list of P numbers a row) as columns.
+
+        With these whoever has the file can pool any choice of queries anew.
+        """
+        missing = self.per_query.column("n_relevant").to_numpy() == 0
+        f_hits = np.zeros(len(missing))
+        f_hits[~missing] = self.f_hits
+        ends = np.cumsum(np.where(missing, 0, self.curve_hits.shape[1]))
+        curve_hits = pa.ListArray.from_arrays(
+            pa.array(np.concatenate(([0], ends)), type=pa.int32()),
+            pa.array(self.curve_hits.ravel(), type=pa.int32()),
+            mask=pa.array(missing),
+        )
+        table = self.per_query.append_column("f_hits", pa.array(f_hits, mask=missing))
+        return table.append_column("curve_hits", curve_hits)
+
     def save(self, folder: str | Path, *, about: Mapping[str, Any] | None = None) -> None:
         """Write ``metrics.json`` and ``per_query.parquet`` into ``folder``, each atomically.
 
@@ -125,9 +146,8 @@ class Evaluation:
         folder = Path(folder)
         content = {**self.to_json(), **(about or {})}
         text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-        write_atomically(
-            folder / "per_query.parquet", lambda path: pq.write_table(self.per_query, path)
-        )
+        table = self.query_table()
+        write_atomically(folder / "per_query.parquet", lambda path: pq.write_table(table, path))
         write_atomically(
             folder / "metrics.json", lambda path: path.write_text(text + "\n", encoding="utf-8")
         )  # last: its presence says the folder is complete

@@ -10,24 +10,29 @@ Shape letters: Q queries of one block, G items of this shard, D components, M th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
 
-from evalsuite.distances import Limbs, distances, prepare_features, split_limbs
+from evalsuite.arithmetic import Arithmetic
+from evalsuite.arithmetic import arithmetic as arithmetic_of
+from evalsuite.distances import prepare_features
 from evalsuite.embeddings import Embeddings, EvaluationError, non_finite_rows
-from evalsuite.threads import run_in_threads
+from evalsuite.threads import run_in_threads, thread_count
 
 __all__ = ["GalleryShard", "InProcess", "Shard", "Transport", "partition", "split_gallery"]
 
-# Scratch of about 20 MB a thread. Any tile size gives the same bits (see distances.py).
-QUERY_TILE = 128
-ITEM_TILE = 4096
+_NO_ROWS = np.empty(0, dtype=np.int64)
 
 
 class Transport(Protocol):
-    """Carries one question to every shard."""
+    """Carries one question to every shard.
+
+    With an attribute ``in_flight`` above 1, questions come from so many threads at a time.
+    """
 
     def broadcast(self, method: str, *args: Any) -> list[Any]:
         """Call ``method`` on every shard with ``args``; the answers in shard order."""
@@ -46,7 +51,12 @@ class InProcess:
 
 
 class Shard:
-    """Items of a gallery under their global indices; a subclass says how far they are."""
+    """Items of a gallery under their global indices; a subclass says how far they are.
+
+    ``arithmetic`` makes tiles of compared numbers from prepared queries and items.
+    """
+
+    arithmetic: Arithmetic
 
     def __init__(self, labels: Sequence[str], indices: np.ndarray) -> None:
         order = np.argsort(indices, kind="stable")
@@ -58,16 +68,13 @@ class Shard:
         self._class_rows = {label: np.array(found) for label, found in rows.items()}
 
     def prepare(self, queries: np.ndarray) -> Any:
-        """Turn a block of queries [Q, ...] into what ``tile`` takes; sliceable by rows."""
-        raise TypeError(f"{type(self).__name__} does not say how to prepare queries")
+        """A tile's queries [q, ...] as the arithmetic takes them."""
+        return self.arithmetic.queries(queries)
 
     def items(self, rows: slice | np.ndarray) -> Any:
-        """The items of ``rows`` (positions in ascending global index), as ``tile`` takes them."""
+        """The items of ``rows`` (positions in ascending global index) as the arithmetic takes
+        them."""
         raise TypeError(f"{type(self).__name__} does not say how to read items")
-
-    def tile(self, queries: Any, items: Any) -> np.ndarray:
-        """Compared numbers float32 [q, g] of prepared queries and items; smaller is nearer."""
-        raise TypeError(f"{type(self).__name__} does not say how to compare")
 
     def non_finite(self) -> np.ndarray:
         """Global indices of items that have NaN or Inf, int64."""
@@ -90,27 +97,35 @@ class Shard:
         Returns ``counts`` int64 [Q], and flat, query after query, ``distance`` float32 and
         ``index`` int64 (global, ascending within a query).
         """
-        counts = np.array(
-            [len(self._class_rows.get(str(label), ())) for label in labels], dtype=np.int64
-        )
+        asked = np.asarray(labels)
+        names, class_of = np.unique(asked, return_inverse=True)
+        rows = [self._class_rows.get(str(name), _NO_ROWS) for name in names]
+        counts = np.array([len(own) for own in rows], dtype=np.int64)[class_of]
         starts = np.concatenate(([0], np.cumsum(counts)))
         distance = np.empty(starts[-1], dtype=np.float32)
         index = np.empty(starts[-1], dtype=np.int64)
-        asked = np.asarray(labels)
 
-        def answer(label: str) -> None:
-            asking = np.flatnonzero(asked == label)
-            rows = self._class_rows[str(label)]
+        query_tile, item_tile = self.arithmetic.query_tile, self.arithmetic.item_tile
+
+        def answer(work: tuple[np.ndarray, np.ndarray]) -> None:
+            asking, own = work
             prepared = self.prepare(queries[asking])
-            for g in range(0, len(rows), ITEM_TILE):
-                part = rows[g : g + ITEM_TILE]
+            for g in range(0, len(own), item_tile):
+                part = own[g : g + item_tile]
                 items = self.items(part)
-                for q in range(0, len(asking), QUERY_TILE):
-                    places = starts[asking[q : q + QUERY_TILE], None] + np.arange(g, g + len(part))
-                    distance[places] = self.tile(prepared[q : q + QUERY_TILE], items)
-                    index[places] = self.indices[part]
+                places = starts[asking, None] + np.arange(g, g + len(part))
+                tile = self.arithmetic.tile(prepared, items)
+                distance[places] = tile[:, self.arithmetic.places(items)]
+                index[places] = self.indices[part]
 
-        run_in_threads(answer, np.unique(asked[counts > 0]).tolist())
+        work = [
+            (asking[q : q + query_tile], own)
+            for c, own in enumerate(rows)
+            if len(own)
+            for asking in [np.flatnonzero(class_of == c)]
+            for q in range(0, len(asking), query_tile)
+        ]
+        run_in_threads(answer, work)
         return counts, distance, index
 
     def count(
@@ -119,35 +134,48 @@ class Shard:
         """Count the items of this shard, of any class, that come before each threshold.
 
         ``queries`` [Q, D]; the thresholds of query q are entries ``offsets[q]:offsets[q+1]`` of
-        ``distance`` float32 [M] and ``index`` int64 [M] (an item's distance and global index).
-        Returns int64 [3, M]: items strictly nearer; items nearer or equally far; items ordered
-        before (distance, index). Threshold NaN compares as above +inf and equal to NaN.
+        ``distance`` float32 [M] and ``index`` int64 [M] (an item's distance and global index),
+        ascending. Returns int32 [3, M]: items strictly nearer; items nearer or equally far; items
+        ordered before (distance, index). Thresholds NaN get the counts of +inf.
         """
-        prepared = self.prepare(queries)
-        found = np.zeros((3, len(distance)), dtype=np.int64)
-        threshold = _order_keys(distance).astype(np.uint64) << np.uint64(32)
-        needles = np.empty((3, len(distance)), dtype=np.uint64)
-        needles[0] = threshold
-        needles[1] = threshold + np.uint64(1 << 32)
-        for g in range(0, len(self.indices), ITEM_TILE):
-            part = slice(g, g + ITEM_TILE)
-            items = self.items(part)
-            # Within a tile an item's index is replaced by its place: the order is the same.
-            needles[2] = threshold | self.indices[part].searchsorted(index).astype(np.uint64)
+        from evalsuite import counting
 
-            def answer(q: int, items: Any = items) -> None:
-                tile = self.tile(prepared[q : q + QUERY_TILE], items)
-                _count_tile(tile, offsets[q : q + QUERY_TILE + 1], needles, found)
+        first, fenced, low, scale = counting.search_tables(offsets, distance)
+        query_tile, item_tile = self.arithmetic.query_tile, self.arithmetic.item_tile
+        tiles = range(0, len(queries), query_tile)
+        prepared = [self.prepare(queries[q : q + query_tile]) for q in tiles]
+        total = np.zeros((3, len(distance)), dtype=np.int32)
+        adding = Lock()
 
-            run_in_threads(answer, range(0, len(queries), QUERY_TILE))
-        return found
+        def answer(strips: range) -> None:
+            counts = np.zeros((3, len(distance) + len(queries)), dtype=np.int32)
+            for g in strips:
+                part = slice(g, g + item_tile)
+                items = self.items(part)
+                place = self.indices[:0]
+                for q, block in zip(tiles, prepared, strict=True):
+                    tile = self.arithmetic.tile(block, items)
+                    if len(place) != tile.shape[1]:
+                        place = np.full(tile.shape[1], -1)
+                        place[self.arithmetic.places(items)] = self.indices[part]
+                    counting.count_tile(
+                        tile, place, q, offsets, index, first, fenced, low, scale, counts
+                    )
+            with adding:
+                counting.cumulate(offsets, counts, total)
+
+        strips = range(0, len(self.indices), item_tile)
+        threads = min(thread_count(), len(strips))
+        run_in_threads(answer, [strips[t::threads] for t in range(threads)])
+        return total
 
 
 class GalleryShard(Shard):
     """Vectors of a gallery part: float32 [G, D] with class names [G] and global indices [G].
 
     ``features`` (raw, clamp-l2, l2) is applied to items and queries alike; ``metric`` is
-    euclidean or cosine. A shard may be empty ([0, D]).
+    euclidean or cosine, ``arithmetic`` exact or float32 (see arithmetic.py). A shard may be empty
+    ([0, D]).
     """
 
     def __init__(
@@ -158,33 +186,33 @@ class GalleryShard(Shard):
         *,
         features: str = "raw",
         metric: str = "euclidean",
+        arithmetic: str = "exact",
     ) -> None:
         super().__init__(labels, indices)
-        self.features, self.metric = features, metric
-        raw = np.ascontiguousarray(vectors, dtype=np.float32)[self._order]
+        self._options = {"features": features, "metric": metric, "arithmetic": arithmetic}
+        raw = np.ascontiguousarray(vectors, dtype=np.float32)
+        if not np.array_equal(self._order, np.arange(len(raw))):
+            raw = raw[self._order]
+        self._width = raw.shape[1]
         self._non_finite = self.indices[non_finite_rows(raw)]
-        self._vectors = prepare_features(raw, features)
+        self.arithmetic = arithmetic_of(arithmetic, metric, width=self._width)
+        self._kept = self.arithmetic.keep(prepare_features(raw, features))
 
     def describe(self) -> dict[str, Any]:
-        """As ``Shard.describe``, with ``width`` D, ``features`` and ``metric``."""
-        options = {"features": self.features, "metric": self.metric}
-        return {**super().describe(), "width": self._vectors.shape[1], **options}
+        """As ``Shard.describe``, with ``width`` D and the options it was built with."""
+        return {**super().describe(), "width": self._width, **self._options}
 
     def non_finite(self) -> np.ndarray:
         """Global indices of items that have NaN or Inf, int64."""
         return self._non_finite
 
-    def prepare(self, queries: np.ndarray) -> Limbs:
-        """Limbs of query vectors float32 [Q, D] after the feature option."""
-        return split_limbs(prepare_features(queries, self.features))
+    def prepare(self, queries: np.ndarray) -> Any:
+        """A tile's query vectors float32 [q, D] after the feature option."""
+        return super().prepare(prepare_features(queries, self._options["features"]))
 
-    def items(self, rows: slice | np.ndarray) -> Limbs:
-        """Limbs of the items at ``rows``; split on each call, so memory stays at one tile."""
-        return split_limbs(self._vectors[rows])
-
-    def tile(self, queries: Limbs, items: Limbs) -> np.ndarray:
-        """Compared numbers float32 [q, g]."""
-        return distances(queries, items, metric=self.metric)
+    def items(self, rows: slice | np.ndarray) -> Any:
+        """The items at ``rows`` as the arithmetic takes them."""
+        return self.arithmetic.items(self._kept, rows)
 
 
 def partition(labels: Sequence[str], shards: int) -> list[np.ndarray]:
@@ -199,35 +227,21 @@ def partition(labels: Sequence[str], shards: int) -> list[np.ndarray]:
 
 
 def split_gallery(
-    gallery: Embeddings, shards: int, *, features: str = "raw", metric: str = "euclidean"
+    gallery: Embeddings, shards: int, *, device: str = "cpu", **options: str
 ) -> list[GalleryShard]:
-    """Build the shards of ``gallery`` in this process."""
+    """Build the shards of ``gallery`` in this process, with ``options`` of ``GalleryShard``, in
+    numpy or on another torch ``device``."""
+    build: Callable[..., GalleryShard] = GalleryShard
+    if device != "cpu":
+        from evalsuite.device_gallery import DeviceShard  # needs torch
+
+        build = partial(DeviceShard, device=device)
     return [
-        GalleryShard(
-            gallery.vectors[rows],
+        build(
+            gallery.vectors if shards == 1 else gallery.vectors[rows],
             [gallery.labels[row] for row in rows],
             rows,
-            features=features,
-            metric=metric,
+            **options,
         )
         for rows in partition(gallery.labels, shards)
     ]
-
-
-def _order_keys(distance: np.ndarray) -> np.ndarray:
-    """Map float32 to uint32 of the same order; NaN above +inf. Negative zero must be gone."""
-    bits = distance.view(np.uint32)
-    negative = (bits.view(np.int32) >> 31).view(np.uint32)  # all ones where negative
-    return bits ^ (negative | np.uint32(1 << 31))
-
-
-def _count_tile(
-    tile: np.ndarray, offsets: np.ndarray, needles: np.ndarray, found: np.ndarray
-) -> None:
-    """Add this tile's counts to ``found`` [3, M] by sorting (distance, place) once per query."""
-    entries = _order_keys(tile).astype(np.uint64)
-    entries <<= np.uint64(32)
-    entries |= np.arange(tile.shape[1], dtype=np.uint64)
-    entries.sort(axis=1)
-    for row, start, end in zip(entries, offsets[:-1], offsets[1:], strict=True):
-        found[:, start:end] += row.searchsorted(needles[:, start:end])

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from evalsuite.compare import bootstrap_mean
+from evalsuite.intervals import bootstrap_mean
 from evalsuite.options import LOWER_IS_BETTER
 from evalsuite.runs import RunView
 
@@ -67,6 +67,7 @@ OPTIONS = (
     "protocol",
     "features",
     "metric",
+    "arithmetic",
     "dcg",
     "anmrr",
     "f_average",

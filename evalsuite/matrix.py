@@ -15,21 +15,39 @@ from evalsuite.options import Options
 __all__ = ["evaluate_distances"]
 
 
+class _Lookup:
+    """Queries are row numbers, items are column numbers, tiles are cut out of the matrix."""
+
+    query_tile, item_tile = 64, 4096
+
+    def __init__(self, order_QG: np.ndarray) -> None:
+        self._order_QG = order_QG
+
+    def queries(self, vectors_QD: np.ndarray) -> np.ndarray:
+        return vectors_QD
+
+    def keep(self, vectors_GD: np.ndarray) -> np.ndarray:
+        return vectors_GD
+
+    def items(self, kept: np.ndarray, rows: slice | np.ndarray) -> np.ndarray:
+        return kept[rows]
+
+    def places(self, items: np.ndarray) -> slice:
+        return slice(None)
+
+    def tile(self, queries: np.ndarray, items: np.ndarray) -> np.ndarray:
+        return self._order_QG[np.ix_(queries, items)]
+
+
 class _MatrixShard(Shard):
-    """Queries are row numbers [Q]; compared numbers are the matrix entries."""
+    """Compared numbers are the matrix entries."""
 
     def __init__(self, order_QG: np.ndarray, labels: Sequence[str]) -> None:
         super().__init__(labels, np.arange(order_QG.shape[1]))
-        self._order_QG = order_QG
+        self.arithmetic = _Lookup(order_QG)
 
-    def prepare(self, queries: np.ndarray) -> np.ndarray:
-        return queries
-
-    def items(self, rows: slice | np.ndarray) -> slice | np.ndarray:
-        return rows
-
-    def tile(self, queries: np.ndarray, items: slice | np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(self._order_QG[queries][:, items])
+    def items(self, rows: slice | np.ndarray) -> np.ndarray:
+        return self.indices[rows]
 
 
 def evaluate_distances(

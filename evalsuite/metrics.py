@@ -1,11 +1,11 @@
-"""Per-query retrieval metrics from the places of the relevant items.
+"""Per-query retrieval metrics from sums over the ranks of the relevant items.
 
 Every metric but AP is linear in relevance: it adds a weight w(r) for each relevant rank r. For a
 group of t equally distant items of which m are relevant, the expectation over all orders replaces
-w(r) by (m/t) (w(s+1) + ... + w(s+t)), s items coming before. A known rank is a group with
-t = m = 1, so one formula serves every tie rule.
+w(r) by (m/t) (w(s+1) + ... + w(s+t)), s items coming before. The sums are taken in scoring.py, one
+pass over the relevant items for all metrics and all tie rules; here they become metrics.
 
-Shape letters: Q queries of a block, U tie groups, G gallery items.
+Shape letters: Q queries, M relevant pairs of a block, G gallery items, P ranks of the curve.
 """
 
 from __future__ import annotations
@@ -14,22 +14,50 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evalsuite.ranks import TieGroups
+from evalsuite.embeddings import EvaluationError
+from evalsuite.ranks import Counted
+from evalsuite.threads import run_in_threads, thread_count
 
 __all__ = [
+    "CELLS",
     "E_CUT",
     "F_CUT",
+    "LEVELS",
     "PER_QUERY",
+    "TIE_RULES",
+    "BlockScores",
     "WeightTables",
-    "hits_within",
-    "interpolated_precision",
     "per_query_metrics",
+    "score_block",
     "weight_tables",
 ]
 
 F_CUT = 20
 E_CUT = 32
 LEVELS = 20
+TIE_RULES = ("index", "optimistic", "pessimistic", "expected")
+"""What comes first among equal distances: the lower gallery index, relevant items, irrelevant
+items, or all orders on average."""
+
+CELLS = (
+    "within_1",
+    "within_n",
+    "within_2n_minus_1",
+    "within_2n",
+    "within_20",
+    "within_32",
+    "within_window",
+    "ranks_within_n",
+    "ranks_within_window",
+    "psb_within_n",
+    "rank2_within_n",
+    "log2p1_within_n",
+    "psb",
+    "log2p1",
+    "precisions",
+)
+"""The sums of a query: relevant items, their ranks or weights, up to a cut; i / r_i for AP."""
+
 PER_QUERY = (
     "NN",
     "FT",
@@ -50,155 +78,146 @@ PER_QUERY = (
 
 
 @dataclass(frozen=True, eq=False)
-class WeightTable:
-    """``at[r]`` is w(r) and ``up_to[r]`` is w(1) + ... + w(r), float64, r = 0..length."""
-
-    at: np.ndarray
-    up_to: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
 class WeightTables:
-    """Rank weights for a gallery: three discounts and 1/r.
+    """Weights w(r) for ranks r = 0..G, w(0) = 0, with their running sums.
 
-    ``psb``: 1, then 1/log2(r). ``rank2``: 0, 1, then 1/log2(r-1). ``log2p1``: 1/log2(r+1).
+    ``rows`` float64 [7, G+1]: ``psb`` 1, then 1/log2(r); ``rank2`` 0, 1, then 1/log2(r-1);
+    ``log2p1`` 1/log2(r+1); the running sums of the three; that of 1/r.
     """
 
-    psb: WeightTable
-    rank2: WeightTable
-    log2p1: WeightTable
-    harmonic: WeightTable
+    rows: np.ndarray
+
+    def ideal(self, discount: str, n: np.ndarray) -> np.ndarray:
+        """w(1) + ... + w(n) float64 [Q] of the discount psb, rank2 or log2p1."""
+        return self.rows[3 + ("psb", "rank2", "log2p1").index(discount)][n]
 
 
 def weight_tables(gallery_size: int) -> WeightTables:
     """Tables for ranks up to ``gallery_size`` (at least 2, which ``rank2`` needs for its ideal)."""
     rank = np.arange(1, max(gallery_size, 2) + 1, dtype=np.float64)
+    rows = np.zeros((7, len(rank) + 1))
     log = np.log2(rank)
-    psb = np.concatenate(([1.0], 1.0 / log[1:]))
-    rank2 = np.concatenate(([0.0, 1.0], 1.0 / log[1:-1]))
-    return WeightTables(
-        _table(psb), _table(rank2), _table(1.0 / np.log2(rank + 1.0)), _table(1.0 / rank)
-    )
+    rows[0, 1], rows[0, 2:] = 1.0, 1.0 / log[1:]
+    rows[1, 2], rows[1, 3:] = 1.0, 1.0 / log[1:-1]
+    rows[2, 1:] = 1.0 / np.log2(rank + 1.0)
+    np.cumsum(rows[:3], axis=1, out=rows[3:6])
+    rows[6, 1:] = np.cumsum(1.0 / rank)
+    return WeightTables(rows)
+
+
+@dataclass(frozen=True, eq=False)
+class BlockScores:
+    """What a block of queries adds, R = 4 tie rules in the order of TIE_RULES.
+
+    ``sums`` float64 [R, Q, cells] by ``CELLS``; ``ranks`` int32 [R, M], in the last row 0
+    for items of a tie group; ``groups`` int32 [3, M], start, size and relevant items at the first
+    item of a tie group, else 0; ``curve_hits`` int32 [Q, P]; ``levels`` float64 [Q, 20];
+    ``tied`` how many relevant items share their distance with an irrelevant one.
+    """
+
+    sums: np.ndarray
+    ranks: np.ndarray
+    groups: np.ndarray
+    curve_hits: np.ndarray
+    levels: np.ndarray
+    tied: int
+
+
+def score_block(
+    counted: Counted,
+    tables: WeightTables,
+    *,
+    gallery_size: int,
+    largest_class: int,
+    curve: np.ndarray,
+) -> BlockScores:
+    """Ranks and sums of a block, on several threads; ``curve`` int64 [P] are ascending ranks.
+
+    Raises ``EvaluationError`` if the counts contradict each other.
+    """
+    from evalsuite.scoring import score_queries
+
+    queries, pairs = len(counted.sizes), len(counted.distance)
+    sums = np.zeros((len(TIE_RULES), queries, len(CELLS)))
+    ranks = np.zeros((4, pairs), dtype=np.int32)
+    groups = np.zeros((3, pairs), dtype=np.int32)
+    curve_hits = np.empty((queries, len(curve)), dtype=np.int32)
+    levels = np.empty((queries, LEVELS))
+    ends = np.linspace(0, queries, thread_count() + 1).astype(int)
+    tied = np.zeros(len(ends) - 1, dtype=np.int64)
+
+    def score(part: int) -> None:
+        tied[part] = score_queries(
+            ends[part],
+            ends[part + 1],
+            counted.offsets,
+            counted.distance,
+            counted.counts,
+            gallery_size,
+            largest_class,
+            min(F_CUT, gallery_size),
+            min(E_CUT, gallery_size),
+            tables.rows,
+            curve,
+            sums,
+            ranks,
+            groups,
+            curve_hits,
+            levels,
+        )
+
+    run_in_threads(score, range(len(tied)))
+    if (tied < 0).any():
+        raise EvaluationError(
+            "gallery shards disagree about distances; build all of them with one version"
+        )
+    return BlockScores(sums, ranks, groups, curve_hits, levels, int(tied.sum()))
 
 
 def per_query_metrics(
-    groups: TieGroups, tables: WeightTables, *, gallery_size: int, largest_class: int
+    sums: np.ndarray,
+    sizes: np.ndarray,
+    tables: WeightTables,
+    *,
+    gallery_size: int,
+    largest_class: int,
 ) -> dict[str, np.ndarray]:
-    """Every metric of ``PER_QUERY`` as float64 [Q]; all queries must have n >= 1.
+    """Every metric of ``PER_QUERY`` as float64 [Q], from ``sums`` [Q, cells] of one tie rule.
 
-    NN precision at 1; FT, ST recall at n, 2n-1 and 2n; F_query F1 at 20; E F1 at 32 (van
-    Rijsbergen, as in psbTable); DCG over its ideal, inspecting n ranks (trunc) or all (full); ANMRR
-    with window K = min(4n, 2 largest_class): only the first n ranks (tier), the first K (window),
-    MPEG-7's penalty 1.25 K (mpeg7); AP non-interpolated. All in [0, 1]; ANMRR is better lower.
+    ``sizes`` int64 [Q] is n >= 1. NN precision at 1; FT, ST recall at n, 2n-1 and 2n; F_query F1
+    at 20; E F1 at 32 (van Rijsbergen, as in psbTable); DCG over its ideal, inspecting n ranks
+    (trunc) or all (full); ANMRR with window K = min(4n, 2 largest_class): only the first n ranks
+    (tier), the first K (window), MPEG-7's penalty 1.25 K (mpeg7); AP non-interpolated. All in
+    [0, 1]; ANMRR is better lower.
     """
-    n = groups.sizes.astype(np.float64)
-    limit = groups.sizes[groups.query]
-    full = np.full_like(limit, gallery_size)
+    cell: dict[str, np.ndarray] = dict(zip(CELLS, sums.T, strict=True))
+    n = sizes.astype(np.float64)
     f_cut, e_cut = min(F_CUT, gallery_size), min(E_CUT, gallery_size)
-    return {
-        "NN": hits_within(groups, np.ones_like(limit)),
-        "FT": hits_within(groups, limit) / n,
-        "ST_2n_minus_1": hits_within(groups, 2 * limit - 1) / n,
-        "ST_2n": hits_within(groups, 2 * limit) / n,
-        "F_query": 2.0 * hits_within(groups, np.full_like(limit, f_cut)) / (f_cut + n),
-        "E": 2.0 * hits_within(groups, np.full_like(limit, e_cut)) / (e_cut + n),
-        "DCG_trunc_psb": _gain(groups, tables.psb, limit) / tables.psb.up_to[groups.sizes],
-        "DCG_trunc_rank2": _gain(groups, tables.rank2, np.maximum(limit, 2))
-        / tables.rank2.up_to[np.maximum(groups.sizes, 2)],
-        "DCG_trunc_log2p1": _gain(groups, tables.log2p1, limit) / tables.log2p1.up_to[groups.sizes],
-        "DCG_full_psb": _gain(groups, tables.psb, full) / tables.psb.up_to[groups.sizes],
-        "DCG_full_log2p1": _gain(groups, tables.log2p1, full) / tables.log2p1.up_to[groups.sizes],
-        **_anmrr(groups, largest_class),
-        "AP": _average_precision(groups, tables.harmonic) / n,
-    }
+    window = np.minimum(4 * sizes, 2 * largest_class)
+    ideal_rank = (n + 1.0) / 2.0
 
+    def normalised(reach: str, penalty: np.ndarray) -> np.ndarray:
+        paid, misses = cell[f"ranks_{reach}"], n - cell[reach]
+        return ((paid + misses * penalty) / n - ideal_rank) / (penalty - ideal_rank)
 
-def hits_within(groups: TieGroups, cut: np.ndarray) -> np.ndarray:
-    """(Expected) relevant items among the first ``cut`` int64 [U] ranks, float64 [Q]."""
-    low, high = _clip(groups, cut)
-    return _per_query(groups, _share(groups) * (high - low))
-
-
-def interpolated_precision(groups: TieGroups) -> np.ndarray:
-    """Precision at recall 1/20, 2/20, ..., 1 as float64 [Q, 20], for groups of size 1.
-
-    psbTable's interpolation between p_i = i / r_i. NaN where a query takes no part: it needs n >= 2
-    and n j >= 20 at level j. Integer arithmetic decides both the place and who takes part.
-    """
-    assert (groups.size == 1).all()
-    precision = np.append((groups.prior + 1) / (groups.start + 1), np.nan)
-    n = groups.sizes
-    first = np.concatenate(([0], np.cumsum(n)))[:-1]
-    values = np.full((len(n), LEVELS), np.nan)
-    for level in range(1, LEVELS + 1):
-        whole, rest = np.divmod(n * level, LEVELS)
-        left = precision[first + np.maximum(whole, 1) - 1]
-        right = precision[first + np.minimum(whole + 1, n) - 1]
-        fraction = rest / LEVELS
-        value = left * (1.0 - fraction) + right * fraction
-        values[:, level - 1] = np.where((n >= 2) & (n * level >= LEVELS), value, np.nan)
-    return values
-
-
-def _table(weights: np.ndarray) -> WeightTable:
-    at = np.concatenate(([0.0], weights))
-    return WeightTable(at, np.cumsum(at))
-
-
-def _clip(groups: TieGroups, cut: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return np.minimum(groups.start, cut), np.minimum(groups.start + groups.size, cut)
-
-
-def _share(groups: TieGroups) -> np.ndarray:
-    return groups.relevant / groups.size
-
-
-def _per_query(groups: TieGroups, values: np.ndarray) -> np.ndarray:
-    # bincount adds one after another in row order: the sum of a query depends on that query only.
-    return np.bincount(groups.query, weights=values, minlength=len(groups.sizes))
-
-
-def _gain(groups: TieGroups, table: WeightTable, cut: np.ndarray) -> np.ndarray:
-    """Sum of the weights of relevant ranks up to ``cut`` int64 [U], float64 [Q]."""
-    low, high = _clip(groups, cut)
-    # A single rank takes its weight itself, free of the rounding of a difference of sums.
-    single = np.where(high > low, table.at[high], 0.0)
-    spread = table.up_to[high] - table.up_to[low]
-    return _per_query(groups, _share(groups) * np.where(groups.size == 1, single, spread))
-
-
-def _anmrr(groups: TieGroups, largest_class: int) -> dict[str, np.ndarray]:
-    """Average normalised modified retrieval rank, three forms; costs are sums of ranks."""
-    n = groups.sizes.astype(np.float64)
-    window = np.minimum(4 * groups.sizes, 2 * largest_class)
-    ideal = (n + 1.0) / 2.0
-
-    def normalised(cut: np.ndarray, penalty: np.ndarray) -> np.ndarray:
-        low, high = _clip(groups, cut[groups.query])
-        ranks = (high * (high + 1) - low * (low + 1)) // 2
-        paid = _per_query(groups, _share(groups) * ranks)
-        misses = n - _per_query(groups, _share(groups) * (high - low))
-        return ((paid + misses * penalty) / n - ideal) / (penalty - ideal)
+    def dcg(discount: str, reach: str = "") -> np.ndarray:
+        inspected = np.maximum(sizes, 2) if discount == "rank2" else sizes
+        return cell[f"{discount}{reach}"] / tables.ideal(discount, inspected)
 
     return {
-        "ANMRR_tier": normalised(groups.sizes, window + 1.0),
-        "ANMRR_window": normalised(window, window + 1.0),
-        "ANMRR_mpeg7": normalised(window, 1.25 * window),
+        "NN": cell["within_1"],
+        "FT": cell["within_n"] / n,
+        "ST_2n_minus_1": cell["within_2n_minus_1"] / n,
+        "ST_2n": cell["within_2n"] / n,
+        "F_query": 2.0 * cell["within_20"] / (f_cut + n),
+        "E": 2.0 * cell["within_32"] / (e_cut + n),
+        "DCG_trunc_psb": dcg("psb", "_within_n"),
+        "DCG_trunc_rank2": dcg("rank2", "_within_n"),
+        "DCG_trunc_log2p1": dcg("log2p1", "_within_n"),
+        "DCG_full_psb": dcg("psb"),
+        "DCG_full_log2p1": dcg("log2p1"),
+        "ANMRR_tier": normalised("within_n", window + 1.0),
+        "ANMRR_window": normalised("within_window", window + 1.0),
+        "ANMRR_mpeg7": normalised("within_window", 1.25 * window),
+        "AP": cell["precisions"] / n,
     }
-
-
-def _average_precision(groups: TieGroups, harmonic: WeightTable) -> np.ndarray:
-    """Sum over relevant items of (relevant so far) / rank, float64 [Q].
-
-    In a tie group the a-th place holds a relevant item with probability m/t, and then on average
-    (a-1)(m-1)/(t-1) others of the group are relevant before it.
-    """
-    s, t = groups.start, groups.size
-    single = (groups.prior + 1) / (s + 1)
-    if (t == 1).all():
-        return _per_query(groups, single)
-    inverse = harmonic.up_to[s + t] - harmonic.up_to[s]  # sum of 1/(s+a)
-    climb = t - (s + 1) * inverse  # sum of (a-1)/(s+a)
-    slope = (groups.relevant - 1) / np.maximum(t - 1, 1)
-    spread = _share(groups) * ((groups.prior + 1) * inverse + slope * climb)
-    return _per_query(groups, np.where(t == 1, single, spread))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from evalsuite.arithmetic import ARITHMETICS
 from evalsuite.distances import FEATURES, METRICS
 from evalsuite.embeddings import EvaluationError
 
@@ -16,6 +17,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "protocol": ("mi3dor", "shrec"),
     "features": FEATURES,
     "metric": METRICS,
+    "arithmetic": tuple(ARITHMETICS),
     "dcg": (
         "protocol",
         "trunc_psb",
@@ -47,6 +49,9 @@ class Options:
     """``raw``, ``l2`` (unit length), or ``clamp-l2`` (MI3DOR's script: clamp at 0, unit length)."""
     metric: str = "euclidean"
     """``euclidean`` or ``cosine``."""
+    arithmetic: str = "exact"
+    """``exact``: the same bits on every machine. ``float32``: several times faster, the same bits
+    for any cut into shards, blocks or workers on one kind of machine."""
     dcg: str = "protocol"
     """Which DCG is the headline; ``protocol`` is trunc_psb for mi3dor and full_psb for shrec."""
     anmrr: str = "tier"

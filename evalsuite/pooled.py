@@ -9,8 +9,6 @@ import math
 
 import numpy as np
 
-from evalsuite.ranks import TieGroups
-
 __all__ = ["HitHistogram", "area_under", "curve_ranks", "pooled_curve", "pooled_f"]
 
 
@@ -29,14 +27,16 @@ class HitHistogram:
         self._ends = np.zeros(gallery_size + 1)
         self._spread = False
 
-    def add(self, groups: TieGroups) -> None:
-        """Add the places of a block of queries."""
-        single = groups.size == 1
-        self._counts += np.bincount(groups.start[single], minlength=len(self._counts))
-        if not single.all():
+    def add_ranks(self, ranks: np.ndarray) -> None:
+        """Add relevant items at known ranks int32 [M], 1..G; entries 0 are left out."""
+        self._counts += np.bincount(ranks, minlength=len(self._counts) + 1)[1:]
+
+    def add_groups(self, groups: np.ndarray) -> None:
+        """Add tie groups int32 [3, U], in query order: start (items before), size, relevant."""
+        if groups.shape[1]:
             self._spread = True
-            start, size = groups.start[~single], groups.size[~single]
-            share = groups.relevant[~single] / size
+            start, size, relevant = groups
+            share = relevant / size
             np.add.at(self._starts, start, share)
             np.add.at(self._ends, start + size, share)
 

@@ -6,12 +6,20 @@ Shape letters: Q evaluated queries, C classes, G gallery items.
 from __future__ import annotations
 
 import math
+from functools import cached_property
 
 import numpy as np
 
-from evalsuite.metrics import F_CUT, PER_QUERY, WeightTables, hits_within, per_query_metrics
+from evalsuite.metrics import (
+    CELLS,
+    F_CUT,
+    PER_QUERY,
+    TIE_RULES,
+    BlockScores,
+    WeightTables,
+    per_query_metrics,
+)
 from evalsuite.pooled import HitHistogram, area_under, pooled_curve, pooled_f
-from evalsuite.ranks import TieGroups
 
 __all__ = ["Tally", "mean"]
 
@@ -22,7 +30,7 @@ def mean(values: np.ndarray) -> float:
 
 
 class Tally:
-    """Per-query values of every metric and the pooled hit counts, for Q queries."""
+    """Sums of every query and the pooled hit counts under one tie rule; in the end all metrics."""
 
     def __init__(
         self,
@@ -30,35 +38,41 @@ class Tally:
         *,
         sizes: np.ndarray,
         class_ids: np.ndarray,
+        tables: WeightTables,
         gallery_size: int,
         largest_class: int,
     ) -> None:
         """``sizes`` int64 [Q] is n per query, ``class_ids`` int64 [Q] is 0..C-1."""
         self.ties = ties
-        self.values = {name: np.empty(len(sizes)) for name in PER_QUERY}
-        self.f_hits = np.empty(len(sizes))
         self.histogram = HitHistogram(gallery_size)
-        self._sizes, self._class_ids = sizes, class_ids
+        self._sizes, self._class_ids, self._tables = sizes, class_ids, tables
         self._gallery_size, self._largest_class = gallery_size, largest_class
         self._classes = int(class_ids.max()) + 1
+        self._sums = np.empty((len(sizes), len(CELLS)))
 
-    def add(self, rows: slice, groups: TieGroups, tables: WeightTables) -> None:
-        """Add the queries ``rows`` whose relevant items take the places ``groups``."""
-        found = per_query_metrics(
-            groups, tables, gallery_size=self._gallery_size, largest_class=self._largest_class
+    def add(self, rows: np.ndarray, block: BlockScores) -> None:
+        """Add the queries ``rows`` int64 [q]."""
+        rule = TIE_RULES.index(self.ties)
+        self._sums[rows] = block.sums[rule]
+        self.histogram.add_ranks(block.ranks[rule])
+        if self.ties == "expected" and block.tied:
+            self.histogram.add_groups(block.groups[:, block.groups[1] > 0])
+
+    @cached_property
+    def values(self) -> dict[str, np.ndarray]:
+        """Every metric of ``PER_QUERY``, float64 [Q]; asked for when all queries are in."""
+        return per_query_metrics(
+            self._sums,
+            self._sizes,
+            self._tables,
+            gallery_size=self._gallery_size,
+            largest_class=self._largest_class,
         )
-        for name, values in found.items():
-            self.values[name][rows] = values
-        cut = np.full_like(groups.query, self.f_cut)
-        self.f_hits[rows] = hits_within(groups, cut)
-        self.histogram.add(groups)
 
-    def copy(self, rows: slice, other: Tally, groups: TieGroups) -> None:
-        """Take the values of ``rows`` from another rule that places ``groups`` alike."""
-        for name, values in other.values.items():
-            self.values[name][rows] = values[rows]
-        self.f_hits[rows] = other.f_hits[rows]
-        self.histogram.add(groups)
+    @property
+    def f_hits(self) -> np.ndarray:
+        """(Expected) relevant items within ``f_cut`` ranks, float64 [Q]."""
+        return self._sums[:, CELLS.index("within_20")]
 
     @property
     def f_cut(self) -> int:

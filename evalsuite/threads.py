@@ -8,14 +8,18 @@ distances.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from threadpoolctl import ThreadpoolController
+try:
+    from threadpoolctl import ThreadpoolController
+except ImportError:  # the same results: one tile after another, with the library's own threads
+    ThreadpoolController = None
 
-__all__ = ["run_in_threads"]
+__all__ = ["run_in_threads", "single_threaded_products", "thread_count"]
 
 Item = TypeVar("Item")
 
@@ -26,9 +30,8 @@ def run_in_threads(work: Callable[[Item], object], items: Sequence[Item]) -> Non
     So OMP_NUM_THREADS, OPENBLAS_NUM_THREADS and threadpoolctl limits are respected. The calls must
     write to disjoint places. The first exception is raised again.
     """
-    controller = _controller()
-    threads = max((pool["num_threads"] for pool in controller.info()), default=1)
-    with controller.limit(limits=1):
+    threads = thread_count()
+    with single_threaded_products():
         if min(threads, len(items)) <= 1:
             for item in items:
                 work(item)
@@ -37,7 +40,26 @@ def run_in_threads(work: Callable[[Item], object], items: Sequence[Item]) -> Non
                 list(pool.map(work, items))
 
 
+def thread_count() -> int:
+    """How many threads the matrix library would use; 1 without threadpoolctl, which knows it."""
+    controller = _controller()
+    if controller is None:
+        return 1
+    return max((pool["num_threads"] for pool in controller.info()), default=1)
+
+
+@contextmanager
+def single_threaded_products() -> Iterator[None]:
+    """Matrix products inside use one thread each; without threadpoolctl the library decides."""
+    controller = _controller()
+    if controller is None:
+        yield
+    else:
+        with controller.limit(limits=1):
+            yield
+
+
 @lru_cache(maxsize=1)
-def _controller() -> ThreadpoolController:
+def _controller() -> Any:
     # Found once: listing the loaded libraries takes milliseconds, and NumPy's is loaded by now.
-    return ThreadpoolController().select(user_api="blas")
+    return ThreadpoolController and ThreadpoolController().select(user_api="blas")

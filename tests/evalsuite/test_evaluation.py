@@ -6,6 +6,7 @@ import json
 import logging
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -193,7 +194,13 @@ def test_saved_files_are_complete(tmp_path):
     result = evaluate(*problem())
     result.save(tmp_path / "evaluation")
     assert json.loads((tmp_path / "evaluation" / "metrics.json").read_text()) == result.to_json()
-    assert pq.read_table(tmp_path / "evaluation" / "per_query.parquet").equals(result.per_query)
+    table = pq.read_table(tmp_path / "evaluation" / "per_query.parquet")
+    assert table.drop_columns(["f_hits", "curve_hits"]).equals(result.per_query)
+    scored = table.filter(pa.array(table.column("n_relevant").to_numpy() > 0))
+    assert len(scored) == result.n_evaluated < len(table)
+    assert scored.column("f_hits").to_pylist() == result.f_hits.tolist()
+    assert scored.column("curve_hits").to_pylist() == result.curve_hits.tolist()
+    assert table.column("curve_hits").null_count == table.column("f_hits").null_count == 2
     assert sorted(path.name for path in (tmp_path / "evaluation").iterdir()) == [
         "metrics.json",
         "per_query.parquet",

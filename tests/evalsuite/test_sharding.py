@@ -18,7 +18,8 @@ from evalsuite import (
     partition,
     split_gallery,
 )
-from evalsuite import gallery as gallery_module
+from evalsuite import arithmetic as arithmetic_module
+from evalsuite.arithmetic import like_places
 
 
 def problem(*, width: int, items: int, queries: int = 41, classes: int = 5, seed: int = 0):
@@ -41,20 +42,33 @@ def fingerprint(result) -> tuple:
     return json.dumps(result.to_json()), result.per_query.to_pydict()
 
 
+@pytest.mark.parametrize("arithmetic", ["exact", "float32"])
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
-@pytest.mark.parametrize(("width", "items"), [(1, 9), (3, 61), (128, 130), (256, 257)])
-def test_bit_identical_for_any_shards_query_block_and_tiles(monkeypatch, width, items, metric):
+@pytest.mark.parametrize(("width", "items"), [(1, 9), (3, 61), (128, 130), (256, 4700)])
+def test_bit_identical_for_any_shards_query_block_and_tiles(
+    monkeypatch, width, items, metric, arithmetic
+):
     queries, gallery = problem(width=width, items=items)
-    wanted = evaluate(queries, gallery, metric=metric)
+    chosen = {"metric": metric, "arithmetic": arithmetic}
+    wanted = evaluate(queries, gallery, **chosen)
     assert wanted.ties.pairs > 0
-    options = [(1, 1), (2, 7), (3, 1024), (8, 5), (items, 13), (items + 4, 41)]
+    options = [(1, 1), (2, 7), (3, 1024), (8, 5), (min(items, 61) + 4, 41)]
     for shards, block in options:
-        found = evaluate(queries, gallery, metric=metric, shards=shards, query_block=block)
+        found = evaluate(queries, gallery, shards=shards, query_block=block, **chosen)
         assert fingerprint(found) == fingerprint(wanted)
-    monkeypatch.setattr(gallery_module, "QUERY_TILE", 3)
-    monkeypatch.setattr(gallery_module, "ITEM_TILE", 10)
-    found = evaluate(queries, gallery, metric=metric, shards=2, query_block=17)
-    assert fingerprint(found) == fingerprint(wanted)
+    if arithmetic == "exact":
+        monkeypatch.setattr(arithmetic_module._Exact, "query_tile", 3)
+        monkeypatch.setattr(arithmetic_module._Exact, "item_tile", 10)
+    else:
+        monkeypatch.setattr(arithmetic_module, "PRODUCT", (12, 96))
+        monkeypatch.setattr(arithmetic_module, "ITEM_TILE", 192)
+        like_places.cache_clear()
+    found = evaluate(queries, gallery, shards=2, query_block=17, **chosen)
+    again = evaluate(queries, gallery, shards=3, query_block=8, **chosen)
+    assert fingerprint(again) == fingerprint(found)
+    if arithmetic == "exact":  # in float32 another shape of product may round otherwise
+        assert fingerprint(found) == fingerprint(wanted)
+    like_places.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,230 @@
+"""From counts to ranks and the sums that all metrics are made of, query by query.
+
+Shape letters: Q queries, M relevant pairs (query after query), G gallery items, P curve ranks.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from evalsuite.compiled import compiled
+from evalsuite.metrics import CELLS
+
+__all__ = ["score_queries"]
+
+
+@compiled
+def _add_rank(sums, rank, position, n, window, cut_f, cut_e, psb, rank2, log2p1):
+    """Add the ``position``-th relevant item of a query, at ``rank``, to its sums [cells]."""
+    if rank == 1:
+        sums[0] += 1.0
+    if rank <= 2 * n:
+        sums[3] += 1.0
+        if rank < 2 * n:
+            sums[2] += 1.0
+    if rank <= cut_e:
+        sums[5] += 1.0
+        if rank <= cut_f:
+            sums[4] += 1.0
+    if rank <= window:
+        sums[6] += 1.0
+        sums[8] += rank
+    if rank <= n:
+        sums[1] += 1.0
+        sums[7] += rank
+        sums[9] += psb[rank]
+        sums[11] += log2p1[rank]
+    if rank <= max(n, 2):
+        sums[10] += rank2[rank]
+    sums[12] += psb[rank]
+    sums[13] += log2p1[rank]
+    sums[14] += position / rank
+
+
+@compiled
+def _hits(share, start, size, cut):
+    return share * (min(start + size, cut) - min(start, cut))
+
+
+@compiled
+def _ranks(share, start, size, cut):
+    low, high = min(start, cut), min(start + size, cut)
+    return share * ((high * (high + 1) - low * (low + 1)) // 2)
+
+
+@compiled
+def _gain(share, start, size, cut, up_to):
+    return share * (up_to[min(start + size, cut)] - up_to[min(start, cut)])
+
+
+@compiled
+def _add_group(
+    sums, start, size, relevant, prior, n, window, cut_f, cut_e, psb, rank2, log2p1, harmonic
+):
+    """Add the expectation over the orders of ``size`` equally distant items, ``relevant`` of them
+    relevant, behind ``start`` items of which ``prior`` are; tables are the cumulative ones."""
+    share = relevant / size
+    sums[0] += _hits(share, start, size, 1)
+    sums[1] += _hits(share, start, size, n)
+    sums[2] += _hits(share, start, size, 2 * n - 1)
+    sums[3] += _hits(share, start, size, 2 * n)
+    sums[4] += _hits(share, start, size, cut_f)
+    sums[5] += _hits(share, start, size, cut_e)
+    sums[6] += _hits(share, start, size, window)
+    sums[7] += _ranks(share, start, size, n)
+    sums[8] += _ranks(share, start, size, window)
+    sums[9] += _gain(share, start, size, n, psb)
+    sums[10] += _gain(share, start, size, max(n, 2), rank2)
+    sums[11] += _gain(share, start, size, n, log2p1)
+    sums[12] += _gain(share, start, size, start + size, psb)
+    sums[13] += _gain(share, start, size, start + size, log2p1)
+    # The a-th place holds a relevant item with probability relevant/size, and then on average
+    # (a-1)(relevant-1)/(size-1) others of the group are relevant before it.
+    inverse = harmonic[start + size] - harmonic[start]  # sum of 1/(start+a)
+    climb = size - (start + 1) * inverse  # sum of (a-1)/(start+a)
+    slope = (relevant - 1) / (size - 1)
+    sums[14] += share * ((prior + 1) * inverse + slope * climb)
+
+
+@compiled
+def score_queries(
+    begin,
+    end,
+    offsets,
+    distance,
+    counted,
+    gallery_size,
+    largest_class,
+    cut_f,
+    cut_e,
+    tables,
+    curve,
+    sums,
+    ranks,
+    groups,
+    curve_hits,
+    levels,
+):
+    """Ranks and sums of queries ``begin`` to ``end`` from counts over all items.
+
+    ``counted`` int32 [3, M] as ``cumulate`` makes it, added over shards. ``tables`` float64
+    [7, G+1]: weights psb, rank2, log2p1 by rank, their running sums, and that of 1/rank. Fills, for
+    the tie rules index, optimistic, pessimistic, expected in this order: ``sums`` float64
+    [4, Q, cells]; ``ranks`` int32 [4, M], the last row 0 where a relevant item belongs to a tie
+    group; ``groups`` int32 [3, M]: at the first item of a tie group its start, size and number
+    of relevant items, else 0; ``curve_hits`` int32 [Q, P], relevant items within the ranks
+    ``curve`` [P]; ``levels`` float64 [Q, 20], interpolated precision. Returns the number of
+    relevant items that tie with an irrelevant one, or -1 if the counts contradict each other.
+    """
+    psb, rank2, log2p1 = tables[0], tables[1], tables[2]
+    psb_up, rank2_up, log2p1_up, harmonic = tables[3], tables[4], tables[5], tables[6]
+    all_tied = 0
+    common = np.zeros(len(CELLS))
+    for q in range(begin, end):
+        start = offsets[q]
+        n = offsets[q + 1] - start
+        window = min(4 * n, 2 * largest_class)
+        common[:] = 0.0
+        run = run_end = 0
+        for i in range(n):
+            at = start + i
+            lost = np.isnan(distance[at])
+            if i == run_end:
+                run = i
+                run_end = i + 1
+                while run_end < n and distance[start + run_end] == distance[at]:
+                    run_end += 1
+            nearer = counted[0, at] - run
+            equal = counted[1, at] - counted[0, at] - (run_end - run)
+            before = counted[2, at] - i
+            if lost:  # NaN comes after everything, and among NaN the irrelevant items come first
+                nearer = before = gallery_size - n
+                equal = 0
+            if nearer < 0 or equal < 0 or before < nearer or before > nearer + equal:
+                return -1
+            position = i + 1
+            ranks[0, at] = position + before
+            ranks[1, at] = position + nearer
+            ranks[2, at] = position + nearer + equal
+            if equal == 0:
+                ranks[3, at] = position + nearer
+                _add_rank(
+                    common,
+                    position + nearer,
+                    position,
+                    n,
+                    window,
+                    cut_f,
+                    cut_e,
+                    psb,
+                    rank2,
+                    log2p1,
+                )
+                continue
+            all_tied += 1
+            for rule in range(3):
+                _add_rank(
+                    sums[rule, q],
+                    ranks[rule, at],
+                    position,
+                    n,
+                    window,
+                    cut_f,
+                    cut_e,
+                    psb,
+                    rank2,
+                    log2p1,
+                )
+            if i == run:
+                size = run_end - run + equal
+                groups[0, at], groups[1, at], groups[2, at] = run + nearer, size, run_end - run
+                _add_group(
+                    sums[3, q],
+                    run + nearer,
+                    size,
+                    run_end - run,
+                    run,
+                    n,
+                    window,
+                    cut_f,
+                    cut_e,
+                    psb_up,
+                    rank2_up,
+                    log2p1_up,
+                    harmonic,
+                )
+        for rule in range(4):
+            for cell in range(len(common)):
+                sums[rule, q, cell] += common[cell]
+        _fill_curve(ranks[0, start : start + n], curve, curve_hits[q])
+        _fill_levels(ranks[0, start : start + n], levels[q])
+    return all_tied
+
+
+@compiled
+def _fill_curve(ranks, curve, hits):
+    """Relevant items within each rank of ``curve``, from their ascending ``ranks``."""
+    found = 0
+    for p in range(len(curve)):
+        while found < len(ranks) and ranks[found] <= curve[p]:
+            found += 1
+        hits[p] = found
+
+
+@compiled
+def _fill_levels(ranks, levels):
+    """Precision at recall 1/20, 2/20, ..., 1: psbTable's interpolation between p_i = i / r_i.
+
+    NaN where a query takes no part: it needs n >= 2 and n j >= 20 at level j. Integer arithmetic
+    decides both the place and who takes part.
+    """
+    n, steps = len(ranks), len(levels)
+    for level in range(1, steps + 1):
+        levels[level - 1] = np.nan
+        if n >= 2 and n * level >= steps:
+            whole, rest = n * level // steps, n * level % steps
+            left, right = max(whole, 1), min(whole + 1, n)
+            fraction = rest / steps
+            levels[level - 1] = (left / ranks[left - 1]) * (1.0 - fraction) + (
+                right / ranks[right - 1]
+            ) * fraction
