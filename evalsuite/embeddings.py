@@ -87,12 +87,15 @@ def read_embeddings(
 
     ``embedding`` may be a list, large list, fixed-size list or fixed-shape tensor of any float or
     integer type; the result is float32 [N, D]. ``key`` and ``label`` may be of any type that casts
-    to text. ``non_finite="keep"`` lets NaN and Inf rows through, for ``nan_policy="last"``.
+    to text. ``non_finite="keep"`` lets NaN and Inf rows through, for ``nan_policy="last"``. Of a
+    folder of parts (``evalsuite.embedding_parts``) all are read.
 
     Raises ``EvaluationError`` naming the file, the rows and the remedy: no such file, not Parquet,
     missing column, no rows, two widths, NaN or Inf, null labels, duplicate keys.
     """
     path = Path(path)
+    if path.is_dir():
+        return _read_folder(path, non_finite=non_finite)
     try:
         table = _read_table(path)
         keys = _text_column(table, "key")
@@ -126,6 +129,18 @@ def require_finite(embeddings: Embeddings) -> None:
             f"{len(rows)} rows hold NaN or Inf: {_named(embeddings.keys, rows)}; "
             "fix the network, or pass nan_policy='last' to score them as failures"
         )
+
+
+def _read_folder(path: Path, *, non_finite: Literal["raise", "keep"]) -> Embeddings:
+    from evalsuite.embedding_parts import open_parts  # which needs this file
+
+    embeddings = open_parts(path).read()
+    if non_finite == "raise":
+        try:
+            require_finite(embeddings)
+        except EvaluationError as error:
+            raise EvaluationError(f"{path}: {error}") from None
+    return embeddings
 
 
 def _read_table(path: Path) -> pa.Table:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from evalsuite.embedding_parts import is_finished
 from evalsuite.embeddings import Embeddings, EvaluationError, read_embeddings
 from evalsuite.neighbours import selected
 
@@ -72,10 +73,10 @@ def load_run(path: Path | str) -> RunView:
         log=_log(folder / "log.jsonl"),
         validation=_log(folder / "validation.jsonl"),
         per_query=_table(folder / "evaluation" / "per_query.parquet"),
-        queries=_embeddings(vectors / "queries.parquet"),
-        gallery=_embeddings(vectors / "gallery.parquet"),
-        initial_queries=_embeddings(vectors / "initial-queries.parquet"),
-        initial_gallery=_embeddings(vectors / "initial-gallery.parquet"),
+        queries=_embeddings(vectors / "queries"),
+        gallery=_embeddings(vectors / "gallery"),
+        initial_queries=_embeddings(vectors / "initial-queries"),
+        initial_gallery=_embeddings(vectors / "initial-gallery"),
     )
 
 
@@ -134,8 +135,11 @@ def _table(path: Path) -> pa.Table | None:
 
 def _embeddings(path: Path) -> Embeddings | None:
     """Finite rows only: a page about a run that diverged must still be readable."""
-    if not path.is_file():
-        return None
+    single = path.with_name(f"{path.name}.parquet")  # what runs of before have
+    if not is_finished(path):
+        if not single.is_file():
+            return None
+        path = single
     embeddings = read_embeddings(path, non_finite="keep")
     finite = np.isfinite(embeddings.vectors).all(axis=1)
     if finite.all():

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
-from evalsuite.embeddings import Embeddings, write_embeddings
+from evalsuite.embeddings import Embeddings
+from evalsuite.parts_writer import write_parts
 
 CLASSES = ("airplane", "bed", "car", "chair", "guitar", "lamp", "monitor", "vase")
 METHODS = {
@@ -49,7 +50,7 @@ def write_run(
     for stage, far, wide in (("initial-", 5.0, 1.8), ("", gap, spread)):
         sides[stage] = _sides(classes, (queries, shapes), gap=far, spread=wide)
         for side, embeddings in sides[stage].items():
-            write_embeddings(folder / "embeddings" / f"{stage}{side}.parquet", embeddings)
+            write_parts(folder / "embeddings" / f"{stage}{side}", embeddings)
     (folder / "run.json").write_text(json.dumps(_info(method, steps)))
     (folder / "config.yaml").write_text(_CONFIG.format(method=method, weight=gap))
     _write_log(folder / "log.jsonl", method, steps)

@@ -16,9 +16,10 @@ import pytest
 from PIL import Image
 
 from evalsuite.class_views import confusions
-from evalsuite.embeddings import Embeddings, EvaluationError, write_embeddings
+from evalsuite.embeddings import Embeddings, EvaluationError
 from evalsuite.evaluate import evaluate
 from evalsuite.lines import run_lines
+from evalsuite.parts_writer import write_parts
 from evalsuite.report import RunView, build_report, load_run
 from tests.evalsuite.fake_runs import pictures, write_run, write_runs
 
@@ -153,7 +154,7 @@ def test_report_agrees_with_the_evaluator(folders: list[Path], tmp_path: Path) -
     assert run.gallery is not None
     labels = ["no such shape", *run.queries.labels[1:]]
     queries = Embeddings(run.queries.keys, labels, run.queries.vectors)
-    write_embeddings(copy / "embeddings" / "queries.parquet", queries)
+    write_parts(copy / "embeddings" / "queries", queries)
     scores = evaluate(queries, run.gallery, protocol="shrec", metric="cosine", features="clamp-l2")
     scores.save(copy / "evaluation")
     read = load_run(copy)
@@ -198,7 +199,7 @@ def test_source_only_stands_in_for_missing_initial_embeddings(
     for folder in folders[:2]:
         copy = shutil.copytree(folder, tmp_path / folder.name)
         for path in copy.glob("embeddings/initial-*"):
-            path.unlink()
+            shutil.rmtree(path)
         kept.append(load_run(copy))
     built = _built(kept, tmp_path)
     assert "Before training" not in built.source
@@ -276,7 +277,7 @@ def test_rows_that_are_not_finite_are_left_out(folders: list[Path], tmp_path: Pa
     vectors = run.queries.vectors.copy()
     vectors[3] = np.nan
     broken = Embeddings(run.queries.keys, run.queries.labels, vectors)
-    write_embeddings(copy / "embeddings" / "queries.parquet", broken)
+    write_parts(copy / "embeddings" / "queries", broken)
     read = load_run(copy)
     assert read.queries is not None
     assert len(read.queries.keys) == len(run.queries.keys) - 1
