@@ -40,6 +40,8 @@ class Node:
     gpus: float
     free_cpus: float
     free_gpus: float
+    memory_bytes: float = 0.0
+    free_memory_bytes: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Protocol
 
 from rich.console import Console
@@ -22,6 +23,7 @@ from rich.progress import (
 __all__ = ["Bar", "say", "task"]
 
 # Under torchrun every rank runs the same command; one of them speaks.
+SPEED_SECONDS = 600.0  # one step may take minutes: a block of queries on a large gallery
 console = Console(stderr=True, highlight=False, quiet=os.environ.get("RANK", "0") != "0")
 
 
@@ -53,7 +55,7 @@ def task(title: str, total: int | None = None) -> Iterator[Bar]:
         TimeRemainingColumn(),
         TextColumn("[dim]{task.fields[note]}"),
     )
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console, speed_estimate_period=SPEED_SECONDS) as progress:
         yield _Rich(progress, progress.add_task(title, total=total, note=""))
 
 
@@ -75,16 +77,28 @@ class _Lines:
 
     def __init__(self, title: str, total: int | None) -> None:
         self._title, self._total, self._done = title, total, 0
-        self._start = self._last = time.monotonic()
+        self._start = self._last = self._begun_seconds = time.monotonic()
+        self._begun = 0
         say(f"{title} ...")
 
     def at(self, done: int, total: int | None = None, note: str = "") -> None:
+        if not self._done:  # what came before, starting say, is no measure of what is to come
+            self._begun, self._begun_seconds = done, time.monotonic()
         self._done = done
         self._total = total if total is not None else self._total
         if time.monotonic() - self._last >= self.every_seconds:
             self._last = time.monotonic()
             of = f"/{self._total}" if self._total else ""
-            say(f"{self._title}: {done}{of} {note}".rstrip())
+            say(f"{self._title}: {done}{of}{self._left()} {note}".rstrip())
+
+    def _left(self) -> str:
+        """The time left if the rest goes as what was done since the first report."""
+        if self._total is None or self._done <= self._begun:
+            return ""
+        passed_seconds = max(time.monotonic() - self._begun_seconds, 1e-9)
+        rate = (self._done - self._begun) / passed_seconds
+        left_seconds = round(max(0, self._total - self._done) / rate)
+        return f", {timedelta(seconds=left_seconds)} left at {rate:.3g}/s"
 
     def finish(self) -> None:
         seconds = time.monotonic() - self._start

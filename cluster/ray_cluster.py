@@ -13,8 +13,11 @@ __all__ = ["may_grow", "nodes", "ray_session"]
 
 
 @contextlib.contextmanager
-def ray_session() -> Iterator[None]:
-    """A Ray cluster for the time of the block: the one that exists, else a local one."""
+def ray_session(*, object_store_bytes: int = 256 * 1024**2) -> Iterator[None]:
+    """A Ray cluster for the time of the block: the one that exists, else a local one.
+
+    ``object_store_bytes`` is the shared memory of a local one.
+    """
     import ray
 
     if ray.is_initialized():
@@ -30,7 +33,7 @@ def ray_session() -> Iterator[None]:
         if may_grow()
         else {
             "include_dashboard": False,
-            "object_store_memory": 256 * 1024**2,
+            "object_store_memory": object_store_bytes,
             "num_cpus": max(2, os.cpu_count() or 1),
         }
     )
@@ -59,6 +62,8 @@ def nodes() -> list[Node]:
             gpus=node["Resources"].get("GPU", 0.0),
             free_cpus=free.get(node["NodeID"], {}).get("CPU", 0.0),
             free_gpus=free.get(node["NodeID"], {}).get("GPU", 0.0),
+            memory_bytes=node["Resources"].get("memory", 0.0),
+            free_memory_bytes=free.get(node["NodeID"], {}).get("memory", 0.0),
         )
         for node in ray.nodes()
         if node["Alive"] and node["NodeID"] not in draining

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-__all__ = ["stop_on_signal"]
+__all__ = ["sigterm_interrupts", "stop_on_signal"]
 
 SAME_SIGNAL_SECONDS = 1.0  # torchrun passes on to its workers what the terminal has sent them too
 
@@ -37,3 +37,20 @@ def stop_on_signal() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does, so that what it started ends with it."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
