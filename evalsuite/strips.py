@@ -25,6 +25,7 @@ __all__ = [
     "StripRow",
     "Thumb",
     "choose_queries",
+    "data_uri",
     "retrieval_strips",
 ]
 
@@ -184,7 +185,7 @@ def _with_pictures(strips: Sequence[Strip], pictures: Pictures) -> list[Strip]:
     """The strips with every picture that `pictures` knows, asked for once, as small data URIs."""
     keys = dict.fromkeys(thumb.key for strip in strips for thumb in _thumbs(strip))
     encoded = pictures(list(keys))
-    sources = {key: _data_uri(key, encoded[key]) for key in keys if key in encoded}
+    sources = {key: data_uri(key, encoded[key]) for key in keys if key in encoded}
 
     def shown(thumb: Thumb) -> Thumb:
         return replace(thumb, source=sources.get(thumb.key, ""))
@@ -202,7 +203,7 @@ def _thumbs(strip: Strip) -> list[Thumb]:
     return [strip.query, *(thumb for row in strip.rows for thumb in row.thumbs)]
 
 
-def _data_uri(key: str, encoded: bytes) -> str:
+def data_uri(key: str, encoded: bytes) -> str:
     """A square JPEG thumbnail; of stacked views the second, which shows two sides of the object."""
     try:
         with Image.open(io.BytesIO(encoded)) as opened:

@@ -7,7 +7,7 @@ import pytest
 
 from evalsuite import Embeddings, EvaluationError, evaluate
 from evalsuite.distances import distances, prepare_features, split_limbs
-from evalsuite.search import FlatIndex
+from evalsuite.search import FlatIndex, SearchedGallery
 
 
 def embeddings(vectors, prefix="g"):
@@ -70,6 +70,15 @@ def test_the_first_neighbour_is_what_nn_scores():
     first = FlatIndex(gallery).search(queries, 1).indices[:, 0]
     hits = [labels[item] == label for item, label in zip(first, queries.labels, strict=True)]
     assert evaluate(queries, gallery).per_query["NN"].to_pylist() == [float(hit) for hit in hits]
+
+
+def test_repeated_and_missing_candidates_do_not_count():
+    gallery = SearchedGallery(embeddings(np.array([[0.0], [1.0], [1.0], [3.0]])))
+    candidates = np.array([[2, -1, 2, 1, 2], [3, 3, 3, 3, 3], [-1, 0, -1, 3, -1], [-1] * 5])
+    rows, numbers, full = gallery.rerank(split_limbs(np.zeros((4, 1), np.float32)), candidates, 2)
+    assert full.tolist() == [True, False, True, False]
+    assert rows[full].tolist() == [[1, 2], [0, 3]]
+    assert numbers[full].tolist() == [[1, 1], [0, 3]]
 
 
 def test_bad_requests():
