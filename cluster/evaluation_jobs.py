@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from cluster.evaluate import gallery_transport
+from cluster.domain_gap import a_distance
+from cluster.embedding import configured_stream, embed, require_same_data, results_folder
+from cluster.gallery_actors import gallery_transport
 from cluster.pictures import Pictures
 from cluster.progress import say, task
-from evalsuite.embeddings import (
-    Embeddings,
-    EvaluationError,
-    read_embeddings,
-    write_embeddings,
-)
+from evalsuite.embedding_parts import is_finished
+from evalsuite.embeddings import Embeddings, EvaluationError, read_embeddings
 from evalsuite.evaluate import Evaluation
 from evalsuite.evaluate import evaluate as score
 from evalsuite.options import Options
+from evalsuite.query_scores import items_fingerprint
 from evalsuite.report import build_report
 from evalsuite.runs import load_run as view_run
-from trainer.config import ConfigError
-from trainer.data_sets import data_fingerprint
-from trainer.extract import TrainedRun, extract, load_run, untrained
-from trainer.methods import Method
+from trainer.extract import TrainedRun, load_run
 from trainer.run_folder import RunFolder
-from trainer.streams import evaluation_source
 from trainer.telemetry import naming
 
 __all__ = ["evaluate_run", "score_files", "write_report"]
@@ -40,24 +35,33 @@ def evaluate_run(
     shards: int,
     protocol: str | None = None,
     actors: bool = False,
+    shard_cpus: float | None = None,
     best: bool = False,
+    workers: int = 0,
+    arithmetic: str = "exact",
+    measure_a_distance: bool = False,
 ) -> dict[str, Any]:
     """Embed queries and gallery, score them, and write both into the run folder.
 
     The result says under ``selection`` how the checkpoint was chosen: ``last``, ``given``, or
-    ``oracle (METRIC on SPLIT)`` where labels of what is evaluated chose it.
+    ``oracle (METRIC on SPLIT)`` where labels of what is evaluated chose it, and under
+    ``gallery_fingerprint`` which shapes were searched.
 
     Args:
         path: run folder or checkpoint folder; a checkpoint's results go into ``evaluation`` inside
             the checkpoint's own folder of results ``<run>/at-<step>``.
         actors: gallery shards as Ray actors instead of in this process.
+        shard_cpus: CPUs that such an actor reserves; None shares what the cluster has free.
         best: of a run folder, the kept checkpoint with the best score instead of the newest; its
             results go where those of a checkpoint go.
+        arithmetic: ``exact`` or ``float32``, see ``evalsuite.options.Options``.
+        workers: Ray actors that embed what has not been embedded; 0 works in this process.
+        measure_a_distance: add ``a_distance``, how well the two domains can be told apart.
 
     Raises:
         ConfigError: no checkpoint, with ``best`` none that has a score, or the data set is not the
             one the run was trained on.
-        EvaluationError: unknown protocol, or the embeddings cannot be scored.
+        EvaluationError: unknown protocol or arithmetic, or the embeddings cannot be scored.
     """
     run = load_run(path, best=best)
     evaluation = run.config.evaluation
@@ -65,15 +69,30 @@ def evaluate_run(
         protocol=protocol or evaluation.protocol,
         features=evaluation.features,
         metric=evaluation.metric,
+        arithmetic=arithmetic,
     )
-    _require_same_data(run)
+    require_same_data(run)
     if run.scored is not None:
         say(f"best checkpoint: {run.scored.value_shown}; labels chose it: {run.scored.selection}")
-    folder = _results_folder(run.checkpoint.path.absolute() if best else path.absolute(), run)
-    queries = _embeddings(run, folder, "queries", run.method)
-    gallery = _embeddings(run, folder, "gallery", run.method)
-    result = _score(queries, gallery, shards=shards, actors=actors, options=options)
-    about = {"selection": _selection(path, run)}
+    folder = results_folder(run.checkpoint.path if best else path, run)
+    streams = [configured_stream(run, side) for side in ("queries", "gallery")]
+    queries, gallery = embed(run, folder.embeddings, streams, workers=workers)
+    result = _score(
+        # Actors read their own shards.
+        queries.read(),
+        gallery.folder if actors else gallery.read(),
+        shards=shards,
+        actors=actors,
+        shard_cpus=shard_cpus,
+        options=options,
+    )
+    about: dict[str, Any] = {
+        "selection": _selection(path, run),
+        "gallery_fingerprint": items_fingerprint(gallery.keys, gallery.labels),
+    }
+    if measure_a_distance:
+        with task("measuring the A-distance"):
+            about["a_distance"] = a_distance(queries, gallery, options)
     with naming(folder.evaluation):
         result.save(folder.evaluation, about=about)
     return {**result.to_json(), **about}
@@ -85,107 +104,78 @@ def _selection(path: Path, run: TrainedRun) -> str:
     return "last" if (path / "run.json").exists() else "given"
 
 
-def _require_same_data(run: TrainedRun) -> None:
-    trained, found = run.checkpoint.description["fingerprint"], data_fingerprint(run.config)
-    if trained != found:
-        raise ConfigError(
-            f"{run.checkpoint.path}: was trained on other data than '{run.config.data.root}' holds "
-            "now; restore the data set it was trained on"
-        )
-
-
-def _results_folder(path: Path, run: TrainedRun) -> RunFolder:
-    """The run folder itself for its newest state, a folder beside for one of its checkpoints."""
-    if (path / "run.json").exists():
-        return RunFolder(path)
-    parent = path.parent.parent if path.parent.name == "checkpoints" else path
-    return RunFolder(parent / f"at-{run.checkpoint.step:08d}")
-
-
-def _embeddings(run: TrainedRun, folder: RunFolder, name: str, method: Method) -> Embeddings:
-    """Embeddings of ``queries`` or ``gallery``: read when they are this checkpoint's, else made."""
-    file = folder.embeddings / f"{name}.parquet"
-    selection = getattr(run.config.data, name.removeprefix("initial-"))
-    source = evaluation_source(run.config, selection)
-    fingerprint = f"{run.fingerprint}:{name}:{source.manifest.fingerprint[:16]}"
-    known = _known_embeddings(file)
-    if known is not None and known.metadata.get("fingerprint") == fingerprint:
-        return known
-    with task(f"embedding {name}", len(source.rows)) as bar:
-        done = 0
-
-        def on_items(count: int) -> None:
-            nonlocal done
-            done += count
-            bar.at(done)
-
-        keys, labels, vectors = extract(
-            method,
-            source,
-            batch=run.config.evaluation.batch,
-            precision=run.config.training.precision,
-            device=_device(),
-            on_items=on_items,
-        )
-    embeddings = Embeddings(keys, labels, vectors, {"fingerprint": fingerprint})
-    with naming(file):
-        write_embeddings(file, embeddings)
-    return embeddings
-
-
-def _known_embeddings(file: Path) -> Embeddings | None:
-    """What an earlier evaluation left; None if that is nothing, or no longer readable."""
-    try:
-        return read_embeddings(file, non_finite="keep")
-    except EvaluationError:
-        return None
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def _score(
     queries: Embeddings,
-    gallery: Embeddings,
+    gallery: Embeddings | Path,
     *,
     shards: int,
     actors: bool,
+    shard_cpus: float | None,
     options: Options,
 ) -> Evaluation:
-    parts = {"features": options.features, "metric": options.metric}
+    parts = {
+        "features": options.features,
+        "metric": options.metric,
+        "arithmetic": options.arithmetic,
+    }
     with (
         task("scoring the gallery", len(queries.keys)) as bar,
-        gallery_transport(gallery, shards, actors=actors, **parts) as transport,
+        gallery_transport(
+            gallery,
+            shards,
+            actors=actors,
+            shard_cpus=shard_cpus,
+            device=_scoring_device(options),
+            **parts,
+        ) as transport,
     ):
-        return score(queries, gallery, transport=transport, progress=bar.at, **asdict(options))
+        held = gallery if isinstance(gallery, Embeddings) else None
+        return score(queries, held, transport=transport, progress=bar.at, **asdict(options))
 
 
-def score_files(queries: Path, gallery: Path, *, shards: int, **options: Any) -> dict[str, Any]:
-    """Score two Parquet files of embeddings; returns the JSON object of ``img2shape metrics``.
+def _scoring_device(options: Options) -> str:
+    """A GPU finds the same bits as a CPU by exact arithmetic, and has none of the other."""
+    cuda = torch.cuda.is_available() and options.arithmetic == "exact"
+    return "cuda" if cuda else "cpu"
+
+
+def score_files(
+    queries: Path,
+    gallery: Path,
+    *,
+    shards: int,
+    actors: bool = False,
+    shard_cpus: float | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Score two files or folders of embeddings; returns the JSON object of ``img2shape metrics``.
 
     Raises:
         EvaluationError: an unknown option, or files that cannot be read or compared.
     """
     chosen = Options(**options)
     non_finite = "keep" if chosen.nan_policy == "last" else "raise"
-    q, g = (read_embeddings(file, non_finite=non_finite) for file in (queries, gallery))
-    if q.width != g.width:
+    q = read_embeddings(queries, non_finite=non_finite)
+    # Actors read their own shards of a folder.
+    g = gallery if actors and gallery.is_dir() else read_embeddings(gallery, non_finite=non_finite)
+    if isinstance(g, Embeddings) and q.width != g.width:
         raise EvaluationError(
             f"{queries} has vectors of {q.width} components, {gallery} of {g.width}; "
             "extract both with one network"
         )
-    return _score(q, g, shards=shards, actors=False, options=chosen).to_json()
+    return _score(
+        q, g, shards=shards, actors=actors, shard_cpus=shard_cpus, options=chosen
+    ).to_json()
 
 
 def write_report(runs: Sequence[Path], out: Path, *, title: str) -> Path:
     """One HTML page about evaluated runs; embeds the untrained network once for the comparison."""
-    embedded = [p for p in runs if (RunFolder(p).embeddings / "queries.parquet").exists()]
+    embedded = [p for p in runs if is_finished(RunFolder(p).embeddings / "queries")]
     trained = {path: load_run(path) for path in embedded}
     for path, run in trained.items():
-        before = untrained(run)
-        for name in ("initial-queries", "initial-gallery"):
-            _embeddings(run, RunFolder(path), name, before)
+        sides = (configured_stream(run, side) for side in ("queries", "gallery"))
+        before = [replace(side, name=f"initial-{side.name}", initial=True) for side in sides]
+        embed(run, RunFolder(path).embeddings, before)
     views = [view_run(path) for path in runs]
     pictures = Pictures([(trained.get(path) or load_run(path)).config for path in runs])
     with naming(out), task("writing the report"):

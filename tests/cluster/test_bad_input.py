@@ -379,7 +379,7 @@ def test_a_full_disk_leaves_nothing_half_written(
     assert f"{out / 'run.json'}: the disk is full" in call(capfd, *train).complaint
     assert finals(out) == []
     told = call(capfd, "eval", run, "--json").complaint
-    assert f"{run / 'embeddings' / 'queries.parquet'}: the disk is full" in told
+    assert f"{run / 'embeddings' / 'queries'}: the disk is full" in told
     assert finals(run) == before
     monkeypatch.undo()
     assert call(capfd, *train).code == 0

@@ -16,7 +16,10 @@ from cluster import stop_signals
 from tests.command import CONFIGS, call, outcome, process, small, wait_until
 from trainer.checkpoint import newest_checkpoint
 
-COMMANDS = ("demo", "data", "train", "eval", "metrics", "report", "model", "methods", "verify")
+COMMANDS = (
+    *("demo", "data", "train", "eval", "metrics", "compare", "report", "model", "methods"),
+    *("verify", "index", "search"),
+)
 
 
 def test_help_lists_the_commands_and_train_shows_an_example(capfd):
