@@ -41,8 +41,7 @@ class CheckpointWriter:
         self.folder, self.description, self.keep = folder, description, keep
         self.attempt, self.background = attempt, background
         self._error: BaseException | None = None
-        self._idle = threading.Event()
-        self._idle.set()
+        self._thread: threading.Thread | None = None
 
     def write(
         self, state: dict[str, Any], *, step: int, scores: Mapping[str, float] | None = None
@@ -57,17 +56,23 @@ class CheckpointWriter:
         """
         self.wait()
         copied = snapshot(state)
-        self._idle.clear()
         # A daemon: a second Ctrl-C must not wait for a disk. What it leaves has no final name.
-        threading.Thread(
+        self._thread = threading.Thread(
             target=self._write, args=(copied, step, scores), daemon=True, name="checkpoint-writer"
-        ).start()
+        )
+        del copied  # the thread alone holds it, and frees it before it ends
+        self._thread.start()
         if not self.background:
             self.wait()
 
     def wait(self) -> None:
-        """Return when the last write is on disk; raises its error."""
-        self._idle.wait()
+        """Return when the last write is on disk and its thread has ended; raises its error.
+
+        A thread still freeing tensors while the interpreter ends would abort the process.
+        """
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
         error, self._error = self._error, None
         if error is not None:
             raise error
@@ -92,8 +97,6 @@ class CheckpointWriter:
             )
         except BaseException as err:
             self._error = err
-        finally:
-            self._idle.set()
 
 
 def take_over(

@@ -224,14 +224,14 @@ class Job:
         return {pid: _command(pid) for pid in mine | (self.seen & living)}
 
     def _leaked(self) -> list[str]:
-        """New files of shared memory named after a process of the run or seen in use by one, or
-        Ray's object store."""
+        """New files of shared memory named after a process of the run or seen in use by one, or an
+        object store of Ray that nobody uses; that of another Ray on this machine is in use."""
         new = sorted(set(os.listdir(SHM)) - self.shared_memory)
         pids = {str(pid) for pid in self.seen}
+        stores = {n for n in new if n.startswith("plasma")}
+        stores -= {name for pid, _ in _stats() for name in _mapped(pid)} if stores else set()
         return [
-            n
-            for n in new
-            if n in self.mapped or pids & set(re.findall(r"\d+", n)) or n.startswith("plasma")
+            n for n in new if n in self.mapped or n in stores or pids & set(re.findall(r"\d+", n))
         ]
 
     def assert_same(self, reference: Path) -> None:

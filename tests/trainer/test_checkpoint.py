@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -217,6 +218,25 @@ def test_a_second_write_waits_for_the_first(tmp_path, gate):
         second.result(timeout=60)
     writer.wait()
     assert names(tmp_path / "checkpoints") == ["step-00000001", "step-00000002"]
+
+
+class SlowToGo:
+    """Something that a state holds and that takes its time to be freed."""
+
+    def __copy__(self):
+        return SlowToGo()
+
+    def __del__(self):
+        time.sleep(0.2)
+
+
+def test_after_the_end_of_a_write_nothing_of_it_runs(tmp_path, monkeypatch):
+    """A thread that frees tensors while the interpreter ends aborts the process."""
+    monkeypatch.setattr("trainer.checkpoint_writer.save_checkpoint", lambda *_, **__: None)
+    under_way = writer_in(claimed(tmp_path))
+    under_way.write({"held": SlowToGo()}, step=1)
+    under_way.close()
+    assert "checkpoint-writer" not in [thread.name for thread in threading.enumerate()]
 
 
 def test_a_disk_that_ends_in_the_middle_of_the_write_is_the_oserror_it_was(tmp_path):
