@@ -9,6 +9,7 @@ start, batches and optimiser:
 
   by hand   batches, augmentation, method, backward, clipping, optimiser step; no log, no checks
   loop      trainer.loop.train in the same process
+  process   trainer.loop.train in another plain process: what taking turns across processes costs
   Ray       trainer.loop.train in a Ray Train worker
   two       trainer.loop.train in two gloo processes, the same global batch
 
@@ -164,40 +165,58 @@ def in_one_process(config: RunConfig, out: Path) -> tuple[list[float], list[floa
     return turns.seconds, loop_seconds
 
 
-def on_ray(config: RunConfig, out: Path) -> tuple[list[float], list[float]]:
-    """Seconds of each step by hand in this process, and of the loop in a Ray Train worker."""
+def in_another_process(
+    config: RunConfig, out: Path, start: Callable[[RunConfig, Path, str], object]
+) -> tuple[list[float], list[float]]:
+    """Seconds of each step by hand in this process, and of the loop in the one that ``start``
+    starts, which calls ``take_turns``."""
     turns, folder = Turns(config), claimed(config, out)
     address = str(out.with_suffix(".socket"))
-    with ray_session(), Listener(address, "AF_UNIX") as listener:
-        fit = threading.Thread(target=fit_on_ray, args=(config, out, address), daemon=True)
-        fit.start()
+    with Listener(address, "AF_UNIX") as listener:
+        running = threading.Thread(target=start, args=(config, out, address), daemon=True)
+        running.start()
         with listener.accept() as worker:
             while (message := worker.recv()) is None:
                 turns.take()
                 worker.send(None)
-        fit.join()
+        running.join()
     turns.close()
     require_same_weights(turns.by_hand.method, folder)
     return turns.seconds, message
 
 
-def fit_on_ray(config: RunConfig, out: Path, address: str) -> None:
+def take_turns(config: RunConfig, out: Path, address: str) -> None:
+    """Train in this process; before every step the process at ``address`` takes one."""
+    torch.set_num_threads(1)
+    with Client(address, "AF_UNIX") as driver:
+
+        def take() -> None:
+            driver.send(None)
+            driver.recv()
+
+        driver.send(loop_with_turns(config, RunFolder(out), take))
+
+
+def start_process(config: RunConfig, out: Path, address: str) -> None:
+    process = multiprocessing.get_context("spawn").Process(
+        target=take_turns, args=(config, out, address)
+    )
+    process.start()
+    process.join()
+
+
+def on_ray(config: RunConfig, out: Path) -> tuple[list[float], list[float]]:
+    with ray_session():
+        return in_another_process(config, out, start_on_ray)
+
+
+def start_on_ray(config: RunConfig, out: Path, address: str) -> None:
     from ray.train import RunConfig as RayRunConfig
     from ray.train import ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    def worker() -> None:
-        torch.set_num_threads(1)
-        with Client(address, "AF_UNIX") as driver:
-
-            def take() -> None:
-                driver.send(None)
-                driver.recv()
-
-            driver.send(loop_with_turns(config, RunFolder(out), take))
-
     TorchTrainer(
-        worker,
+        lambda: take_turns(config, out, address),
         torch_config=TorchConfig(backend="gloo"),
         scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 1}),
         run_config=RayRunConfig(name=out.name, storage_path=str(out / "ray")),
@@ -270,6 +289,7 @@ def measured(
     out = folder / f"{method}-{network}"
     result: dict[str, Any] = {
         "loop": compared(options, *in_one_process(config, out / "one")),
+        "process": compared(options, *in_another_process(config, out / "process", start_process)),
         "Ray": compared(options, *on_ray(config, out / "ray")),
     }
     runs = [in_two_processes(config, out / f"two-{i}") for i in range(options.runs)]
@@ -279,7 +299,7 @@ def measured(
 
 
 def show(name: str, result: dict[str, Any]) -> None:
-    for where in ("loop", "Ray"):
+    for where in ("loop", "process", "Ray"):
         found = result[where]
         low, high = found["ratio_range"]
         print(

@@ -16,6 +16,7 @@ Shape letters: Q queries, G gallery items, D components, K = D + 1 or D, N rows.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
@@ -41,6 +42,7 @@ PRODUCT = (48, 512)
 # Items of a tile: many, because a query's search tables fall out of the cache from tile to tile.
 ITEM_TILE = 4096
 CACHED_ITEMS = 512
+PREPARED_AT_ONCE = 16_384
 TRIALS = 48
 
 _own = threading.local()
@@ -134,6 +136,10 @@ class _Laid:
     state: np.ndarray
 
 
+Prepared = Callable[[slice], tuple[np.ndarray, np.ndarray]]
+"""Vectors float32 [n, K] and states int8 [n] of some rows."""
+
+
 class _Float32:
     """One float32 product. Euclidean: (-2 q, 1) . (g, |g|^2) = |q - g|^2 - |q|^2, which orders the
     items of a query as their distances do. Cosine: minus the product of unit vectors. Rows with NaN
@@ -142,23 +148,28 @@ class _Float32:
 
     def __init__(self, metric: str, width: int) -> None:
         self._metric = metric
-        self._rows, self._columns = like_places(width + (metric == "euclidean"))
+        self._width = width + (metric == "euclidean")
+        self._rows, self._columns = like_places(self._width)
         self.query_tile = len(self._rows)
         self.item_tile = ITEM_TILE // PRODUCT[1] * len(self._columns)
 
     def queries(self, vectors_QD: np.ndarray) -> _Laid:
-        if self._metric == "cosine":
-            vectors, state = _unit(vectors_QD)
-            return self._laid(-vectors, state, self._rows, PRODUCT[0], fill=0.0)
-        vectors, state = _with_column(-2.0 * vectors_QD, np.ones(len(vectors_QD)))
-        return self._laid(vectors, state, self._rows, PRODUCT[0], fill=0.0)
+        def prepared(rows: slice) -> tuple[np.ndarray, np.ndarray]:
+            if self._metric == "cosine":
+                vectors, state = _unit(vectors_QD[rows])
+                return -vectors, state
+            ones = np.ones(len(vectors_QD[rows]))
+            return _with_column(-2.0 * vectors_QD[rows], ones)
+
+        return _laid(prepared, len(vectors_QD), self._width, self._rows, PRODUCT[0], fill=0.0)
 
     def keep(self, vectors_GD: np.ndarray) -> _Laid:
-        if self._metric == "cosine":
-            vectors, state = _unit(vectors_GD)
-        else:
-            vectors, state = _with_column(vectors_GD, None)
-        return self._laid(vectors, state, self._columns, PRODUCT[1], fill=np.nan)
+        def prepared(rows: slice) -> tuple[np.ndarray, np.ndarray]:
+            if self._metric == "cosine":
+                return _unit(vectors_GD[rows])
+            return _with_column(vectors_GD[rows], None)
+
+        return self._laid_items(prepared, len(vectors_GD))
 
     def items(self, kept: _Laid, rows: slice | np.ndarray) -> _Laid:
         if isinstance(rows, slice):
@@ -167,8 +178,8 @@ class _Float32:
             places, state = kept.places[rows], kept.state[rows]
             count = -(-len(places) // len(self._columns)) * product
             return _Laid(kept.vectors[first : first + count], places - first, state)
-        own = kept.vectors[kept.places[rows]]
-        return self._laid(own, kept.state[rows], self._columns, PRODUCT[1], fill=np.nan)
+        own, state = kept.vectors[kept.places[rows]], kept.state[rows]
+        return self._laid_items(lambda part: (own[part], state[part]), len(own))
 
     def places(self, items: _Laid) -> np.ndarray:
         return items.places
@@ -188,17 +199,24 @@ class _Float32:
             tile[:, items.places] = known
         return tile
 
-    @staticmethod
-    def _laid(
-        vectors_NK: np.ndarray, state_N: np.ndarray, usable: np.ndarray, size: int, *, fill: float
-    ) -> _Laid:
-        """The vectors at the usable rows of as many products of ``size`` rows as they need."""
-        at = np.arange(len(vectors_NK))
-        places = at // len(usable) * size + usable[at % len(usable)]
-        products = max(1, -(-len(vectors_NK) // len(usable)))
-        rows = np.full((products * size, vectors_NK.shape[1]), fill, dtype=np.float32)
-        rows[places] = vectors_NK
-        return _Laid(rows, places, state_N)
+    def _laid_items(self, prepared: Prepared, count: int) -> _Laid:
+        return _laid(prepared, count, self._width, self._columns, PRODUCT[1], fill=np.nan)
+
+
+def _laid(
+    prepared: Prepared, count: int, width: int, usable: np.ndarray, size: int, *, fill: float
+) -> _Laid:
+    """``count`` vectors [N, K = width] at the usable rows of as many products of ``size`` rows as
+    they need, prepared some at a time: a gallery is not in memory twice."""
+    at = np.arange(count)
+    places = at // len(usable) * size + usable[at % len(usable)]
+    products = max(1, -(-count // len(usable)))
+    vectors = np.full((products * size, width), fill, dtype=np.float32)
+    state = np.zeros(count, dtype=np.int8)
+    for first in range(0, count, PREPARED_AT_ONCE):
+        rows = slice(first, first + PREPARED_AT_ONCE)
+        vectors[places[rows]], state[rows] = prepared(rows)
+    return _Laid(vectors, places, state)
 
 
 def _scratch(rows: int, columns: int) -> np.ndarray:

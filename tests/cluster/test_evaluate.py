@@ -63,6 +63,19 @@ def test_more_shards_than_shapes(tmp_path):
     assert score_files(*files, shards=9) == score_files(*files, shards=1)
 
 
+def test_the_faster_arithmetic_ranks_alike_and_says_what_it_was(tmp_path):
+    files = []
+    for name, count in (("query", 40), ("shape", 700)):
+        files.append(tmp_path / f"{name}.parquet")
+        write_embeddings(files[-1], cloud(name, count))
+    exact, fast = (score_files(*files, shards=2, arithmetic=a) for a in ("exact", "float32"))
+    assert fast["arithmetic"] == "float32"
+    assert fast["mAP"] == pytest.approx(exact["mAP"], abs=1e-3)
+    assert fast == score_files(*files, shards=5, arithmetic="float32")
+    with pytest.raises(EvaluationError, match="arithmetic='bf16'"):
+        score_files(*files, shards=2, arithmetic="bf16")
+
+
 def test_embeddings_are_the_networks_own(run):
     evaluate_run(run, shards=1)
     trained = load_run(run)
