@@ -234,7 +234,8 @@ def test_after_the_end_of_a_write_nothing_of_it_runs(tmp_path, monkeypatch):
     """A thread that frees tensors while the interpreter ends aborts the process."""
     monkeypatch.setattr("trainer.checkpoint_writer.save_checkpoint", lambda *_, **__: None)
     under_way = writer_in(claimed(tmp_path))
-    under_way.write({"held": SlowToGo()}, step=1)
+    state = {"held": SlowToGo()}  # kept, so that only the copy goes in between
+    under_way.write(state, step=1)
     under_way.close()
     assert "checkpoint-writer" not in [thread.name for thread in threading.enumerate()]
 
