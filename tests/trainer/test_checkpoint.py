@@ -232,7 +232,9 @@ class SlowToGo:
 
 def test_after_the_end_of_a_write_nothing_of_it_runs(tmp_path, monkeypatch):
     """A thread that frees tensors while the interpreter ends aborts the process."""
-    monkeypatch.setattr("trainer.checkpoint_writer.save_checkpoint", lambda *_, **__: None)
+    monkeypatch.setattr(
+        "trainer.checkpoint_writer.save_checkpoint", lambda *_, **__: time.sleep(0.2)
+    )
     under_way = writer_in(claimed(tmp_path))
     state = {"held": SlowToGo()}  # kept, so that only the copy goes in between
     under_way.write(state, step=1)
