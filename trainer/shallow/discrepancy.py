@@ -6,7 +6,6 @@ Axis letters: n source samples, m target samples, D features, K classes.
 from __future__ import annotations
 
 import numpy as np
-from sklearn.neighbors import KNeighborsClassifier
 
 __all__ = ["mean_differences", "nearest_labels"]
 
@@ -42,4 +41,7 @@ def nearest_labels(points: np.ndarray, labels: np.ndarray, queries: np.ndarray) 
     """
     if len(queries) == 0:
         return np.zeros(0, dtype=labels.dtype)
+    # Here: scikit-learn takes a quarter of the time in which a worker starts.
+    from sklearn.neighbors import KNeighborsClassifier
+
     return KNeighborsClassifier(1, algorithm="brute").fit(points, labels).predict(queries)

@@ -12,7 +12,6 @@ from typing import Literal
 
 import numpy as np
 from scipy.linalg import lu_factor, lu_solve
-from sklearn.linear_model import RidgeClassifier
 
 from trainer.shallow.discrepancy import mean_differences, nearest_labels
 
@@ -180,6 +179,8 @@ def alignment_weight(
 
 def _proxy_distance(source: np.ndarray, target: np.ndarray) -> float:
     """Proxy A-distance of ``[n, D]`` and ``[m, D]``, in [0, 2]."""
+    from sklearn.linear_model import RidgeClassifier  # slow to load, see discrepancy.py
+
     if min(len(source), len(target)) < 2:
         return 0.0
     errors = []
