@@ -14,8 +14,10 @@ from evalsuite.compiled import compiled
 
 __all__ = ["count_tile", "cumulate", "search_tables"]
 
-# Entry points a threshold: more of them fall out of the cache, fewer leave more to search.
+# Entry points a threshold, and steps from there to most items' places without looking: more entry
+# points fall out of the cache, fewer need more steps.
 BUCKETS = 2
+STEPS = 2
 
 
 @compiled
@@ -74,10 +76,10 @@ def count_tile(tile, place, row, offsets, index, first, fenced, low, scale, coun
     farther than the item; rows 1 and 2 hold the difference from that for the first threshold that
     is not nearer, and for the first that is ordered behind (distance, index).
     """
-    one = np.uint32(1)
-    part = np.empty(tile.shape[1], dtype=np.uint32)
-    tied_item = np.empty(tile.shape[1] + 1, dtype=np.int64)
-    tied_at = np.empty(tile.shape[1] + 1, dtype=np.int64)
+    items = tile.shape[1]
+    part = np.empty(items, dtype=np.int32)
+    at = np.empty(items, dtype=np.int32)
+    tied = np.empty(items, dtype=np.int32)
     for t in range(tile.shape[0]):
         q = row + t
         start, n = offsets[q], offsets[q + 1] - offsets[q]
@@ -89,32 +91,32 @@ def count_tile(tile, place, row, offsets, index, first, fenced, low, scale, coun
         found = counts[0, start + q : start + q + n + 1]
         base, factor, top = low[q], scale[q], np.float32(BUCKETS * n - 1)
         lost = 0
-        # Loops without branches, each of its own: the first is vectorised, the second has nothing
-        # to mispredict but crowded parts.
-        for j in range(len(part)):
+        # Short loops without branches, each of its own, so that they are vectorised.
+        for j in range(items):
             x = (values[j] - base) * factor
             x = x if x > 0 else np.float32(0)
             x = x if x < top else top
-            part[j] = np.uint32(np.int32(x))
+            part[j] = np.int32(x)
             lost += values[j] != values[j]
+        for j in range(items):
+            at[j] = entry[np.uint32(part[j])]
+        for _ in range(STEPS):
+            for j in range(items):  # NaN behind the last threshold stops it
+                at[j] += fence[np.uint32(at[j]) + np.uint32(1)] <= values[j]
         ties = 0
-        for j in range(len(part)):
-            b = part[j]
-            value = values[j]
-            u, end = np.uint32(entry[b]), np.uint32(entry[b + one])
-            if end - u > 3:
-                u = _search(fence, u, end, value)
-            else:  # at most three steps are left, and NaN behind the last threshold stops all
-                u += np.uint32(fence[u + one] <= value)
-                u += np.uint32(fence[u + one] <= value)
-                u += np.uint32(fence[u + one] <= value)
+        for j in range(items):
+            u = np.uint32(at[j])
+            if fence[u + np.uint32(1)] <= values[j]:
+                end = np.uint32(entry[np.uint32(part[j]) + np.uint32(1)])
+                u = _search(fence, u + np.uint32(1), end, values[j])
+                at[j] = u
             found[u] += 1
-            tied_item[ties] = j
-            tied_at[ties] = u
-            ties += fence[u] == value
+            if fence[u] == values[j]:
+                tied[ties] = j
+                ties += 1
         for k in range(ties):
-            place_k = place[tied_item[k]]
-            _count_tie(fence, tied_at[k], place_k, index[start : start + n], counts, start + q)
+            j = tied[k]
+            _count_tie(fence, at[j], place[j], index[start : start + n], counts, start + q)
         if lost:  # NaN found its way to the front, but is not before anything
             found[0] -= lost
 

@@ -150,13 +150,13 @@ def test_metrics_of_the_runs_own_files_and_of_plain_parquet(runs, tmp_path, capf
     run = runs[0]
     numbers = call(capfd, "eval", run, "--json").json
     del numbers["selection"], numbers["gallery_fingerprint"]  # of the checkpoint, of the keys
-    files = [run / "embeddings" / f"{name}.parquet" for name in ("queries", "gallery")]
+    files = [run / "embeddings" / name for name in ("queries", "gallery")]
     plain = []
     for file in files:
-        table = pq.read_table(file)
+        table = pa.concat_tables(map(pq.read_table, sorted(file.glob("part-*"))))
         vectors = pa.array(table.column("embedding").to_pylist(), type=pa.list_(pa.float64()))
         columns = {"label": table.column("label"), "embedding": vectors, "key": table.column("key")}
-        plain.append(tmp_path / file.name)
+        plain.append(tmp_path / f"{file.name}.parquet")
         pq.write_table(pa.table(columns), plain[-1])
     for queries, gallery in (files, plain):
         options = ["--queries", queries, "--gallery", gallery, "--metric", numbers["metric"]]
