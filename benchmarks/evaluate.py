@@ -17,7 +17,8 @@ average precision, or the run stops.
   torchmetrics         RetrievalMAP on the flattened matrix; mi3dor size only, AP only
   metric-learning      pytorch-metric-learning's AccuracyCalculator with k = G; mi3dor size only
 
-Sizes: mi3dor 10,500 x 3,848, 21 classes; large 2,000 x 200,000, 20 classes. Needs the extra
+Sizes: mi3dor 10,500 x 3,848, 21 classes; large 2,000 x 200,000, 20 classes; million 1,000 x
+1,000,000, 100 classes (only on demand: full rankings take minutes). Needs the extra
 ``bench`` for the last two; without it they are left out, and said to be.
 """
 
@@ -41,6 +42,7 @@ SIZES = {
     "quick": (300, 2_000, 10),
     "mi3dor": (10_500, 3_848, 21),
     "large": (2_000, 200_000, 20),
+    "million": (1_000, 1_000_000, 100),
 }
 WIDTH = 256
 BLOCK = 200
@@ -140,12 +142,16 @@ def faiss_list(p: Problem) -> Result:
 
 def torchmetrics_map(p: Problem) -> Result:
     import torch
+
+    from trainer.networks.torchvision_shim import import_torchvision
+
+    import_torchvision()  # which torchmetrics loads, and which needs some care
     from torchmetrics.retrieval import RetrievalMAP  # pyright: ignore[reportMissingImports]
 
     q, g = torch.from_numpy(p["q"]), torch.from_numpy(p["g"])
     metric = RetrievalMAP()
     for first in range(0, len(q), BLOCK):
-        near = -torch.cdist(q[first : first + BLOCK], g)
+        near = 1.0 / (1.0 + torch.cdist(q[first : first + BLOCK], g))
         hits = torch.from_numpy(p["q_labels"][first : first + BLOCK, None] == p["g_labels"])
         rows = torch.arange(first, first + len(near))[:, None].expand_as(near)
         metric.update(near.flatten(), hits.flatten(), indexes=rows.flatten())
@@ -190,7 +196,7 @@ def measure(name: str, folder: str, repeats: int, answers: Any) -> None:
     """In a process of its own: best seconds, memory beyond the embeddings, the result."""
     data = {path.stem: np.load(path) for path in Path(folder).glob("*.npy")}
     run = CONTENDERS[name]
-    corner = {key: value[:: math.ceil(len(value) / 300)] for key, value in data.items()}
+    corner = {key: value[:: math.ceil(len(value) / 300)].copy() for key, value in data.items()}
     run(corner)
     before = peak_bytes()
     seconds, result = math.inf, {}
@@ -214,9 +220,9 @@ def contended(size: str, options: argparse.Namespace) -> dict[str, Any]:
             np.save(Path(folder) / f"{name}.npy", values)
         for name in options.only or CONTENDERS:
             if name in OPTIONAL and (
-                size == "large" or importlib.util.find_spec(OPTIONAL[name]) is None
+                size in ("large", "million") or importlib.util.find_spec(OPTIONAL[name]) is None
             ):
-                why = "does not fit" if size == "large" else "not installed (extra bench)"
+                why = "does not fit" if size != "mi3dor" else "not installed (extra bench)"
                 print(f"{size}: {name}: left out, {why}", flush=True)
                 continue
             answers = context.Queue()

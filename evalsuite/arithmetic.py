@@ -38,7 +38,7 @@ __all__ = ["ARITHMETICS", "Arithmetic", "arithmetic", "like_places"]
 
 # The shape of a float32 product, queries by items. 48 is a multiple of the unrolling of common
 # kernels; more items would pad small classes further.
-PRODUCT = (48, 512)
+PRODUCT = (96, 512)
 # Items of a tile: many, because a query's search tables fall out of the cache from tile to tile.
 ITEM_TILE = 4096
 CACHED_ITEMS = 512

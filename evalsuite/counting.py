@@ -114,9 +114,9 @@ def count_tile(tile, place, row, offsets, index, first, fenced, low, scale, coun
             if fence[u] == values[j]:
                 tied[ties] = j
                 ties += 1
+        own = index[start : start + n]
         for k in range(ties):
-            j = tied[k]
-            _count_tie(fence, at[j], place[j], index[start : start + n], counts, start + q)
+            _count_tie(fence, at[tied[k]], place[tied[k]], own, counts, start + q)
         if lost:  # NaN found its way to the front, but is not before anything
             found[0] -= lost
 
@@ -157,8 +157,9 @@ def _count_tie(fence, u, place, index, counts, at):
             end = middle
     counts[1, at + left] += 1
     counts[1, at + u] -= 1
-    counts[2, at + behind] += 1
-    counts[2, at + u] -= 1
+    if behind < u:  # not so for an item that is itself a threshold, the most frequent tie
+        counts[2, at + behind] += 1
+        counts[2, at + u] -= 1
 
 
 @compiled

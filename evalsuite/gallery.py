@@ -113,10 +113,10 @@ class Shard:
             for g in range(0, len(own), item_tile):
                 part = own[g : g + item_tile]
                 items = self.items(part)
-                places = starts[asking, None] + np.arange(g, g + len(part))
-                tile = self.arithmetic.tile(prepared, items)
-                distance[places] = tile[:, self.arithmetic.places(items)]
-                index[places] = self.indices[part]
+                tile = self.arithmetic.tile(prepared, items)[:, self.arithmetic.places(items)]
+                for row, first in zip(tile, starts[asking] + g, strict=True):
+                    distance[first : first + len(part)] = row
+                    index[first : first + len(part)] = self.indices[part]
 
         work = [
             (asking[q : q + query_tile], own)

@@ -64,10 +64,13 @@ def _merged(
     keys = np.empty(offsets[-1], dtype=np.uint64)
     filled = offsets[:-1].copy()
     for held, distance, index in parts:
+        own = _order_keys(distance).astype(np.uint64) << np.uint64(32)
+        own |= index.astype(np.uint64)
+        if len(parts) == 1:
+            keys = own
+            break
         begins = np.cumsum(held) - held
-        places = np.repeat(filled - begins, held) + np.arange(len(distance))
-        keys[places] = _order_keys(distance).astype(np.uint64) << np.uint64(32)
-        keys[places] |= index.astype(np.uint64)
+        keys[np.repeat(filled - begins, held) + np.arange(len(distance))] = own
         filled += held
 
     def sort(first: int) -> None:
