@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evalsuite.distances import limb_bits, prepare_features
+from evalsuite.distances import limb_bits
 from evalsuite.embeddings import EvaluationError
 from evalsuite.gallery import GalleryShard
 
@@ -55,11 +55,57 @@ def _power_of_two(exponent_N: Tensor) -> Tensor:
     return ((exponent_N + 1023) << 52).view(torch.float64)[:, None]
 
 
+class _OnDevice:
+    """The arithmetic ``exact`` on a device; its products have any shape."""
+
+    def __init__(self, metric: str, device: str) -> None:
+        self.query_tile, self.item_tile = QUERIES_AT_ONCE, ITEMS_AT_ONCE
+        self.device = torch.device(device)
+        self._metric = metric
+
+    def queries(self, vectors_QD: np.ndarray) -> _Rows:
+        return _Rows(self.keep(vectors_QD))
+
+    def keep(self, vectors_GD: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(vectors_GD)).to(self.device)
+
+    def items(self, kept: Tensor, rows: slice | np.ndarray) -> _Rows:
+        chosen = rows if isinstance(rows, slice) else torch.from_numpy(rows).to(self.device)
+        return _Rows(kept[chosen])
+
+    def places(self, items: _Rows) -> slice:
+        return slice(None)
+
+    def tile(self, queries: _Rows, items: _Rows) -> np.ndarray:
+        return self.compare(queries, items).cpu().numpy()
+
+    def compare(self, queries: _Rows, items: _Rows) -> Tensor:
+        """``tile`` left on the device; step by step as ``distances.distances``."""
+        product = queries.high @ items.high.T
+        product += queries.high @ items.low.T + queries.low @ items.high.T
+        product += queries.low @ items.low.T
+        if self._metric == "euclidean":
+            product *= -2.0
+            product += queries.squared_norm[:, None]
+            product += items.squared_norm
+            product.clamp_(min=0.0).sqrt_()
+            lost = torch.inf
+        else:
+            product *= -queries.inverse_norm[:, None]
+            product *= items.inverse_norm
+            lost = torch.nan
+        tile = product.float() + 0.0  # -0.0 + 0.0 is 0.0
+        state = queries.state[:, None] + items.state
+        return tile.masked_fill_(state == 1, lost).masked_fill_(state > 1, torch.nan)
+
+
 class DeviceShard(GalleryShard):
     """Vectors float32 [G, D] on ``device``, otherwise as ``GalleryShard``.
 
     Raises ``EvaluationError`` for an arithmetic other than exact.
     """
+
+    arithmetic: _OnDevice
 
     def __init__(
         self,
@@ -75,75 +121,27 @@ class DeviceShard(GalleryShard):
                 f"arithmetic={options['arithmetic']!r} is for CPUs; on {device} use 'exact'"
             )
         super().__init__(vectors, labels, indices, **options)
-        self._device = torch.device(device)
-        self._vectors = torch.from_numpy(self._kept).to(self._device)
-        self._kept = None  # the host's copy
-
-    def relevant(
-        self, queries: np.ndarray, labels: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """As ``Shard.relevant``."""
-        asked = np.asarray(labels)
-        names, class_of = np.unique(asked, return_inverse=True)
-        none = np.empty(0, dtype=np.int64)
-        rows = [self._class_rows.get(str(name), none) for name in names]
-        counts = np.array([len(own) for own in rows], dtype=np.int64)[class_of]
-        starts = np.concatenate(([0], np.cumsum(counts)))
-        distance = np.empty(starts[-1], dtype=np.float32)
-        index = np.empty(starts[-1], dtype=np.int64)
-        for c, own in enumerate(rows):
-            asking = np.flatnonzero(class_of == c)
-            for q in range(0, len(asking), QUERIES_AT_ONCE):
-                prepared = self._rows(queries[asking[q : q + QUERIES_AT_ONCE]])
-                for g in range(0, len(own), ITEMS_AT_ONCE):
-                    part = own[g : g + ITEMS_AT_ONCE]
-                    items = _Rows(self._vectors[torch.from_numpy(part).to(self._device)])
-                    places = starts[asking[q : q + QUERIES_AT_ONCE], None] + np.arange(
-                        g, g + len(part)
-                    )
-                    distance[places] = self._tile(prepared, items).cpu().numpy()
-                    index[places] = self.indices[part]
-        return counts, distance, index
+        self.arithmetic = _OnDevice(self._options["metric"], device)
+        self._kept = self.arithmetic.keep(self._kept)
 
     def count(
         self, queries: np.ndarray, offsets: np.ndarray, distance: np.ndarray, index: np.ndarray
     ) -> np.ndarray:
         """As ``Shard.count``."""
+        query_tile, item_tile = self.arithmetic.query_tile, self.arithmetic.item_tile
+        device = self.arithmetic.device
         counts = np.zeros((3, len(distance)), dtype=np.int32)
-        for q in range(0, len(queries), QUERIES_AT_ONCE):
-            ends = offsets[q : q + QUERIES_AT_ONCE + 1]
+        for q in range(0, len(queries), query_tile):
+            ends = offsets[q : q + query_tile + 1]
             own = slice(ends[0], ends[-1])
-            thresholds = _Thresholds(ends - ends[0], distance[own], index[own], self._device)
-            prepared = self._rows(queries[q : q + QUERIES_AT_ONCE])
-            for g in range(0, len(self.indices), ITEMS_AT_ONCE):
-                part = slice(g, g + ITEMS_AT_ONCE)
-                place = torch.from_numpy(self.indices[part]).to(self._device)
-                thresholds.add(self._tile(prepared, _Rows(self._vectors[part])), place)
+            thresholds = _Thresholds(ends - ends[0], distance[own], index[own], device)
+            prepared = self.prepare(queries[q : q + query_tile])
+            for g in range(0, len(self.indices), item_tile):
+                part = slice(g, g + item_tile)
+                place = torch.from_numpy(self.indices[part]).to(device)
+                thresholds.add(self.arithmetic.compare(prepared, self.items(part)), place)
             counts[:, own] = thresholds.counts()
         return counts
-
-    def _rows(self, queries: np.ndarray) -> _Rows:
-        prepared = prepare_features(queries, self._options["features"])
-        return _Rows(torch.from_numpy(np.ascontiguousarray(prepared)).to(self._device))
-
-    def _tile(self, queries: _Rows, items: _Rows) -> Tensor:
-        """Compared numbers float32 [q, g]; step by step as ``distances.distances``."""
-        product = queries.high @ items.high.T
-        product += queries.high @ items.low.T + queries.low @ items.high.T
-        product += queries.low @ items.low.T
-        if self._options["metric"] == "euclidean":
-            product *= -2.0
-            product += queries.squared_norm[:, None]
-            product += items.squared_norm
-            product.clamp_(min=0.0).sqrt_()
-            lost = torch.inf
-        else:
-            product *= -queries.inverse_norm[:, None]
-            product *= items.inverse_norm
-            lost = torch.nan
-        tile = product.float() + 0.0  # -0.0 + 0.0 is 0.0
-        state = queries.state[:, None] + items.state
-        return tile.masked_fill_(state == 1, lost).masked_fill_(state > 1, torch.nan)
 
 
 class _Thresholds:

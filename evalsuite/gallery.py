@@ -196,7 +196,7 @@ class GalleryShard(Shard):
         self._width = raw.shape[1]
         self._non_finite = self.indices[non_finite_rows(raw)]
         self.arithmetic = arithmetic_of(arithmetic, metric, width=self._width)
-        self._kept = self.arithmetic.keep(prepare_features(raw, features))
+        self._kept: Any = self.arithmetic.keep(prepare_features(raw, features))
 
     def describe(self) -> dict[str, Any]:
         """As ``Shard.describe``, with ``width`` D and the options it was built with."""
