@@ -14,8 +14,10 @@ __all__ = ["score_queries"]
 
 
 @compiled
-def _add_rank(sums, rank, position, n, window, cut_f, cut_e, psb, rank2, log2p1):
+def _add_rank(sums, rank, position, cuts, weights):
     """Add the ``position``-th relevant item of a query, at ``rank``, to its sums [cells]."""
+    n, window, cut_f, cut_e = cuts
+    psb, rank2, log2p1 = weights
     if rank == 1:
         sums[0] += 1.0
     if rank <= 2 * n:
@@ -58,11 +60,11 @@ def _gain(share, start, size, cut, up_to):
 
 
 @compiled
-def _add_group(
-    sums, start, size, relevant, prior, n, window, cut_f, cut_e, psb, rank2, log2p1, harmonic
-):
+def _add_group(sums, start, size, relevant, prior, cuts, running):
     """Add the expectation over the orders of ``size`` equally distant items, ``relevant`` of them
-    relevant, behind ``start`` items of which ``prior`` are; tables are the cumulative ones."""
+    relevant, behind ``start`` items of which ``prior`` are; ``running`` sums the weights."""
+    n, window, cut_f, cut_e = cuts
+    psb, rank2, log2p1, harmonic = running
     share = relevant / size
     sums[0] += _hits(share, start, size, 1)
     sums[1] += _hits(share, start, size, n)
@@ -116,14 +118,14 @@ def score_queries(
     ``curve`` [P]; ``levels`` float64 [Q, 20], interpolated precision. Returns the number of
     relevant items that tie with an irrelevant one, or -1 if the counts contradict each other.
     """
-    psb, rank2, log2p1 = tables[0], tables[1], tables[2]
-    psb_up, rank2_up, log2p1_up, harmonic = tables[3], tables[4], tables[5], tables[6]
+    weights = (tables[0], tables[1], tables[2])
+    running = (tables[3], tables[4], tables[5], tables[6])
     all_tied = 0
     common = np.zeros(len(CELLS))
     for q in range(begin, end):
         start = offsets[q]
         n = offsets[q + 1] - start
-        window = min(4 * n, 2 * largest_class)
+        cuts = (n, min(4 * n, 2 * largest_class), cut_f, cut_e)
         common[:] = 0.0
         run = run_end = 0
         for i in range(n):
@@ -134,8 +136,9 @@ def score_queries(
                 run_end = i + 1
                 while run_end < n and distance[start + run_end] == distance[at]:
                     run_end += 1
+            together = run_end - run
             nearer = counted[0, at] - run
-            equal = counted[1, at] - counted[0, at] - (run_end - run)
+            equal = counted[1, at] - counted[0, at] - together
             before = counted[2, at] - i
             if lost:  # NaN comes after everything, and among NaN the irrelevant items come first
                 nearer = before = gallery_size - n
@@ -148,51 +151,15 @@ def score_queries(
             ranks[2, at] = position + nearer + equal
             if equal == 0:
                 ranks[3, at] = position + nearer
-                _add_rank(
-                    common,
-                    position + nearer,
-                    position,
-                    n,
-                    window,
-                    cut_f,
-                    cut_e,
-                    psb,
-                    rank2,
-                    log2p1,
-                )
+                _add_rank(common, position + nearer, position, cuts, weights)
                 continue
             all_tied += 1
             for rule in range(3):
-                _add_rank(
-                    sums[rule, q],
-                    ranks[rule, at],
-                    position,
-                    n,
-                    window,
-                    cut_f,
-                    cut_e,
-                    psb,
-                    rank2,
-                    log2p1,
-                )
+                _add_rank(sums[rule, q], ranks[rule, at], position, cuts, weights)
             if i == run:
-                size = run_end - run + equal
-                groups[0, at], groups[1, at], groups[2, at] = run + nearer, size, run_end - run
-                _add_group(
-                    sums[3, q],
-                    run + nearer,
-                    size,
-                    run_end - run,
-                    run,
-                    n,
-                    window,
-                    cut_f,
-                    cut_e,
-                    psb_up,
-                    rank2_up,
-                    log2p1_up,
-                    harmonic,
-                )
+                size = together + equal
+                groups[0, at], groups[1, at], groups[2, at] = run + nearer, size, together
+                _add_group(sums[3, q], run + nearer, size, together, run, cuts, running)
         for rule in range(4):
             for cell in range(len(common)):
                 sums[rule, q, cell] += common[cell]
