@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from evalsuite import plots
@@ -21,6 +20,7 @@ from evalsuite.domains import domain_section
 from evalsuite.embeddings import EvaluationError
 from evalsuite.headline import MEASURES, OPTIONS, cautions, headline_rows, number
 from evalsuite.lines import RunLine, run_lines
+from evalsuite.page_templates import page_template
 from evalsuite.provenance import comparisons
 from evalsuite.runs import RunView, load_run
 from evalsuite.signals import signal_panels
@@ -47,7 +47,7 @@ def build_report(
         if run.metrics is None:
             raise EvaluationError(f"{run.path} has no metrics; run `img2shape eval {run.path}`")
     lines = run_lines(runs)
-    page = _template().render(
+    page = page_template("report.html.j2").render(
         title=title,
         lines=lines,
         **_summary(runs, lines),
@@ -70,17 +70,6 @@ def build_report(
 
 def _write(path: Path, page: str) -> None:
     path.write_text(page, encoding="utf-8")
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("evalsuite"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2")
 
 
 def _summary(runs: Sequence[RunView], lines: Sequence[RunLine]) -> dict[str, Any]:

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
-
 from evalsuite.atomic import write_atomically
+from evalsuite.page_templates import page_template
 from evalsuite.strips import Thumb
 
 __all__ = ["Answer", "Hit", "write_search_page"]
@@ -40,14 +39,7 @@ def write_search_page(
     Every name is escaped; pictures are the data URIs of ``Thumb.source``. ``metric`` is euclidean
     or cosine, ``items`` the size of the gallery, ``kind`` that of the index.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("evalsuite"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("search.html.j2").render(
+    page = page_template("search.html.j2").render(
         title=title,
         answers=answers,
         measure=_MEASURES[metric],

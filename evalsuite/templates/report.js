@@ -13,12 +13,16 @@ for (const table of document.querySelectorAll("table.headline")) {
       const order = head.getAttribute("aria-sort") === first ? other : first;
       table.querySelectorAll("thead th").forEach((cell) => cell.removeAttribute("aria-sort"));
       head.setAttribute("aria-sort", order);
-      const value = (row) => Number(row.cells[column].dataset.value);
-      const missing = (row) => Number(Number.isNaN(value(row)));
+      const shown = (row) => row.cells[column].dataset.value ?? row.cells[column].textContent.trim();
+      const keyed = [...body.rows].map((row) => [shown(row), row]);
+      const isMissing = (text) => Number(text === "" || text === "nan" || text === "–");
       const sign = order === "ascending" ? 1 : -1;
-      const rows = [...body.rows].sort(
-        (a, b) => missing(a) - missing(b) || sign * (value(a) - value(b) || 0));
-      body.append(...rows);
+      const between = (a, b) => {
+        const difference = Number(a) - Number(b);
+        return Number.isNaN(difference) ? a.localeCompare(b, "en", { numeric: true }) : difference;
+      };
+      keyed.sort(([a], [b]) => isMissing(a) - isMissing(b) || sign * between(a, b));
+      body.append(...keyed.map(([, row]) => row));
     });
   });
 }
