@@ -93,7 +93,7 @@ def embed_run(
     workers: int = 0,
     dtype: str = "float32",
     out: Path | None = None,
-    best: bool = False,
+    select: str = "last",
 ) -> dict[str, Any]:
     """What ``img2shape embed`` does; the arguments are those of the command.
 
@@ -110,9 +110,11 @@ def embed_run(
     if dtype not in get_args(Dtype):
         raise ConfigError(f"--dtype {dtype}: expected one of {', '.join(get_args(Dtype))}")
     start_seconds = time.monotonic()
-    run = load_run(path, best=best)
+    run = load_run(path, select=select)
     require_same_data(run)
-    folder = out or results_folder(run.checkpoint.path if best else path, run).embeddings
+    folder = (
+        out or results_folder(path if run.scored is None else run.checkpoint.path, run).embeddings
+    )
     streams = [
         configured_stream(run, side, split=split) for side in (SIDES if what == "both" else (what,))
     ]

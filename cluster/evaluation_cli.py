@@ -36,6 +36,14 @@ Workers = Annotated[
     int,
     typer.Option(min=0, help="Ray workers that embed; 0 embeds here, without Ray."),
 ]
+Select = Annotated[
+    str,
+    typer.Option(
+        help="Of a run folder, the newest checkpoint (last) or the best by its scores on the way "
+        "(validation.every): oracle, which reads labels of what is evaluated, or a criterion that "
+        "reads none of the target: entropy | im | snd | source-val.",
+    ),
+]
 
 
 @evaluation_app.command("eval")
@@ -49,14 +57,7 @@ def evaluate(
     shard_cpus: ShardCpus = None,
     workers: Workers = 0,
     arithmetic: Arithmetic = "exact",
-    best: Annotated[
-        bool,
-        typer.Option(
-            "--best",
-            help="Of a run folder, the checkpoint with the best score on the way (validation.every)"
-            " instead of the newest: an oracle's choice, and the result says so.",
-        ),
-    ] = False,
+    select: Select = "last",
     a_distance: Annotated[
         bool,
         typer.Option(
@@ -76,7 +77,7 @@ def evaluate(
             protocol=protocol,
             actors=actors,
             shard_cpus=shard_cpus,
-            best=best,
+            select=select,
             workers=workers,
             arithmetic=arithmetic,
             measure_a_distance=a_distance,
@@ -104,12 +105,7 @@ def embed_streams(
         Path | None,
         typer.Option(help="Folder to write into.", show_default="`embeddings` in the run's folder"),
     ] = None,
-    best: Annotated[
-        bool,
-        typer.Option(
-            "--best", help="Of a run folder, the checkpoint with the best score on the way."
-        ),
-    ] = False,
+    select: Select = "last",
     as_json: Json = False,
 ) -> None:
     """Embed queries and gallery of a trained run into folders of Parquet parts.
@@ -121,7 +117,15 @@ def embed_streams(
 
     with only_json(as_json) as emit:
         emit(
-            embed_run(run, what=what, split=split, workers=workers, dtype=dtype, out=out, best=best)
+            embed_run(
+                run,
+                what=what,
+                split=split,
+                workers=workers,
+                dtype=dtype,
+                out=out,
+                select=select,
+            )
         )
 
 

@@ -36,15 +36,16 @@ def evaluate_run(
     protocol: str | None = None,
     actors: bool = False,
     shard_cpus: float | None = None,
-    best: bool = False,
+    select: str = "last",
     workers: int = 0,
     arithmetic: str = "exact",
     measure_a_distance: bool = False,
 ) -> dict[str, Any]:
     """Embed queries and gallery, score them, and write both into the run folder.
 
-    The result says under ``selection`` how the checkpoint was chosen: ``last``, ``given``, or
-    ``oracle (METRIC on SPLIT)`` where labels of what is evaluated chose it, and under
+    The result says under ``selection`` how the checkpoint was chosen: ``last``, ``given``,
+    ``oracle (METRIC on SPLIT)`` where labels of what is evaluated chose it, or ``CRITERION on
+    STREAM/SPLIT`` where a criterion did, under ``step`` and ``score`` which one it was, and under
     ``gallery_fingerprint`` which shapes were searched.
 
     Args:
@@ -52,18 +53,19 @@ def evaluate_run(
             the checkpoint's own folder of results ``<run>/at-<step>``.
         actors: gallery shards as Ray actors instead of in this process.
         shard_cpus: CPUs that such an actor reserves; None shares what the cluster has free.
-        best: of a run folder, the kept checkpoint with the best score instead of the newest; its
-            results go where those of a checkpoint go.
+        select: of a run folder, the newest checkpoint (``last``) or the kept one with the best
+            score by the validation's metric (``oracle``) or by a criterion (``entropy``, ``im``,
+            ``snd``, ``source-val``); its results go where those of a checkpoint go.
         arithmetic: ``exact`` or ``float32``, see ``evalsuite.options.Options``.
         workers: Ray actors that embed what has not been embedded; 0 works in this process.
         measure_a_distance: add ``a_distance``, how well the two domains can be told apart.
 
     Raises:
-        ConfigError: no checkpoint, with ``best`` none that has a score, or the data set is not the
-            one the run was trained on.
+        ConfigError: no checkpoint, none that has the score ``select`` asks for, or the data set is
+            not the one the run was trained on.
         EvaluationError: unknown protocol or arithmetic, or the embeddings cannot be scored.
     """
-    run = load_run(path, best=best)
+    run = load_run(path, select=select)
     evaluation = run.config.evaluation
     options = Options(  # a wrong protocol is refused before minutes of embedding
         protocol=protocol or evaluation.protocol,
@@ -73,8 +75,9 @@ def evaluate_run(
     )
     require_same_data(run)
     if run.scored is not None:
-        say(f"best checkpoint: {run.scored.value_shown}; labels chose it: {run.scored.selection}")
-    folder = results_folder(run.checkpoint.path if best else path, run)
+        chosen = "labels" if run.scored.by_oracle else "no label of the target"
+        say(f"best checkpoint: {run.scored.value_shown}; {chosen} chose it: {run.scored.selection}")
+    folder = results_folder(path if run.scored is None else run.checkpoint.path, run)
     streams = [configured_stream(run, side) for side in ("queries", "gallery")]
     queries, gallery = embed(run, folder.embeddings, streams, workers=workers)
     result = _score(
@@ -88,6 +91,8 @@ def evaluate_run(
     )
     about: dict[str, Any] = {
         "selection": _selection(path, run),
+        "step": run.checkpoint.step,
+        "score": None if run.scored is None else run.scored.value,
         "gallery_fingerprint": items_fingerprint(gallery.keys, gallery.labels),
     }
     if measure_a_distance:

@@ -19,7 +19,7 @@ from trainer.loop import train
 from trainer.run_folder import RunFolder
 from trainer.strategy import require_supported
 from trainer.streams import training_loader, training_sources
-from trainer.validation import validation_sources
+from trainer.validation import require_scorable
 
 __all__ = ["RunFailed", "launch", "ray_session"]
 
@@ -46,7 +46,7 @@ def launch(
     # Bad data and selections are refused before anything is written.
     require_supported(config)
     training_loader(config, training_sources(config)).close()
-    validation_sources(config)
+    require_scorable(config)
     if "TORCHELASTIC_RUN_ID" in os.environ:
         with process_group(timeout_seconds=config.training.timeout_seconds):
             if not _claimed_by_leader(config, folder):

@@ -22,10 +22,12 @@ from typing import Any
 import torch
 
 from dataio.atomic import sync_folder
+from dataio.names import nearest
 from trainer.attempt import Attempt
 from trainer.checkpoint_facts import FACTS, UnusableError, read_facts, write_facts
 from trainer.config import ConfigError
 from trainer.retention import Retention, Scored, best_first
+from trainer.selection import SELECTIONS
 from trainer.telemetry import naming
 
 __all__ = [
@@ -33,8 +35,8 @@ __all__ = [
     "clear_leftovers",
     "load_checkpoint",
     "newest_checkpoint",
-    "open_best",
     "open_checkpoint",
+    "open_selected",
     "save_checkpoint",
 ]
 
@@ -151,22 +153,32 @@ def open_checkpoint(path: Path) -> Checkpoint:
     raise ConfigError(f"{path}: has no checkpoint yet; train it with `img2shape train`")
 
 
-def open_best(path: Path) -> tuple[Checkpoint, Scored]:
-    """The best whole checkpoint of a run folder by its score, and that score.
+def open_selected(path: Path, select: str) -> tuple[Checkpoint, Scored | None]:
+    """The whole checkpoint that ``select`` chooses, and the score that chose it.
 
-    Labels were read for the score: this is an oracle's choice.
+    Args:
+        path: a run folder; with ``last`` a checkpoint may be given instead.
+        select: ``last`` takes the newest; ``oracle`` the best by a metric on labels of what is
+            evaluated; a criterion of :mod:`trainer.criteria` the best by it.
 
     Raises:
-        ConfigError: ``path`` is no run folder, or no whole checkpoint has a score.
+        ConfigError: no such selection; ``path`` is no run folder; or no whole checkpoint has the
+            score.
     """
+    if select not in SELECTIONS:
+        raise ConfigError(f"--select: no selection '{select}'{nearest(select, SELECTIONS)}")
+    if select == "last":
+        return open_checkpoint(path), None
     if not (path / "run.json").exists():
-        raise ConfigError(f"{path}: not a run folder; --best chooses among a run's checkpoints")
-    ranked = best_first(_by_age(path / "checkpoints"))
+        raise ConfigError(f"{path}: not a run folder; --select chooses among a run's checkpoints")
+    oracle = select == "oracle"
+    ranked = best_first(_by_age(path / "checkpoints"), None if oracle else select)
     found = _first_whole([scored.path for scored in ranked])
     if found is None:
+        key = "validation.metric" if oracle else f"validation.criterion={select}"
         raise ConfigError(
-            f"{path}: no checkpoint has a score; train with validation.every set, or evaluate the "
-            "newest one without --best"
+            f"{path}: no checkpoint has a score for --select {select}; train with validation.every "
+            f"and {key} set, or take the newest one with --select last"
         )
     return found, next(scored for scored in ranked if scored.path == found.path)
 

@@ -29,6 +29,7 @@ from trainer.sections import (
     TrainingConfig,
     ValidationConfig,
 )
+from trainer.selection import criterion_refusal
 from trainer.transfer_pairs import Transfer
 
 __all__ = [
@@ -43,6 +44,8 @@ __all__ = [
     "ValidationConfig",
     "load_config",
     "parse_config",
+    "read_yaml",
+    "validated",
 ]
 
 
@@ -100,6 +103,7 @@ class RunConfig(Section):
 
 
 _TRANSFER = "transfer."  # a section that becomes values of section data
+UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 _EXECUTION_ONLY = (
     "log_every",
     "checkpoint_every",
@@ -123,23 +127,34 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
         ConfigError: the file is missing or not YAML, an override is malformed, a key is unknown
             (with the nearest match) or a value does not fit.
     """
+    tree = read_yaml(path, ready="configs/", expected="sections (method, data, ...)")
+    for override in overrides:
+        _apply(tree, override)
+    return parse_config(tree, where=str(path))
+
+
+def read_yaml(path: str | Path, *, ready: str, expected: str) -> dict[str, Any]:
+    """The keys and values of a YAML file.
+
+    Args:
+        ready: where ready-made files are, and ``expected``: what its keys are, for the messages.
+
+    Raises:
+        ConfigError: it is missing, not YAML, or has no keys.
+    """
     path = Path(path)
     try:
         tree = yaml.safe_load(path.read_text())
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; configs/ holds ready ones") from None
+        raise ConfigError(f"{path}: no such file; {ready} holds ready ones") from None
     except IsADirectoryError:
         raise ConfigError(f"{path}: is a folder; give a YAML file inside it") from None
     except (yaml.YAMLError, UnicodeDecodeError) as err:
         reason = " ".join(str(err).split())
         raise ConfigError(f"{path}: not readable as YAML: {reason}") from None
     if not isinstance(tree, dict):
-        raise ConfigError(
-            f"{path}: expected sections (method, data, ...), found {type(tree).__name__}"
-        )
-    for override in overrides:
-        _apply(tree, override)
-    return parse_config(tree, where=str(path))
+        raise ConfigError(f"{path}: expected {expected}, found {type(tree).__name__}")
+    return tree
 
 
 def parse_config(tree: Mapping[str, Any], *, where: str = "config") -> RunConfig:
@@ -159,15 +174,16 @@ def parse_config(tree: Mapping[str, Any], *, where: str = "config") -> RunConfig
         if isinstance(tree.get(section, {}), dict):
             tree[section] = {**values, **tree.get(section, {})}
     if "transfer" in tree:
-        pair = _validate(Transfer, _section(tree, "transfer", where), where=where, prefix=_TRANSFER)
+        pair = validated(Transfer, _section(tree, "transfer", where), where=where, prefix=_TRANSFER)
         tree["data"] = _merged(pair.data(cls.streams), _section(tree, "data", where))
         del tree["transfer"]
     if isinstance(tree.get("data", {}), dict):
         tree["data"] = _with_default_selections(tree.get("data", {}), cls)
-    parsed = _validate(cls.Config, options, where=where, prefix="method.")
-    run = _validate(RunConfig, {**tree, "method": parsed, "method_name": name}, where=where)
+    parsed = validated(cls.Config, options, where=where, prefix="method.")
+    run = validated(RunConfig, {**tree, "method": parsed, "method_name": name}, where=where)
     _require_usable_streams(run, where=where)
     _require_validation_with_checkpoints(run, where=where)
+    _require_usable_criterion(run, where=where)
     return _with_balanced_batch(run, tree, where=where) if cls.balanced else run
 
 
@@ -228,6 +244,13 @@ def _require_validation_with_checkpoints(run: RunConfig, *, where: str) -> None:
             f"{saved}; scores choose among checkpoints, so take {-(-every // saved) * saved}, or "
             f"set training.checkpoint_every={every} too"
         )
+
+
+def _require_usable_criterion(run: RunConfig, *, where: str) -> None:
+    criterion = run.validation.criterion
+    refusal = None if criterion is None else criterion_refusal(run.method_name, criterion)
+    if refusal is not None:
+        raise ConfigError(f"{where}: validation.criterion: {refusal}")
 
 
 def _needed(method: str) -> str:
@@ -291,11 +314,19 @@ def _sections(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
     return found
 
 
-def _validate(model: type[Any], values: Mapping[str, Any], *, where: str, prefix: str = "") -> Any:
+def validated(model: type[Any], values: Mapping[str, Any], *, where: str, prefix: str = "") -> Any:
+    """``model`` with ``values`` that a file ``where`` gives under the keys ``prefix``.
+
+    Raises:
+        ConfigError: a key is unknown (with the nearest match), or a value does not fit.
+    """
     try:
         return model(**values)
     except ValidationError as err:
-        raise ConfigError(f"{where}: {_explain(model, err.errors()[0], prefix)}") from None
+        found = err.errors()
+        unknown = (e for e in found if e["type"] in UNKNOWN)  # a key that lacks may be misspelt
+        first = next(unknown, found[0])
+        raise ConfigError(f"{where}: {_explain(model, first, prefix)}") from None
     except TypeError as err:
         raise ConfigError(f"{where}: {err}") from None
 
@@ -303,13 +334,13 @@ def _validate(model: type[Any], values: Mapping[str, Any], *, where: str, prefix
 def _explain(model: type[BaseModel], error: Any, prefix: str) -> str:
     path = [str(p) for p in error["loc"]]
     name = prefix + ".".join(path)
-    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+    if error["type"] in UNKNOWN:
         fields = _field_names(model, path[:-1])
         if model is RunConfig and len(path) == 1:
             fields.append(_TRANSFER.rstrip("."))
         return f"unknown key '{name}'{nearest(path[-1], fields)}"
     if error["type"] == "value_error":  # of several fields of one section; its text names them
-        return f"{name.rstrip('.')}.{error['ctx']['error']}"
+        return f"{name.rstrip('.')}.{error['ctx']['error']}".lstrip(".")
     given = error.get("input")
     shown = "" if isinstance(given, dict) else f" (given: {given!r})"
     return f"{name}: {error['msg']}{shown}"

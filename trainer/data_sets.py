@@ -20,6 +20,7 @@ __all__ = [
     "open_data_set",
     "read_again",
     "require_classes",
+    "require_samples",
     "training_selections",
 ]
 
@@ -85,6 +86,24 @@ def require_classes(config: RunConfig) -> None:
     ``data.restrict``: that one of them lacks).
     """
     _class_map(config)
+
+
+def require_samples(
+    config: RunConfig, selection: Selection, *, key: str, name: str, remedy: str
+) -> None:
+    """Check that ``data.<name>`` has samples of ``selection``, which option ``key`` asks for.
+
+    Raises:
+        ConfigError: it has none; the message says in which splits they are, and the ``remedy``.
+        DataError: the data set cannot be read.
+    """
+    manifest = open_data_set(config, selection)
+    held = sorted(set(manifest.splits[manifest.streams == selection.stream].tolist()))
+    if not held or selection.split not in (*held, "all"):
+        raise ConfigError(
+            f"{key}: {manifest.root} has no {selection.stream} of split '{selection.split}' for "
+            f"data.{name}; it has them in {', '.join(held) or 'no split'}; {remedy}"
+        )
 
 
 def data_fingerprint(config: RunConfig) -> str:

@@ -21,7 +21,7 @@ from trainer.config import RunConfig, Selection
 from trainer.data_sets import class_mapping, training_selections
 from trainer.methods import METHODS
 from trainer.streams import evaluation_source, training_loader, training_sources
-from trainer.validation import validation_sources
+from trainer.validation import require_scorable
 
 __all__ = ["explain_run", "replay_step"]
 
@@ -43,7 +43,7 @@ def explain_run(
     """
     sources = training_sources(config)
     _loader(config, sources, world_size=world_size)  # refuses what training would refuse
-    validation_sources(config)
+    require_scorable(config)
     selections = training_selections(config)
     streams = {
         name: {

@@ -11,7 +11,7 @@ import torch
 
 from dataio.loader import StreamSource
 from trainer.building import DTYPES, build_method
-from trainer.checkpoint import Checkpoint, open_best, open_checkpoint
+from trainer.checkpoint import Checkpoint, open_selected
 from trainer.config import RunConfig, parse_config
 from trainer.embedding import embed_batches
 from trainer.methods import Method
@@ -25,7 +25,7 @@ __all__ = ["TrainedRun", "extract", "load_run", "untrained", "without_download"]
 class TrainedRun:
     """A method with trained weights and where they came from.
 
-    ``scored`` says by which score the checkpoint was chosen; None where none was asked.
+    ``scored`` says by which score the checkpoint was chosen; None for the newest and a given one.
     """
 
     method: Method
@@ -40,17 +40,18 @@ class TrainedRun:
         return f"{description['sha256'][:16]}:{description['fingerprint']}"
 
 
-def load_run(path: Path, *, best: bool = False) -> TrainedRun:
+def load_run(path: Path, *, select: str = "last") -> TrainedRun:
     """The newest whole checkpoint of a run folder, or the checkpoint that ``path`` is.
 
     Args:
-        best: the one with the best score of the run folder instead, an oracle's choice.
+        select: ``last``; ``oracle`` or a criterion takes the best one of the run folder by such a
+            score instead.
 
     Raises:
-        ConfigError: ``path`` is neither, or holds no whole checkpoint; with ``best``, it is no run
-            folder or no checkpoint has a score.
+        ConfigError: ``path`` is neither, or holds no whole checkpoint; ``select`` is unknown, or
+            chooses in what is no run folder or has no such score.
     """
-    checkpoint, scored = open_best(path) if best else (open_checkpoint(path), None)
+    checkpoint, scored = open_selected(path, select)
     description = checkpoint.description
     config = parse_config(description["config"], where=str(checkpoint.path))
     method = build_method(without_download(config), num_classes=len(description["classes"]))

@@ -29,7 +29,7 @@ from trainer.hardware import fair_threads, own_device
 from trainer.layout import set_layout
 from trainer.methods import Domain, Losses, Now
 from trainer.phase_clock import PhaseClock
-from trainer.retention import Retention, conditions
+from trainer.retention import Retention, comparable_scores
 from trainer.run_folder import RunFolder, require_same_run
 from trainer.schedules import rate_factor
 from trainer.strategy import Strategy, open_strategy, require_supported
@@ -292,8 +292,7 @@ class Trainer:
         torch.set_rng_state(found.state["generator"])
         self.round_health = found.state.get("round_health", {})
         self.step = found.step
-        if conditions(found.description) == conditions(mine):
-            self.validation.remember(found.step, found.description.get("scores"))
+        self.validation.remember(found.step, comparable_scores(found.description, mine))
         log.info("continuing at step %d from %s", found.step, path)
 
 

@@ -177,7 +177,8 @@ class TrainingConfig(Section):
     keep_best: int = Field(
         default=1,
         ge=0,
-        description="Checkpoints kept besides for their score; there is one with validation.every.",
+        description="Checkpoints kept besides for their score by validation.metric, and as many "
+        "for that by validation.criterion; there are scores with validation.every.",
     )
     async_checkpoints: bool = Field(
         default=True,
@@ -265,10 +266,18 @@ class ValidationConfig(Section):
         description="Steps between two validations, a multiple of training.checkpoint_every; null: "
         "none.",
     )
-    metric: str = Field(
+    metric: str | None = Field(
         default="mAP",
         description="What is compared, a metric of `img2shape eval`. Labels of the split are read: "
-        "a checkpoint chosen by it was chosen by an oracle, and a table must say so.",
+        "a checkpoint chosen by it was chosen by an oracle, and a table must say so. null: no such "
+        "scores, and no label of queries or gallery is read.",
+    )
+    criterion: Literal["entropy", "im", "snd", "source-val"] | None = Field(
+        default=None,
+        description="What is compared without a label of the target. On the unlabelled streams of "
+        "training (source-only: split train of the gallery): the predictions' mean entropy; im: "
+        "information maximisation, sure and spread over the classes; snd: soft neighbourhood "
+        "density. source-val: accuracy on split val of the labelled streams. null: none.",
     )
     split: Literal["train", "val", "test", "all"] = Field(
         default="val", description="Split of data.queries and data.gallery that is scored."
@@ -276,8 +285,21 @@ class ValidationConfig(Section):
 
     @model_validator(mode="after")
     def _metric_that_exists(self) -> ValidationConfig:
-        if self.metric not in HEADLINES:
+        if self.metric is not None and self.metric not in HEADLINES:
             raise ValueError(f"metric: no metric '{self.metric}'{nearest(self.metric, HEADLINES)}")
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_score(self) -> ValidationConfig:
+        if self.criterion is not None and self.every is None:
+            raise ValueError(
+                f"criterion: '{self.criterion}' is computed every validation.every steps, which is "
+                "null; set both or none"
+            )
+        if self.every is not None and self.metric is None and self.criterion is None:
+            raise ValueError(
+                "every: neither metric nor criterion is set; set one, or every to null"
+            )
         return self
 
 

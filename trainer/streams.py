@@ -24,6 +24,7 @@ from trainer.data_sets import (
 from trainer.methods import METHODS, Domain
 
 __all__ = [
+    "criterion_source",
     "evaluation_source",
     "to_domain",
     "to_domains",
@@ -107,6 +108,26 @@ def evaluation_source(config: RunConfig, selection: Selection) -> StreamSource:
     """
     source = _source(config, selection, labelled=True, training=False)
     _require_labels(source, where=f"{selection.stream}/{selection.split}")
+    return source
+
+
+def criterion_source(
+    config: RunConfig, selection: Selection, *, labelled: bool, where: str
+) -> StreamSource:
+    """A stream that a criterion looks at: all views, no augmentation.
+
+    Args:
+        labelled: whether its labels may be read; where not, :func:`walk_stream` hides them.
+        where: what to call it in messages.
+
+    Raises:
+        ConfigError: it is labelled and has a class that is not trained on.
+        DataError: the data set cannot be read, or a sample lacks a label that may be read.
+    """
+    source = _source(config, selection, labelled=labelled, training=False)
+    if labelled:
+        _require_labels(source, where=where)
+        _require_within_classes(source, where=where)
     return source
 
 

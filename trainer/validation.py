@@ -1,9 +1,10 @@
 """Scores of a run on its way: they choose among checkpoints and train nothing.
 
 At every due step all ranks embed queries and gallery of the validation split, rank 0 scores them
-exactly, and all ranks learn the scores. Training goes on as if nothing had happened: no random
-number is drawn and no statistic changes. Labels of the split are read. Where it belongs to the
-target domain, a checkpoint chosen by these scores is an oracle's choice.
+exactly, and all ranks learn the scores. Labels of the split are read. Where it belongs to the
+target domain, a checkpoint chosen by these scores is an oracle's choice; ``validation.criterion``
+adds a score that needs no label of the target (:mod:`trainer.criterion_scores`). Training goes on
+as if nothing had happened: no random number is drawn and no statistic changes.
 """
 
 from __future__ import annotations
@@ -21,26 +22,36 @@ from evalsuite.embeddings import Embeddings
 from evalsuite.evaluate import evaluate
 from trainer import collectives
 from trainer.config import ConfigError, RunConfig, Selection
-from trainer.data_sets import open_data_set
+from trainer.criterion_scores import StreamLogits, criterion_score, criterion_sources, whole_logits
+from trainer.data_sets import require_samples
 from trainer.embedding import embed_whole
 from trainer.methods import METHODS, Method
+from trainer.selection import criterion_place
 from trainer.streams import evaluation_source
 from trainer.telemetry import StepLog
 
-__all__ = ["Validation", "validation_sources"]
+__all__ = ["Validation", "require_scorable", "validation_sources"]
 
 SIDES = ("queries", "gallery")
 Scores = dict[str, float]
 
 
+def require_scorable(config: RunConfig) -> None:
+    """Check that the data have what validation needs; the errors are those of
+    :func:`validation_sources` and :func:`trainer.criterion_scores.criterion_sources`."""
+    validation_sources(config)
+    criterion_sources(config)
+
+
 def validation_sources(config: RunConfig) -> dict[str, StreamSource]:
-    """Queries and gallery that are scored on the way; none where ``validation.every`` is null.
+    """Queries and gallery that are scored on the way; none where ``validation.every`` or
+    ``validation.metric`` is null.
 
     Raises:
         ConfigError: the split has no sample there, or no query has a shape of its class.
         DataError: a data set cannot be read, or a sample has no label to score it by.
     """
-    if config.validation.every is None:
+    if config.validation.every is None or config.validation.metric is None:
         return {}
     sources = {side: _source(config, side) for side in SIDES}
     queries, gallery = (set(s.manifest.labels[s.rows].tolist()) for s in sources.values())
@@ -56,13 +67,9 @@ def validation_sources(config: RunConfig) -> dict[str, StreamSource]:
 def _source(config: RunConfig, side: str) -> StreamSource:
     split = config.validation.split
     selection: Selection = getattr(config.data, side).model_copy(update={"split": split})
-    manifest = open_data_set(config, selection)
-    if len(manifest.select(selection.stream, split)) == 0:
-        held = sorted(set(manifest.splits[manifest.select(selection.stream, "all")].tolist()))
-        raise ConfigError(
-            f"validation.split: {manifest.root} has no {selection.stream} of split '{split}' for "
-            f"data.{side}; it has them in {', '.join(held) or 'no split'}"
-        )
+    require_samples(
+        config, selection, key="validation.split", name=side, remedy="choose another split"
+    )
     return evaluation_source(config, selection)
 
 
@@ -87,6 +94,7 @@ class Validation:
         self.config, self.log, self.beat = config, log, beat
         self.device, self.dtype = device, dtype
         self.sources = validation_sources(config)
+        self.criterion_sources = criterion_sources(config)
         self._last: tuple[int, Scores] = (-1, {})
 
     def known(self, step: int) -> Scores:
@@ -101,8 +109,10 @@ class Validation:
         return scores if at == step and fitted else {}
 
     def remember(self, step: int, scores: Mapping[str, float | None] | None) -> None:
-        """Take over the scores that a checkpoint of this run carries, if any."""
-        if scores:  # JSON has null for NaN
+        """Take over the scores that a checkpoint of this run carries, if they are all there."""
+        validation = self.config.validation
+        wanted = {name for name in (validation.metric, validation.criterion) if name is not None}
+        if scores and wanted <= scores.keys():  # JSON has null for NaN
             self._last = (step, {k: math.nan if v is None else v for k, v in scores.items()})
 
     def due(self, step: int) -> bool:
@@ -116,28 +126,38 @@ class Validation:
         Raises:
             EvaluationError, OSError: the scores cannot be computed or written; on every rank.
         """
-        vectors = {
-            side: embed_whole(
-                method,
-                source,
-                batch=self.config.evaluation.batch,
-                dtype=self.dtype,
-                device=self.device,
-                on_part=self.beat,
-            )
-            for side, source in self.sources.items()
+        options: dict[str, Any] = {
+            "batch": self.config.evaluation.batch,
+            "dtype": self.dtype,
+            "device": self.device,
+            "on_part": self.beat,
         }
+        vectors = {side: embed_whole(method, s, **options) for side, s in self.sources.items()}
+        sources = self.criterion_sources.items()
+        logits = {name: whole_logits(method, source, **options) for name, source in sources}
         scores, error = {}, None
         if collectives.rank() == 0:
             try:
-                scores = self._scored(vectors)
+                scores = self._all_scores(vectors, logits)
                 self._write(step, scores)
             except Exception as err:
                 error = err
         collectives.raise_together(error)
         self._last = (step, collectives.broadcast_object(scores))
 
-    def _scored(self, vectors: dict[str, Tensor]) -> Scores:
+    def _all_scores(
+        self, vectors: Mapping[str, Tensor], logits: Mapping[str, StreamLogits]
+    ) -> Scores:
+        scores, criterion = (
+            self._scored(vectors) if vectors else {},
+            self.config.validation.criterion,
+        )
+        if criterion is not None:
+            scores[criterion] = criterion_score(criterion, logits.values())
+            self.beat()
+        return scores
+
+    def _scored(self, vectors: Mapping[str, Tensor]) -> Scores:
         queries, gallery = (_embeddings(self.sources[side], vectors[side]) for side in SIDES)
         options = self.config.evaluation.model_dump(exclude={"batch"})
         # A diverging network scores badly; whether it is an error, its losses will tell.
@@ -147,12 +167,13 @@ class Validation:
         return dict(found.headline)
 
     def _write(self, step: int, scores: Scores) -> None:
-        record: dict[str, Any] = {
-            "step": step,
-            "split": self.config.validation.split,
-            "protocol": self.config.evaluation.protocol,
-            "scores": scores,
-        }
+        config = self.config.validation
+        record: dict[str, Any] = {"step": step}
+        if config.metric is not None:
+            record |= {"split": config.split, "protocol": self.config.evaluation.protocol}
+        if config.criterion is not None:
+            record["criterion"] = criterion_place(self.config.to_dict(), config.criterion)
+        record["scores"] = scores
         log = StepLog(self.log, from_step=step)
         try:
             log.write(record)

@@ -162,7 +162,8 @@ def test_values_beyond_half_precision_name_the_item_and_the_remedy(run, monkeypa
         (["--split", "tests"], "--split tests: expected one of train, val, test, all"),
         (["--dtype", "float8"], "--dtype float8: expected one of float32, float16"),
         (["--workers", "-1"], "--workers"),
-        (["--best"], "no checkpoint has a score"),
+        (["--select", "oracle"], "no checkpoint has a score"),
+        (["--select", "best"], "no selection 'best'"),
     ],
 )
 def test_bad_options_are_one_line(run, options, told, capfd):

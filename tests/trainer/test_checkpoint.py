@@ -30,8 +30,8 @@ from trainer.checkpoint import (
     clear_leftovers,
     load_checkpoint,
     newest_checkpoint,
-    open_best,
     open_checkpoint,
+    open_selected,
     save_checkpoint,
 )
 from trainer.checkpoint_writer import CheckpointWriter, snapshot
@@ -373,7 +373,7 @@ def test_the_newest_and_the_best_stay(tmp_path):
 def test_of_anmrr_the_lowest_is_the_best(tmp_path):
     for step, value in enumerate((0.4, 0.2, 0.8, 0.6), start=1):
         scores = {"ANMRR": value, "mAP": 1 - value, "NN": math.nan}
-        saved(tmp_path, step, keep=Retention(1, 1, "ANMRR"), scores=scores)
+        saved(tmp_path, step, keep=Retention(1, 1, ("ANMRR",)), scores=scores)
     assert steps(tmp_path) == [2, 4]
     ranked = best_first(tmp_path.iterdir(), "ANMRR")
     assert [(c.step, c.value) for c in ranked] == [(2, 0.2), (4, 0.6)]
@@ -435,19 +435,23 @@ def test_an_altered_score_is_damage(tmp_path):
 
 def test_the_best_whole_one_is_opened(tmp_path, caplog):
     folder = claimed(tmp_path)
-    with pytest.raises(ConfigError, match=r"no checkpoint has a score; .*validation\.every"):
-        open_best(tmp_path)
+    with pytest.raises(ConfigError, match=r"no .* --select oracle; .*validation\.every"):
+        open_selected(tmp_path, "oracle")
     for step, value in ((1, 0.3), (2, 0.9), (3, 0.6), (4, 0.1)):
         saved(folder.checkpoints, step, scores={"mAP": value})
-    found, scored = open_best(tmp_path)
+    found, scored = open_selected(tmp_path, "oracle")
+    assert scored is not None
     assert (found.step, scored.step, scored.value) == (2, 2, 0.9)
     assert found.state["x"][0].item() == 2
     truncate(folder.checkpoints / "step-00000002")
-    found, scored = open_best(tmp_path)
+    found, scored = open_selected(tmp_path, "oracle")
+    assert scored is not None
     assert (found.step, scored.value_shown) == (3, "mAP 0.600 on val at step 3")
     assert "step-00000002: state.pt does not match its hash; passed over" in caplog.text
-    with pytest.raises(ConfigError, match="not a run folder; --best chooses"):
-        open_best(folder.checkpoints / "step-00000003")
+    with pytest.raises(ConfigError, match="not a run folder; --select chooses"):
+        open_selected(folder.checkpoints / "step-00000003", "oracle")
+    with pytest.raises(ConfigError, match="no selection 'oracel'; did you mean 'oracle'"):
+        open_selected(tmp_path, "oracel")
 
 
 # ---- attempts

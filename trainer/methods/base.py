@@ -136,6 +136,7 @@ class Method(nn.Module):
         balanced: whether its batches are P classes x K samples, the same classes in every stream;
             its Config then has ``classes_per_batch`` and ``samples_per_class``.
         walked: streams that are only walked (in rounds or at the end), never drawn for a step.
+        has_classifier: whether it learns a classifier, so that :meth:`class_logits` works.
     """
 
     name: ClassVar[str]
@@ -145,6 +146,7 @@ class Method(nn.Module):
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     balanced: ClassVar[bool] = False
     walked: ClassVar[frozenset[str]] = frozenset()
+    has_classifier: ClassVar[bool] = True
 
     config: Any
     network: RetrievalNetwork
@@ -260,3 +262,10 @@ class Method(nn.Module):
     def embed_gallery(self, pixels: Tensor) -> Tensor:
         """Retrieval embedding ``[n, D]`` of gallery shapes ``[n, V, 3, H, W]``."""
         return full_precision(self.network.embed_shapes(pixels))
+
+    def class_logits(self, pixels: Tensor) -> Tensor:
+        """Class logits ``[n, K]`` of one side's samples: images ``[n, 3, H, W]`` as queries, shapes
+        ``[n, V, 3, H, W]`` as the gallery; only of methods with :attr:`has_classifier`."""
+        shapes = pixels.dim() == 5
+        f = self.embed_gallery(pixels) if shapes else self.embed_queries(pixels)
+        return full_precision(self.network.classify(f))

@@ -199,3 +199,8 @@ class DaisNet(Method):
 
     def embed_gallery(self, pixels: Tensor) -> Tensor:
         return full_precision(self.shape_network.embed_shapes(pixels))
+
+    def class_logits(self, pixels: Tensor) -> Tensor:
+        if pixels.dim() != 5:
+            return super().class_logits(pixels)
+        return full_precision(self.shape_network.classify(self.embed_gallery(pixels)))

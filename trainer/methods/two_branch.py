@@ -43,6 +43,7 @@ class TwoBranch(Method):
         "source_shapes": StreamNeed("shape", labelled=True),
     }
     balanced = True
+    has_classifier = False
 
     def __init__(self, config: Any, network: NetworkConfig, *, num_classes: int, seed: int) -> None:
         super().__init__(config, network, num_classes=num_classes, seed=seed)
