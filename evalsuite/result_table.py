@@ -35,11 +35,15 @@ Numbers = Mapping[str, float | None]
 
 @dataclass(frozen=True)
 class Column:
-    """A data set or a pair, and the metrics shown for it."""
+    """A data set or a pair, and the metrics shown for it.
+
+    ``comparable``: published figures are about the same data, so that a difference means something.
+    """
 
     name: str
     metrics: tuple[str, ...]
     note: str = ""
+    comparable: bool = True
 
 
 @dataclass(frozen=True)
@@ -159,7 +163,7 @@ def build_table(
     _check(columns, entries)
     places = [Place(column.name, metric) for column in columns for metric in column.metrics]
     sides = {
-        "ours": [_ours(entry, places) for entry in entries],
+        "ours": [_ours(entry, columns) for entry in entries],
         "oracle": [_oracle(entry, places) for entry in entries],
         "published": [_published(entry, places) for entry in entries],
     }
@@ -204,16 +208,18 @@ def _row(entry: Entry, lines: Sequence[Line]) -> Row:
     return Row(entry.label, known, entry.note, entry.skipped, _is_oracle(entry.selection))
 
 
-def _ours(entry: Entry, places: Sequence[Place]) -> Line:
+def _ours(entry: Entry, columns: Sequence[Column]) -> Line:
     values = []
-    for place in places:
-        value = _over_seeds(entry.ours.get(place.column, ()), place.metric)
-        published = _known(entry.published.get(place.column, {}).get(place.metric))
-        if value.mean is not None:
-            interval = _bounds(entry.intervals.get(place.column, {}).get(place.metric))
-            difference = None if published is None else value.mean - published
-            value = replace(value, interval=interval, difference=difference)
-        values.append(replace(value, published=published))
+    for column in columns:
+        for metric in column.metrics:
+            value = _over_seeds(entry.ours.get(column.name, ()), metric)
+            published = _known(entry.published.get(column.name, {}).get(metric))
+            if value.mean is not None:
+                interval = _bounds(entry.intervals.get(column.name, {}).get(metric))
+                compared = column.comparable and published is not None
+                difference = value.mean - published if compared else None
+                value = replace(value, interval=interval, difference=difference)
+            values.append(replace(value, published=published))
     return Line("ours", tuple(values))
 
 

@@ -44,8 +44,8 @@ _LATEX = {
 class TextLine:
     """One printed line: ``cells`` in the order of the table's places, ``best`` which are bold.
 
-    ``label`` is empty on all but the first line of a row. ``side`` is ours, oracle †, published or
-    difference.
+    ``label`` is empty on all but the first line of a row. ``side`` is ours, oracle †, published,
+    interval or difference.
     """
 
     label: str
@@ -60,6 +60,8 @@ def text_lines(table: ResultTable) -> list[TextLine]:
     found: list[TextLine] = []
     for row in table.rows:
         lines = [_words(table, line) for line in row.lines] or [_empty(table)]
+        after_ours = 1 if lines[0].side == "ours" else 0
+        lines[after_ours:after_ours] = _intervals(table, row)
         lines += _differences(table, row)
         mark = f" {DAGGER}" if row.is_oracle and row.lines else ""
         first = lines[0]
@@ -218,6 +220,22 @@ def _empty(table: ResultTable) -> TextLine:
     return TextLine("", "ours", (MISSING,) * count, (False,) * count, rank)
 
 
+def _intervals(table: ResultTable, row: Row) -> list[TextLine]:
+    """A line of its own: beside the means it would make a table wider than a page."""
+    values = next((line.values for line in row.lines if line.side == "ours"), ())
+    if not any(value.interval for value in values):
+        return []
+    cells = tuple(_bounds(value.interval, table.decimals) for value in values)
+    return [TextLine("", "interval", cells, (False,) * len(cells), "")]
+
+
+def _bounds(interval: tuple[float, float] | None, decimals: int) -> str:
+    if interval is None:
+        return MISSING
+    low, high = interval
+    return f"[{low:.{decimals}f}, {high:.{decimals}f}]".replace("-", "−")
+
+
 def _differences(table: ResultTable, row: Row) -> list[TextLine]:
     values = next((line.values for line in row.lines if line.side == "ours"), ())
     if all(value.difference is None for value in values):
@@ -232,9 +250,6 @@ def _cell(table: ResultTable, value: Value) -> str:
     text = f"{value.mean:.{table.decimals}f}"
     if value.spread is not None:
         text += f" ± {value.spread:.{table.decimals}f}"
-    if value.interval:
-        low, high = value.interval
-        text += f" [{low:.{table.decimals}f}, {high:.{table.decimals}f}]"
     if value.seeds and value.seeds < table.seeds[1]:
         text += f" (n={value.seeds})"
     return text.replace("-", "−")
