@@ -14,6 +14,7 @@ import torch
 from cluster.group_size import GroupSize
 from cluster.launch import launch
 from cluster.progress import say, task
+from cluster.sinks import reporting
 from cluster.tables import print_time_budget
 from dataio.datasets import procedural_shrec
 from dataio.datasets.procedural import benchmark_name, make_procedural, records
@@ -101,11 +102,14 @@ def _require_benchmark(manifest: Manifest, *, name: str, seed: int) -> Manifest:
     return manifest
 
 
-def train_run(config: RunConfig, out: Path, *, workers: int | GroupSize) -> RunFolder:
+def train_run(
+    config: RunConfig, out: Path, *, workers: int | GroupSize, sinks: Sequence[str] = ()
+) -> RunFolder:
     """Train with a progress bar, then print where the time went; continues ``out`` when it holds
     this run.
 
-    A run that is finished already is left as it is. The errors are those of :func:`launch`.
+    A run that is finished already is left as it is. The errors are those of :func:`launch` and of
+    :func:`cluster.sinks.open_sinks`, which ``sinks`` are names for.
     """
     mapping = class_mapping(config)
     if mapping is not None:
@@ -114,33 +118,50 @@ def train_run(config: RunConfig, out: Path, *, workers: int | GroupSize) -> RunF
         folder = launch(config, out, workers=workers)
         say(f"{out}: was finished already, nothing to do")
         return folder
-    with task(f"training {config.method_name}", config.training.steps) as bar:
-        folder = launch(
-            config,
-            out,
-            workers=workers,
-            on_record=lambda r: bar.at(r["step"] + 1, note=_note(r, config, RunFolder(out))),
-        )
-    best = best_first(folder.checkpoints.glob("step-*"))
-    if best:
-        say(f"best by validation: {best[0].value_shown}; `img2shape eval --best` takes it")
+    with (
+        reporting(sinks, config, out) as told,
+        task(f"training {config.method_name}", config.training.steps) as bar,
+    ):
+
+        def on_record(record: dict[str, Any]) -> None:
+            bar.at(record["step"] + 1, note=_note(record, config, RunFolder(out)))
+            told.look()
+
+        folder = launch(config, out, workers=workers, on_record=on_record)
+    _say_best(folder, config)
     facts = folder.read()
     if "step_timings" in facts:  # under torchrun, rank 0 may not have written them yet
         print_time_budget(facts)
     return folder
 
 
+def _say_best(folder: RunFolder, config: RunConfig) -> None:
+    """Which checkpoints the scores on the way choose, and how to take them."""
+    validation, checkpoints = config.validation, list(folder.checkpoints.glob("step-*"))
+    for select, name in (
+        ("oracle", validation.metric),
+        (validation.criterion, validation.criterion),
+    ):
+        best = best_first(checkpoints, name) if name is not None else []
+        if best:
+            shown = best[0].value_shown
+            say(f"best by validation: {shown}; `img2shape eval --select {select}` takes it")
+
+
 def _note(record: Mapping[str, Any], config: RunConfig, folder: RunFolder) -> str:
-    """``loss 0.412, mAP 0.613 at step 400``: a record's loss and the newest score on the way."""
-    loss, metric = f"loss {record['loss']:.3f}", config.validation.metric
-    if config.validation.every is None or not folder.validation.exists():
+    """``loss 0.412, mAP 0.613 at step 400``: a record's loss and the newest scores on the way."""
+    loss, validation = f"loss {record['loss']:.3f}", config.validation
+    if validation.every is None or not folder.validation.exists():
         return loss
     lines = folder.validation.read_text().splitlines(keepends=True)
     scored = [json.loads(line) for line in lines[-1:] if line.endswith("\n")]
-    found = [(s["scores"].get(metric), s["step"]) for s in scored]
-    return ", ".join(
-        [loss, *(f"{metric} {v:.3f} at step {step}" for v, step in found if v is not None)]
-    )
+    found = [
+        f"{name} {value:.3f} at step {s['step']}"
+        for s in scored
+        for name in (validation.metric, validation.criterion)
+        if name is not None and (value := s["scores"].get(name)) is not None
+    ]
+    return ", ".join([loss, *found])
 
 
 def _listed(mapping: Mapping[str, Mapping[str, Sequence[str]]]) -> str:
