@@ -28,7 +28,8 @@ ABLATIONS: dict[str, dict[str, list[str]]] = {
         "hifa: global": ["method.mutual_information_weight=0", "method.local_weight=0"],
         "hifa: global+local": ["method.mutual_information_weight=0"],
     },
-    "ftspl": {  # tables III-V
+    # Tables IV and V; the first two rows select samples, table III's own (spl=false) do not.
+    "ftspl": {
         "ftspl: classifier labels": ["method.pseudo=classifier"],
         "ftspl: centroid labels": ["method.pseudo=centroid"],
         "ftspl: IDCA": ["method.spl=false", "method.covariance=false", "method.target_ce=0"],

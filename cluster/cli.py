@@ -13,7 +13,9 @@ import typer
 
 from cluster.data_cli import data_app
 from cluster.evaluation_cli import evaluation_app
+from cluster.ledger_cli import ledger_app
 from cluster.progress import say
+from cluster.sweep_cli import sweep_app
 from cluster.terminal import Json, Overrides, only_json, shown
 
 __all__ = ["app", "main"]
@@ -27,7 +29,9 @@ app = typer.Typer(
     help="Find unlabelled 3D shapes from photos and sketches: train, evaluate, report.",
 )
 app.add_typer(data_app, name="data")
+app.add_typer(ledger_app, name="ledger")
 app.add_typer(evaluation_app)  # without a name: its commands stand beside train
+app.add_typer(sweep_app)
 
 Workers = Annotated[
     str,
@@ -50,6 +54,10 @@ def train(
     out: Annotated[
         Path | None, typer.Option(help="Run folder.", show_default="runs/<method>-<identity>")
     ] = None,
+    sink: Annotated[
+        list[str] | None,
+        typer.Option(help="Also report to tensorboard, mlflow or wandb; may be given again."),
+    ] = None,
 ) -> None:
     """Train one run; continues --out when it holds this run.
 
@@ -62,7 +70,7 @@ def train(
 
     size = parse_workers(workers)
     run = load_config(config, overrides or ())
-    folder = train_run(run, out or _default_folder(run), workers=size)
+    folder = train_run(run, out or _default_folder(run), workers=size, sinks=sink or ())
     say(f"trained: {folder.path}\nnext: img2shape eval {shown(folder.path)}")
 
 

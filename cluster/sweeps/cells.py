@@ -1,0 +1,209 @@
+"""A cell: one training of a sweep, fully described, with the key that its result is kept under."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from typing import Any
+
+from cluster.sweeps.description import Choice
+from trainer.config import ConfigError, RunConfig, parse_config
+from trainer.criteria import CRITERIA
+from trainer.data_sets import data_fingerprint, open_data_set
+from trainer.sections import STREAM_NAMES
+from trainer.streams import training_loader, training_sources
+from trainer.validation import validation_sources
+
+__all__ = ["Cell", "Choosing", "cell_key", "check_data", "make_cell"]
+
+SIDES = ("queries", "gallery")
+
+
+@dataclass(frozen=True)
+class Choosing:
+    """How checkpoints are chosen, the same for all cells of a sweep.
+
+    ``compares`` is the score that a search or early stopping needs on the way, None without them.
+    """
+
+    selection: Choice = "last"
+    oracle: bool = True
+    compares: str | None = None
+    validate_every: int | None = None
+
+    @property
+    def criterion(self) -> str | None:
+        """The score without labels that validation computes."""
+        wanted = (self.selection, self.compares)
+        return next((name for name in wanted if name in CRITERIA), None)
+
+    @property
+    def metric(self) -> str | None:
+        """The score with labels that validation computes."""
+        if self.compares is not None and self.compares not in CRITERIA:
+            return self.compares
+        return "mAP" if self.oracle or self.selection == "oracle" else None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training. ``labels`` are its places on the axes, ``after`` the key of the cell whose
+    trained network it starts from."""
+
+    labels: dict[str, Any]
+    config: RunConfig
+    choosing: Choosing
+    key: str
+    fingerprint: str
+    code: str
+    after: str | None = None
+    sinks: tuple[str, ...] = field(default=(), compare=False)
+
+    def to_text(self) -> str:
+        """JSON, for the process that trains it."""
+        return json.dumps({**asdict(replace(self, config=None)), "config": self.config.to_dict()})  # pyright: ignore[reportArgumentType]
+
+    @classmethod
+    def from_text(cls, text: str) -> Cell:
+        """What :meth:`to_text` made text."""
+        facts = json.loads(text)
+        facts["config"] = parse_config(facts["config"], where="cell")
+        facts["choosing"] = Choosing(**facts["choosing"])
+        facts["sinks"] = tuple(facts["sinks"])
+        return cls(**facts)
+
+    @property
+    def name(self) -> str:
+        """Of its run folder."""
+        return f"{self.config.method_name}-{self.key}"
+
+    @property
+    def shown(self) -> str:
+        """``astn · photos a · seed 0``."""
+        return " · ".join(_label(name, value) for name, value in self.labels.items())
+
+
+def _label(axis: str, value: Any) -> str:
+    last = axis.rsplit(".", 1)[-1]
+    plain = isinstance(value, str) or axis == "method"
+    return str(value) if plain else f"{last} {json.dumps(value)}"
+
+
+def make_cell(
+    labels: Mapping[str, Any],
+    config: RunConfig,
+    choosing: Choosing,
+    *,
+    code: str,
+    after: str | None = None,
+    sinks: Sequence[str] = (),
+) -> Cell:
+    """The cell of a run description, with validation as ``choosing`` needs it.
+
+    Raises:
+        ConfigError: the method cannot do what is asked. DataError: a data set cannot be read.
+    """
+    config = _validated(config, choosing)
+    fingerprint = _fingerprint(config)
+    key = cell_key(config, choosing, fingerprint=fingerprint, code=code, after=after)
+    return Cell(
+        labels=dict(labels),
+        config=config,
+        choosing=choosing,
+        key=key,
+        fingerprint=fingerprint,
+        code=code,
+        after=after,
+        sinks=tuple(sinks),
+    )
+
+
+def _validated(config: RunConfig, choosing: Choosing) -> RunConfig:
+    """``config`` scored on its way as the choice of checkpoints needs it, or not at all."""
+    if choosing.criterion is None and choosing.metric is None:
+        scored: dict[str, Any] = {"every": None}
+    else:
+        scored = {
+            "every": choosing.validate_every or config.training.checkpoint_every,
+            "criterion": choosing.criterion,
+            "metric": choosing.metric,
+            "split": _validation_split(config),
+        }
+    tree = config.to_dict()
+    tree["validation"] = {**tree["validation"], **scored}
+    if scored["every"] is not None:
+        tree["training"]["keep_best"] = max(1, config.training.keep_best)
+    return parse_config(tree, where="cell")
+
+
+def _validation_split(config: RunConfig) -> str:
+    """``val`` where queries and gallery have such a split; else the one that is evaluated."""
+    sides = [getattr(config.data, side) for side in SIDES]
+    if all(len(open_data_set(config, s).select(s.stream, "val")) for s in sides):
+        return "val"
+    splits = {s.split for s in sides}
+    return splits.pop() if len(splits) == 1 else "test"
+
+
+def _fingerprint(config: RunConfig) -> str:
+    """Hash of the data sets of training, queries and gallery."""
+    evaluated = {
+        open_data_set(config, getattr(config.data, side)).fingerprint[:16] for side in SIDES
+    }
+    return ":".join([data_fingerprint(config), *sorted(evaluated)])
+
+
+def cell_key(
+    config: RunConfig, choosing: Choosing, *, fingerprint: str, code: str, after: str | None
+) -> str:
+    """Hash (16 hex digits) of everything that a cell's numbers may depend on.
+
+    Where the data lie does not count, what they are does. A network that training starts from
+    counts by the key of the cell that trained it.
+    """
+    tree = config.to_dict()
+    for name in ("root", *STREAM_NAMES, *SIDES):
+        selection = tree["data"][name]
+        if isinstance(selection, dict):
+            del selection["root"]
+    del tree["data"]["root"]
+    if after is not None:
+        tree["training"]["init_from"] = after
+    facts = {
+        "config": tree,
+        "selection": choosing.selection,
+        "oracle": choosing.oracle,
+        "fingerprint": fingerprint,
+        "code": code,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def check_data(config: RunConfig) -> None:
+    """Whether the data sets have what the run trains on and is scored by.
+
+    Raises:
+        ConfigError, DataError: a stream, split or class is missing.
+    """
+    _checked(json.dumps(config.to_dict(), sort_keys=True))
+
+
+@lru_cache(maxsize=4096)
+def _checked(described: str) -> None:
+    config = parse_config(json.loads(described))
+    # Decoding everything into memory can wait until there is a run.
+    training = config.training.model_copy(update={"cache": "none", "loader_workers": 0})
+    config = config.model_copy(update={"training": training})
+    training_loader(config, training_sources(config)).close()
+    validation_sources(config)
+    for side in SIDES:
+        selection = getattr(config.data, side)
+        manifest = open_data_set(config, selection)
+        if not len(manifest.select(selection.stream, selection.split)):
+            raise ConfigError(
+                f"data.{side}: {manifest.root} has no {selection.stream} of split "
+                f"'{selection.split}'"
+            )

@@ -1,0 +1,322 @@
+"""Cells on Ray Tune: placed, tried again, stopped early, proposed by a search.
+
+A trial trains in its own process (no workers) or starts a group of Ray Train workers. The process
+of a trial that has ended serves the next one, so that small cells do not pay a start-up each. What
+is done is in the ledger and in the run folders; Tune's own record of the experiment is thrown away.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import USER_ERRORS
+from cluster.ray_cluster import nodes, ray_session
+from cluster.stop_signals import sigterm_interrupts
+from cluster.sweeps.cells import Cell
+from cluster.sweeps.description import EarlyStopping
+from cluster.sweeps.live import Progress
+from cluster.sweeps.proposals import lower_is_better
+from cluster.sweeps.trial import Store, failed_row, run_cell, stopped_row
+from trainer.config import ConfigError
+
+__all__ = ["Running", "most_at_once", "run_cells", "run_rounds"]
+
+SETTINGS = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger and the run folders are the record
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is Ctrl-C; what was done is kept anyway
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # not every report carries a score
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "10",  # that a stopped trial has to leave its process free
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean what they mean to the user
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+# Tune would stop a cell at its last step, when it has to be scored yet.
+MOST_STEPS = 10**9
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Running:
+    """How cells are run.
+
+    Attributes:
+        workers: Ray Train workers of each cell; 0 trains in the trial's process.
+        at_once: most cells at a time; None: as many as the cluster has room for.
+        retries: times that a cell whose process failed is tried again.
+        stopping: of cells that do badly; None lets all train to the end.
+        compares: the score that early stopping compares.
+        reports: write a report of each cell.
+    """
+
+    sweep: str
+    workers: int = 0
+    at_once: int | None = None
+    retries: int = 1
+    stopping: EarlyStopping | None = None
+    compares: str | None = None
+    reports: bool = False
+
+
+def run_cells(
+    cells: Sequence[Cell], store: Store, running: Running, *, progress: Progress
+) -> list[Row]:
+    """Run ``cells``; returns the rows that came out, in the order of their ends.
+
+    Raises:
+        ConfigError: the cluster cannot hold a single cell.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the next call continues.
+    """
+    from ray import tune
+
+    if not cells:
+        return []
+    told = _told(store, running, progress, lambda cell, row: None)
+    _tuned(
+        store,
+        running,
+        told,
+        param_space={"cell": tune.grid_search([cell.to_text() for cell in cells])},
+    )
+    return told.rows
+
+
+def run_rounds(
+    next_round: Callable[[], Sequence[Cell]],
+    over: Callable[[Cell, Row], None],
+    store: Store,
+    running: Running,
+    *,
+    progress: Progress,
+) -> None:
+    """Run round after round of cells until there is none; ``over`` hears of each that ended."""
+    told = _told(store, running, progress, over)
+    _tuned(store, running, told, rounds=next_round)
+
+
+def most_at_once(running: Running) -> int:
+    """How many cells run at once on the cluster of this session."""
+    return _share(running).at_once
+
+
+@dataclass(frozen=True)
+class _Share:
+    """What one cell's process gets, and how many there are at once."""
+
+    cpus: float
+    gpus: float
+    at_once: int
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """Of a trial's process. One that only waits for its workers takes none of their CPUs, but
+        Tune wants it to take something."""
+        if not self.cpus:
+            return {"memory": 2.0**20}
+        return {"CPU": self.cpus, "GPU": self.gpus}
+
+
+def _share(running: Running) -> _Share:
+    """One CPU for a cell without a GPU, so that how many run at once changes no number; with one,
+    its part of the CPUs."""
+    held = nodes()
+    cpus = sum(node.cpus for node in held)
+    gpus = sum(node.gpus for node in held)
+    if running.workers:
+        most = int((gpus if gpus >= running.workers else cpus) // running.workers)
+        if most < 1:
+            raise ConfigError(
+                f"--workers-per-trial {running.workers}: the cluster has {cpus:g} CPUs and "
+                f"{gpus:g} GPUs; take fewer workers"
+            )
+        return _Share(0.0, 0.0, min(most, running.at_once or most))
+    if gpus >= 1:
+        at_once = min(int(gpus), running.at_once or int(gpus))
+        return _Share(max(1.0, cpus // gpus), 1.0, at_once)
+    most = max(1, int(cpus))
+    return _Share(1.0, 0.0, min(most, running.at_once or most))
+
+
+def _tuned(
+    store: Store,
+    running: Running,
+    told: Any,
+    *,
+    param_space: dict[str, Any] | None = None,
+    rounds: Callable[[], Sequence[Cell]] | None = None,
+) -> None:
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    from ray import tune
+
+    with (
+        ray_session(),
+        sigterm_interrupts(),
+        tempfile.TemporaryDirectory(
+            prefix="img2shape-tune-", ignore_cleanup_errors=True
+        ) as scratch,
+    ):
+        share = _share(running)
+        trainable = tune.with_parameters(
+            _trial,
+            store=str(store.path.absolute()),
+            running=running,
+            share=share,
+            working_folder=str(Path.cwd()),
+        )
+        tune.Tuner(
+            tune.with_resources(trainable, share.resources),
+            param_space=param_space,
+            tune_config=tune.TuneConfig(
+                max_concurrent_trials=share.at_once,
+                scheduler=_scheduler(running),
+                search_alg=None if rounds is None else _searcher(rounds),
+                num_samples=1 if rounds is None else -1,
+                reuse_actors=True,
+                trial_name_creator=_trial_name,
+                trial_dirname_creator=_trial_name,
+            ),
+            run_config=tune.RunConfig(
+                name=f"{running.sweep}-{time.time_ns()}",
+                storage_path=scratch,
+                failure_config=tune.FailureConfig(max_failures=running.retries),
+                callbacks=[told],
+                verbose=0,
+            ),
+        ).fit()
+
+
+def _trial(
+    config: dict[str, Any], *, store: str, running: Running, share: _Share, working_folder: str
+) -> dict[str, Any]:
+    """Body of one trial; runs in a thread of Tune's process for it."""
+    from ray import tune
+
+    if Path(working_folder).is_dir():
+        os.chdir(working_folder)
+    cell, kept = Cell.from_text(config["cell"]), Store(Path(store))
+    try:
+        row = run_cell(
+            cell,
+            kept,
+            sweep=running.sweep,
+            workers=running.workers,
+            cpus=share.cpus or 1.0,
+            gpus=share.gpus,
+            report=tune.report,
+            with_report=running.reports,
+        )
+    except USER_ERRORS as err:  # would happen again
+        row = failed_row(cell, kept, sweep=running.sweep, error=f"{type(err).__name__}: {err}")
+    return {"row": row}
+
+
+def _trial_name(trial: Any) -> str:
+    return f"{Cell.from_text(trial.config['cell']).name}-{trial.trial_id}"
+
+
+def _scheduler(running: Running) -> Any:
+    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+
+    if running.stopping is None:
+        return FIFOScheduler()
+    assert running.compares is not None
+    return ASHAScheduler(
+        time_attr="step",
+        metric=running.compares,
+        mode="min" if lower_is_better(running.compares) else "max",
+        grace_period=running.stopping.grace_steps,
+        reduction_factor=running.stopping.reduction,
+        max_t=MOST_STEPS,
+    )
+
+
+def _searcher(next_round: Callable[[], Sequence[Cell]]) -> Any:
+    """Tune's view of rounds: the next one starts when all trials of the one before have ended."""
+    from ray.tune.search import Searcher
+
+    class _Rounds(Searcher):
+        def __init__(self) -> None:
+            super().__init__()
+            self._waiting: list[Cell] = []
+            self._living: set[str] = set()
+
+        def suggest(self, trial_id: str) -> Any:
+            if not self._waiting:
+                if self._living:
+                    return None
+                self._waiting = list(next_round())
+            if not self._waiting:
+                return Searcher.FINISHED
+            self._living.add(trial_id)
+            return {"cell": self._waiting.pop(0).to_text()}
+
+        def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+            self._living.discard(trial_id)
+
+        def save(self, checkpoint_path: str) -> None:
+            """Nothing: a search that is given again proposes the same points."""
+
+        def restore(self, checkpoint_path: str) -> None:
+            """Nothing."""
+
+    return _Rounds()
+
+
+def _told(
+    store: Store, running: Running, progress: Progress, over: Callable[[Cell, Row], None]
+) -> Any:
+    """Tune's callback that tells ``progress`` and writes the rows that a trial cannot write."""
+    from ray.tune import Callback
+
+    class _Told(Callback):
+        def __init__(self) -> None:
+            self.rows: list[Row] = []
+            self._cells: dict[str, Cell] = {}
+
+        def _cell(self, trial: Any) -> Cell:
+            text = trial.config["cell"]
+            if text not in self._cells:
+                self._cells[text] = Cell.from_text(text)
+            return self._cells[text]
+
+        def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            progress.started(self._cell(trial))
+
+        def on_trial_result(
+            self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any
+        ) -> None:
+            if "row" not in result:
+                progress.reported(self._cell(trial), result)
+
+        def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            progress.again(self._cell(trial), _error(trial))
+
+        def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            cell, last = self._cell(trial), trial.last_result or {}
+            row = last.get("row") or stopped_row(cell, store, sweep=running.sweep, at=last)
+            self._over(cell, row)
+
+        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            cell = self._cell(trial)
+            self._over(cell, failed_row(cell, store, sweep=running.sweep, error=_error(trial)))
+
+        def _over(self, cell: Cell, row: Row) -> None:
+            self.rows.append(row)
+            over(cell, row)
+            progress.over(cell, row)
+
+    return _Told()
+
+
+def _error(trial: Any) -> str:
+    """The last line of what a trial's process died of."""
+    error = trial.get_error() if callable(getattr(trial, "get_error", None)) else None
+    lines = [line.strip() for line in str(error or "its process died").splitlines()]
+    return next((line for line in reversed(lines) if line), "its process died")
