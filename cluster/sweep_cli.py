@@ -85,7 +85,8 @@ def sweep(
 )
 def table(
     name: Annotated[
-        str | None, typer.Argument(help="A paper's table, as ftspl-III, or a table file.")
+        str | None,
+        typer.Argument(help="As ftspl-III; astn for all of a paper, all; or a table file."),
     ] = None,
     overrides: Overrides = None,
     data: Annotated[
@@ -110,21 +111,22 @@ def table(
     any_code: AnyCode = False,
     as_json: Json = False,
 ) -> None:
-    """Run what is missing of a paper's table and print ours beside the published figures."""
+    """Run what is missing of papers' tables and print ours beside the published figures."""
     if name is None:
         _list_tables(as_json)
         return
-    from cluster.sweeps.paper_tables import load_table
-    from cluster.sweeps.table_run import run_table
+    from cluster.sweeps.paper_tables import load_tables
+    from cluster.sweeps.table_run import run_tables
     from cluster.sweeps.tables import exporters, print_result_table
     from trainer.telemetry import write_text
 
     with only_json(as_json) as emit:
-        chosen = load_table(name)
+        chosen = load_tables(name)
         written = exporters(to or [])  # a wrong ending is refused before hours of training
-        result, outcome = run_table(
+        results, outcome = run_tables(
             chosen,
             _asked(store, resume, max_concurrent, workers_per_trial, any_code),
+            name=chosen[0].name if len(chosen) == 1 else f"{name.casefold()}-tables",
             data=_choice("--data", data, ("procedural", "real")),
             quick=quick,
             seeds=seeds,
@@ -132,11 +134,12 @@ def table(
             keys=overrides or (),
         )
         for file, render in written.items():
-            write_text(file.absolute(), render(result))
-        page = _page(outcome, tables=[result], title=result.title)
-        emit({**outcome.to_json(), "page": str(page), "table": asdict(result)})
+            write_text(file.absolute(), render(results))
+        page = _page(outcome, tables=results)
+        emit({**outcome.to_json(), "page": str(page), "tables": [asdict(r) for r in results]})
     if not as_json:
-        print_result_table(result)
+        for result in results:
+            print_result_table(result)
     _end(outcome, page)
 
 

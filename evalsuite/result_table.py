@@ -216,8 +216,8 @@ def _ours(entry: Entry, columns: Sequence[Column]) -> Line:
             published = _known(entry.published.get(column.name, {}).get(metric))
             if value.mean is not None:
                 interval = _bounds(entry.intervals.get(column.name, {}).get(metric))
-                compared = column.comparable and published is not None
-                difference = value.mean - published if compared else None
+                known = published if column.comparable else None
+                difference = None if known is None else value.mean - known
                 value = replace(value, interval=interval, difference=difference)
             values.append(replace(value, published=published))
     return Line("ours", tuple(values))

@@ -28,6 +28,7 @@ __all__ = [
     "PaperTable",
     "TableCell",
     "load_table",
+    "load_tables",
     "result_table",
     "table_benchmarks",
     "table_cells",
@@ -64,6 +65,16 @@ def load_table(name_or_path: str | Path) -> PaperTable:
     table = validated(PaperTable, {"name": path.stem, **tree}, where=str(path))
     require_published(table, where=str(path))
     return table
+
+
+def load_tables(name: str) -> list[PaperTable]:
+    """One table, all tables of a paper (``astn``, ``dais-net``), or ``all`` of them.
+
+    Raises ConfigError as :func:`load_table` does.
+    """
+    source = name.casefold().replace("-", "")
+    names = [n for n in table_names() if source in ("all", n.rpartition("-")[0])]
+    return [load_table(n) for n in names or [name]]
 
 
 def _table_path(name_or_path: str | Path) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 from cluster.sweeps.table_cells import Place, as_overrides, starting_point, table_skips
 from cluster.sweeps.table_description import DataChoice, PaperTable, TableRow
 from evalsuite.embeddings import EvaluationError
-from evalsuite.published import PublishedRow, published_complexity, published_figures
+from evalsuite.published import SOURCES, PublishedRow, published_complexity, published_figures
 from evalsuite.result_table import Column, Entry, Numbers, ResultTable, build_table
 from trainer.config import ConfigError, load_config
 
@@ -45,7 +45,7 @@ def result_table(
     _require_places(table, [*found, *reasons])
     columns = {name: _column(table, name, data) for name in table.columns}
     entries = [_entry(table, row, found, reasons, columns, data) for row in table.rows]
-    return build_table(table.title, list(columns.values()), entries)
+    return build_table(_title(table), list(columns.values()), entries)
 
 
 def published_numbers(table: PaperTable, row: TableRow, column: str) -> Numbers:
@@ -76,6 +76,13 @@ def require_published(table: PaperTable, *, where: str) -> None:
                 f"{where}: row '{row.label}': no such figures in table {table.table} of "
                 f"{table.source}; see published, published_method and quoted, or published: null"
             )
+
+
+def _title(table: PaperTable) -> str:
+    """``ASTN, table 3: Ablation of ASTN on MI3DOR``."""
+    if table.source is None:
+        return table.title
+    return f"{SOURCES[table.source]}, table {table.table}: {table.title}"
 
 
 def _column(table: PaperTable, name: str, data: DataChoice) -> Column:
@@ -176,7 +183,7 @@ def _complexity_table(table: PaperTable) -> ResultTable:
         for row in table.rows
     ]
     columns = [Column(_COMPLEXITY, COMPLEXITY_METRICS)]
-    return build_table(table.title, columns, entries, decimals=2, ranked=False)
+    return build_table(_title(table), columns, entries, decimals=2, ranked=False)
 
 
 def _published_size(table: PaperTable, row: TableRow) -> Numbers | None:

@@ -1,4 +1,4 @@
-"""A paper's table: its cells run as a sweep, its result beside the published figures."""
+"""The papers' tables: their cells run as one sweep, the results beside the published figures."""
 
 from __future__ import annotations
 
@@ -26,50 +26,85 @@ from dataio.records import DataError
 from evalsuite.result_table import ResultTable
 from trainer.config import ConfigError, load_config
 
-__all__ = ["run_table"]
+__all__ = ["run_tables"]
 
 Place = tuple[str, str]
 
 
-def run_table(
-    table: PaperTable,
+def run_tables(
+    tables: Sequence[PaperTable],
     asked: Asked,
     *,
+    name: str,
     data: DataChoice = "procedural",
     quick: bool = False,
     seeds: int | None = None,
     selection: Choice = "last",
     keys: Sequence[str] = (),
-) -> tuple[ResultTable, Outcome]:
-    """Train what is missing of ``table``; returns it beside the paper's figures.
+) -> tuple[list[ResultTable], Outcome]:
+    """Train what is missing of ``tables``, each cell once; returns them beside the papers' figures.
 
     The built-in benchmark is made where it is missing.
 
     Args:
-        seeds: how many; None: the table's own number.
-        keys: ``key=value``, set in all cells above the table's own.
+        name: of the page's folder.
+        seeds: how many; None: each table's own number.
+        keys: ``key=value``, set in all cells above the tables' own.
 
     Raises:
         ConfigError, DataError: not one cell can be trained, as when the data sets are not there.
     """
-    if data == "procedural" and table.kind == "retrieval":
-        for folder, (size, style) in table_benchmarks(table, quick=quick).items():
-            make_benchmark(Path(folder), size=size, style=style, seed=0)
     chosen = None if seeds is None else range(seeds)
-    wanted = table_cells(table, data, quick=quick, seeds=chosen)
-    choosing = Choosing(selection=selection)
-    cells, skipped = _cells(wanted, Store(asked.store), choosing, keys)
-    if wanted and not cells:
-        raise ConfigError(f"{table.name}: no cell can be trained: {skipped[0].reason}")
-    name = f"{table.name}{'-quick' * quick}{'-real' * (data == 'real')}"
-    unique = list({cell.key: cell for cell in cells.values()}.values())
-    outcome = run_planned(unique, skipped, Running(sweep=name, retries=1, reports=not quick), asked)
+    wanted = {t.name: table_cells(t, data, quick=quick, seeds=chosen) for t in tables}
+    _require_usable([one for cells in wanted.values() for one in cells], keys)
+    if data == "procedural":
+        _make_benchmarks(tables, quick=quick)
+    choosing = Choosing(selection=selection, oracle=not quick)
+    found = {t: _cells(w, Store(asked.store), choosing, keys) for t, w in wanted.items()}
+    cells = {cell.key: cell for own, _ in found.values() for cell in own.values()}
+    skipped = {lost.reason: lost for _, lost_cells in found.values() for lost in lost_cells}
+    if any(wanted.values()) and not cells:
+        raise ConfigError(f"{name}: no cell can be trained: {next(iter(skipped))}")
+    whole = f"{name}{'-quick' * quick}{'-real' * (data == 'real')}"
+    running = Running(sweep=whole, reports=not quick)
+    outcome = run_planned(list(cells.values()), list(skipped.values()), running, asked)
     rows = {row["key"]: row for row in outcome.rows}
+    results = [_filled(table, *found[table.name], rows=rows, data=data) for table in tables]
+    return results, outcome
+
+
+def _filled(
+    table: PaperTable,
+    cells: Mapping[tuple[str, str, int], Cell],
+    skipped: Sequence[Skipped],
+    *,
+    rows: Mapping[str, Mapping[str, Any]],
+    data: DataChoice,
+) -> ResultTable:
     found: dict[Place, list[Mapping[str, Any]]] = {}
     for (row, column, _), cell in cells.items():
         found.setdefault((row, column), []).append(rows[cell.key])
-    reasons = {(s.labels["row"], s.labels["column"]): s.reason for s in skipped}
-    return result_table(table, found, reasons, data=data), outcome
+    reasons = {(lost.labels["row"], lost.labels["column"]): lost.reason for lost in skipped}
+    return result_table(table, found, reasons, data=data)
+
+
+def _make_benchmarks(tables: Sequence[PaperTable], *, quick: bool) -> None:
+    trained = [table for table in tables if table.kind == "retrieval"]
+    needed = {f: of for t in trained for f, of in table_benchmarks(t, quick=quick).items()}
+    for folder, (size, style) in needed.items():
+        make_benchmark(Path(folder), size=size, style=style, seed=0)
+
+
+def _require_usable(wanted: Sequence[TableCell], keys: Sequence[str]) -> None:
+    """Refuse ``keys`` that fit no cell before data are made."""
+    errors = []
+    for one in wanted:
+        try:
+            load_config(one.config, [*one.overrides, *keys])
+        except ConfigError as err:
+            errors.append(err)
+    if errors and len(errors) == len(wanted):
+        raise errors[0]
 
 
 def _cells(

@@ -25,16 +25,23 @@ from trainer.config import ConfigError
 
 __all__ = ["exporters", "print_matrices", "print_result_table", "print_table_names"]
 
-FORMS: Mapping[str, Callable[[ResultTable], str]] = {
-    ".md": to_markdown,
-    ".tex": to_latex,
-    ".csv": to_csv,
-    ".html": to_html,
+
+def _one_csv(tables: Sequence[ResultTable]) -> str:
+    """One head for all: each line names its table."""
+    head, *_ = to_csv(tables[0]).splitlines(keepends=True)
+    return head + "".join(to_csv(table).removeprefix(head) for table in tables)
+
+
+FORMS: Mapping[str, Callable[[Sequence[ResultTable]], str]] = {
+    ".md": lambda tables: "\n".join(map(to_markdown, tables)),
+    ".tex": lambda tables: "\n".join(map(to_latex, tables)),
+    ".csv": _one_csv,
+    ".html": lambda tables: "\n".join(map(to_html, tables)),
 }
 
 
-def exporters(files: Sequence[Path]) -> dict[Path, Callable[[ResultTable], str]]:
-    """For each file what writes a table in the form of its ending.
+def exporters(files: Sequence[Path]) -> dict[Path, Callable[[Sequence[ResultTable]], str]]:
+    """For each file what writes tables in the form of its ending.
 
     Raises:
         ConfigError: an ending that stands for no form.

@@ -107,7 +107,8 @@ def test_a_sweep_killed_twice_runs_no_cell_again(benchmark, tmp_path):
     assert new == {"dan"}
 
 
-def test_a_trial_whose_process_is_killed_is_tried_again(benchmark, tmp_path):
+@pytest.mark.parametrize("retries", [1, 0])
+def test_a_trial_whose_process_is_killed_is_tried_again(benchmark, tmp_path, retries):
     store = tmp_path / "store"
     tree = {
         "config": str(CONFIGS / "dann.yaml"),
@@ -122,6 +123,7 @@ def test_a_trial_whose_process_is_killed_is_tried_again(benchmark, tmp_path):
         "axes": {"training.seed": [0]},
         "oracle": False,
         "reports": False,
+        "retries": retries,
     }
     file = tmp_path / "one.yaml"
     file.write_text(yaml.safe_dump(tree))
@@ -135,7 +137,13 @@ def test_a_trial_whose_process_is_killed_is_tried_again(benchmark, tmp_path):
     assert len(trials) == 1, descendants(running.pid)
     os.kill(trials[0], signal.SIGKILL)
     done = outcome(running, timeout_seconds=SECONDS)
-    (row,) = done.json["rows"]
+    (row,) = rows(store)
+    if not retries:
+        assert done.code == 1
+        assert row["status"] == "failed"
+        assert row["error"]
+        return
+    assert done.code == 0, done.err
     assert row["status"] == "finished"
     assert row["attempts"] == 2
     assert "tries again" in done.err
