@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from dataio.records import DataError
 from trainer.config import ConfigError, load_config
 from trainer.methods import METHODS
 
-__all__ = ["Skipped", "cell_at", "choosing", "described", "sweep_cells"]
+__all__ = ["Skipped", "cell_at", "choosing", "sweep_cells"]
 
 
 @dataclass(frozen=True)
@@ -47,28 +47,20 @@ def sweep_cells(sweep: Sweep) -> tuple[list[Cell], list[Skipped]]:
             is left.
     """
     _require_methods(sweep)
-    cells, skipped = described([(point, sweep, point) for point in points(sweep)])
-    _require_use(sweep, cells, skipped)
-    return cells, skipped
-
-
-def described(
-    wanted: Sequence[tuple[Mapping[str, Any], Sweep, Point]],
-) -> tuple[list[Cell], list[Skipped]]:
-    """Cells of (labels, sweep, point); a cell that two points stand for comes once."""
     cells: dict[str, Cell] = {}
     skipped = []
-    for labels, sweep, point in wanted:
+    for point in points(sweep):
         try:
-            cell = cell_at(sweep, point, labels=labels)
+            cell = cell_at(sweep, point)
         except (ConfigError, DataError) as err:
-            skipped.append(Skipped(dict(labels), str(err)))
-            continue
-        cells.setdefault(cell.key, cell)
+            skipped.append(Skipped(point, str(err)))
+        else:
+            cells.setdefault(cell.key, cell)  # two points may stand for one cell
+    _require_use(sweep, list(cells.values()), skipped)
     return list(cells.values()), skipped
 
 
-def cell_at(sweep: Sweep, point: Point, *, labels: Mapping[str, Any] | None = None) -> Cell:
+def cell_at(sweep: Sweep, point: Point) -> Cell:
     """The cell of one point.
 
     Raises:
@@ -76,11 +68,10 @@ def cell_at(sweep: Sweep, point: Point, *, labels: Mapping[str, Any] | None = No
     """
     chosen = settings(sweep, point)
     path, method = _base(sweep, chosen)
-    pairs = [f"{key}={json.dumps(value)}" for key, value in overrides(chosen, method)]
-    config = load_config(path, pairs)
+    keys = [f"{key}={json.dumps(value)}" for key, value in overrides(chosen, method)]
     cell = make_cell(
-        point if labels is None else labels,
-        config,
+        point,
+        load_config(path, keys),
         choosing(sweep),
         code=code_version(),
         sinks=sweep.sinks,

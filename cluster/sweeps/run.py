@@ -10,6 +10,7 @@ from typing import Any
 
 from cluster.progress import say
 from cluster.ray_cluster import ray_session
+from cluster.sinks import open_sinks
 from cluster.sweeps.cells import Cell
 from cluster.sweeps.description import Sweep
 from cluster.sweeps.engine import Row, Running, most_at_once, run_cells, run_rounds
@@ -90,6 +91,7 @@ def run_sweep(sweep: Sweep, asked: Asked) -> Outcome:
         ConfigError, DataError: a mistake in the file, found before anything is trained.
         KeyboardInterrupt: Ctrl-C; the next call continues.
     """
+    open_sinks(sweep.sinks, asked.store)  # one that is not there is refused before any cell
     running = Running(
         sweep=sweep.name,
         workers=asked.workers,

@@ -103,6 +103,12 @@ def test_too_many_workers_for_the_cluster_are_refused(written, swept):
     assert "--workers-per-trial 500" in refused.complaint
 
 
+def test_a_sink_that_is_not_there_is_refused_before_any_cell(written, swept, tmp_path):
+    refused = swept(written(axes={"method": ["dann"]}, sinks=["tensorbord"]))
+    assert "tensorbord: unknown; did you mean 'tensorboard'?" in refused.complaint
+    assert not (tmp_path / "store").exists()
+
+
 def test_cells_that_do_badly_are_stopped_early(written, swept):
     rates = [0.1, 0.05, 1e-9, 1e-8]  # the last two stay as undecided as they were
     result = swept(
