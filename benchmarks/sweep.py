@@ -1,6 +1,6 @@
 """What a sweep costs beside its trainings.
 
-    python benchmarks/sweep.py [--cells 8] [--steps 60] [--at-once 2] [--out runs/benchmark-sweep]
+    python benchmarks/sweep.py [--cells 12] [--steps 200] [--at-once 2] [--out FOLDER]
 
 The same small cells (DANN with the tiny network on the built-in benchmark, one seed each) are
 trained and scored three times with nothing kept from before:
@@ -104,8 +104,8 @@ def by_commands(seeds: Sequence[int], options: argparse.Namespace, out: Path) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--cells", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--cells", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--at-once", type=int, default=2)
     parser.add_argument("--data", type=Path, default=Path("data/procedural-small"))
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark-sweep"))
