@@ -84,7 +84,6 @@ def run_cell(
         row = _facts(cell, sweep=sweep) | _scored(cell, folder)
         ended_seconds = time.monotonic()
         seconds = {
-            # By the steps' own clock, so that a continued run counts what it did before.
             "train": _trained_seconds(folder),
             "evaluate": ended_seconds - trained_seconds,
             "total": ended_seconds - begun_seconds,
@@ -245,6 +244,7 @@ def _records(path: Path) -> list[dict[str, Any]]:
 
 
 def _trained_seconds(folder: RunFolder) -> float:
+    """By the clock of the last start, from its beginning to its last logged step."""
     records = _records(folder.log)
     return float(records[-1]["seconds"]) if records else 0.0
 
