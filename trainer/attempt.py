@@ -121,7 +121,7 @@ def read_starts(folder: Path) -> list[Start]:
     """What ``attempts.jsonl`` in the run folder tells, oldest first; a line cut short is none."""
     try:
         text = (folder / STARTS_NAME).read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # a file is refused as a run folder elsewhere
         return []
     found = []
     for line in text.splitlines():
