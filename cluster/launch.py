@@ -21,7 +21,7 @@ from trainer.strategy import require_supported
 from trainer.streams import training_loader, training_sources
 from trainer.validation import require_scorable
 
-__all__ = ["RunFailed", "launch", "ray_session"]
+__all__ = ["RunFailed", "launch", "ray_session", "require_trainable"]
 
 OnRecord = Callable[[dict[str, Any]], None]
 
@@ -44,9 +44,7 @@ def launch(
     """
     folder = RunFolder(out.absolute())
     # Bad data and selections are refused before anything is written.
-    require_supported(config)
-    training_loader(config, training_sources(config)).close()
-    require_scorable(config)
+    require_trainable(config)
     if "TORCHELASTIC_RUN_ID" in os.environ:
         with process_group(timeout_seconds=config.training.timeout_seconds):
             if not _claimed_by_leader(config, folder):
@@ -61,6 +59,17 @@ def launch(
     else:
         train_on_ray(config, folder, size, on_record=on_record or (lambda record: None))
     return folder
+
+
+def require_trainable(config: RunConfig) -> None:
+    """Whether engine and data have what a run trains on and is scored by; nothing is written.
+
+    Raises:
+        ConfigError, DataError: what is missing.
+    """
+    require_supported(config)
+    training_loader(config, training_sources(config)).close()
+    require_scorable(config)
 
 
 def _claimed_by_leader(config: RunConfig, folder: RunFolder) -> bool:

@@ -49,7 +49,7 @@ AnyCode = Annotated[
 ]
 
 
-@sweep_app.command(epilog="Example: img2shape sweep configs/sweeps/pairs.yaml --max-concurrent 4")
+@sweep_app.command(epilog="Example: img2shape sweep configs/sweeps/astn-weights.yaml --resume")
 def sweep(
     file: Annotated[Path, typer.Argument(help="A sweep file: config, axes, search, selection.")],
     store: StoreFolder = Path("runs/sweeps"),
@@ -168,11 +168,11 @@ def matrix(
     as_json: Json = False,
 ) -> None:
     """Train every method from every data set to every data set; the page has the heat maps."""
-    from cluster.sweeps.description import parsed_keys
     from cluster.sweeps.run import run_sweep
     from cluster.sweeps.tables import print_matrices
     from cluster.sweeps.transfer_matrix import matrix_sweep, transfer_matrices
     from evalsuite.options import HEADLINES
+    from trainer.config import parse_override
 
     with only_json(as_json) as emit:
         described = matrix_sweep(
@@ -180,7 +180,7 @@ def matrix(
             _listed(datasets),
             config=config,
             seeds=seeds,
-            keys=parsed_keys(overrides or ()),
+            keys=dict(map(parse_override, overrides or ())),
             name=name,
             selection=_selection(selection),
         )

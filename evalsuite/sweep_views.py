@@ -11,9 +11,9 @@ import numpy as np
 from markupsafe import Markup
 
 from evalsuite.headline import number
+from evalsuite.lines import RunLine
 from evalsuite.options import HEADLINES, LOWER_IS_BETTER
-from evalsuite.plots import DASHES, Series
-from evalsuite.svg import RUN_COLOURS
+from evalsuite.plots import Series
 from evalsuite.sweep_plots import ParallelAxis, learning_curves, parallel_axes
 from evalsuite.sweep_rows import (
     axis_words,
@@ -50,22 +50,8 @@ class ParallelView:
     left_out_axes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class CurveLine:
-    """How a run is drawn in its panels, and its words in the legend."""
-
-    words: str
-    index: int
-
-    @property
-    def colour(self) -> str:
-        """The colour as a CSS value."""
-        return f"var(--run-{self.index % len(RUN_COLOURS)})"
-
-    @property
-    def dashes(self) -> str:
-        """The dash pattern as SVG writes it, empty for a solid line."""
-        return " ".join(map(str, DASHES[self.index % len(DASHES)]))
+class CurveLine(RunLine):
+    """How a run is drawn in its panels; its name in the legend says where it stands."""
 
     @property
     def glyph(self) -> str:

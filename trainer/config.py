@@ -44,6 +44,7 @@ __all__ = [
     "ValidationConfig",
     "load_config",
     "parse_config",
+    "parse_override",
     "read_yaml",
     "validated",
 ]
@@ -274,7 +275,12 @@ def _with_balanced_batch(run: RunConfig, tree: Mapping[str, Any], *, where: str)
     return run.model_copy(update={"training": run.training.model_copy(update={"batch": rows})})
 
 
-def _apply(tree: dict[str, Any], override: str) -> None:
+def parse_override(override: str) -> tuple[str, Any]:
+    """Key and typed value of ``key=value``.
+
+    Raises:
+        ConfigError: it is not of this form.
+    """
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise ConfigError(
@@ -283,7 +289,12 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     value: Any = text
     with contextlib.suppress(yaml.YAMLError):
         value = yaml.safe_load(text)
-    *parents, leaf = key.strip().split(".")
+    return key.strip(), value
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, value = parse_override(override)
+    *parents, leaf = key.split(".")
     if not parents and isinstance(tree.get(leaf), dict) and not isinstance(value, dict):
         parents, leaf = [leaf], "name"  # method=dann
     if not parents and leaf not in RunConfig.model_fields:

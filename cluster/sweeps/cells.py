@@ -9,13 +9,12 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
+from cluster.launch import require_trainable
 from cluster.sweeps.description import Choice
 from trainer.config import ConfigError, RunConfig, parse_config
 from trainer.criteria import CRITERIA
 from trainer.data_sets import data_fingerprint, open_data_set
 from trainer.sections import STREAM_NAMES
-from trainer.streams import training_loader, training_sources
-from trainer.validation import validation_sources
 
 __all__ = ["Cell", "Choosing", "cell_key", "check_data", "make_cell"]
 
@@ -197,8 +196,7 @@ def _checked(described: str) -> None:
     # Decoding everything into memory can wait until there is a run.
     training = config.training.model_copy(update={"cache": "none", "loader_workers": 0})
     config = config.model_copy(update={"training": training})
-    training_loader(config, training_sources(config)).close()
-    validation_sources(config)
+    require_trainable(config)
     for side in SIDES:
         selection = getattr(config.data, side)
         manifest = open_data_set(config, selection)

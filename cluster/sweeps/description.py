@@ -18,16 +18,15 @@ and gives, for each label, the keys that are set; or it is a distribution to dra
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, field_validator, model_validator
 
 from dataio.names import nearest
 from evalsuite.options import HEADLINES
-from trainer.config import ConfigError, read_yaml, validated
+from trainer.config import read_yaml, validated
 from trainer.criteria import CRITERIA
 from trainer.sections import Section
 
@@ -39,7 +38,6 @@ __all__ = [
     "Sweep",
     "distribution",
     "load_sweep",
-    "parsed_keys",
 ]
 
 DISTRIBUTIONS = ("uniform", "loguniform", "int")
@@ -229,21 +227,3 @@ def load_sweep(path: str | Path) -> Sweep:
     """
     tree = read_yaml(path, ready="configs/sweeps/", expected="keys (config, axes, ...)")
     return validated(Sweep, {"name": Path(path).stem, **tree}, where=str(path))
-
-
-def parsed_keys(overrides: Iterable[str]) -> dict[str, Any]:
-    """``training.steps=50`` of a command line as keys and values.
-
-    Raises:
-        ConfigError: one is not of this form.
-    """
-    keys = {}
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not key.strip():
-            raise ConfigError(f"'{override}': overrides look like training.steps=50")
-        try:
-            keys[key.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            keys[key.strip()] = text
-    return keys

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.sweeps.axes import Point, axis_labels
+from cluster.sweeps.axes import axis_labels
 from cluster.sweeps.cells import Cell
 from cluster.sweeps.description import Sweep, distribution
 from cluster.sweeps.grid import Skipped, cell_at
@@ -73,15 +73,15 @@ class Proposals:
         self._round: list[tuple[Any, str | None]] = []
         self._values: dict[str, float | None] = {}
 
-    def next_round(self) -> list[tuple[Cell, Point]]:
-        """Points for one round and their cells, none when all have been proposed.
+    def next_round(self) -> list[Cell]:
+        """The cells of one round of points, none when all have been proposed.
 
         A point that no method can do is told to the sampler as failed and listed in ``skipped``.
         Call :meth:`tell` for each cell before the next round.
         """
         self._close_round()
         left = (self.sweep.search.trials or 0) - self.asked
-        proposed: dict[str, tuple[Cell, Point]] = {}
+        proposed: dict[str, Cell] = {}
         for _ in range(min(self.round_size, left)):
             trial = self._study.ask(self._space)
             self.asked += 1
@@ -95,7 +95,7 @@ class Proposals:
                 self._round.append((trial, None))
                 continue
             self._round.append((trial, cell.key))
-            proposed[cell.key] = self.cells.setdefault(cell.key, cell), point
+            proposed[cell.key] = self.cells.setdefault(cell.key, cell)
         if not proposed and self.asked < (self.sweep.search.trials or 0):
             return self.next_round()
         return list(proposed.values())

@@ -189,7 +189,7 @@ def _run_search(sweep: Sweep, running: Running, asked: Asked) -> Outcome:
 
             def next_round() -> list[Cell]:
                 while proposed := proposals.next_round():
-                    planned = asked.plan([cell for cell, _ in proposed], running)
+                    planned = asked.plan(proposed, running)
                     why.update({p.cell.key: p.why for p in planned})
                     for p in planned:
                         if p.row is not None:

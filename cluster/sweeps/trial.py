@@ -22,6 +22,7 @@ from cluster.sweeps.cells import Cell
 from cluster.tables import HEADLINE
 from evalsuite.intervals import intervals
 from evalsuite.query_scores import read_scores
+from trainer.attempt import read_starts
 from trainer.criteria import CRITERIA
 from trainer.data_sets import open_data_set, training_selections
 from trainer.run_folder import RunFolder
@@ -250,7 +251,7 @@ def _trained_seconds(folder: RunFolder) -> float:
 
 
 def _attempts(folder: RunFolder) -> int:
-    return len(_records(folder.path / "attempts.jsonl"))
+    return len(read_starts(folder.path))
 
 
 def _pictures_per_second(cell: Cell, folder: RunFolder) -> float:

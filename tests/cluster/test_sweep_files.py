@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from cluster.sweeps.axes import overrides, points, settings
-from cluster.sweeps.description import Sweep, load_sweep, parsed_keys
-from trainer.config import ConfigError
+from cluster.sweeps.description import Sweep, load_sweep
+from trainer.config import ConfigError, parse_override
 
 
 def sweep(**tree: object) -> Sweep:
@@ -122,9 +122,10 @@ def test_an_unknown_key_of_a_pair_is_refused():
 
 
 def test_keys_of_a_command_line_are_typed():
-    assert parsed_keys(["a.b=1", "c=[x, 2]", "d=null"]) == {"a.b": 1, "c": ["x", 2], "d": None}
+    found = dict(map(parse_override, ["a.b=1", "c=[x, 2]", "d=null"]))
+    assert found == {"a.b": 1, "c": ["x", 2], "d": None}
     with pytest.raises(ConfigError, match=r"training\.steps=50"):
-        parsed_keys(["steps"])
+        parse_override("steps")
 
 
 def test_the_ready_sweep_files_can_be_read():
