@@ -24,12 +24,15 @@ class TensorBoard:
     def start(self, *, name: str, config: Mapping[str, Any], resume_step: int) -> None:
         from tensorboardX import SummaryWriter
 
-        continued = any(self._folder.glob("events.*"))
-        self._first = resume_step if continued else 0
+        earlier = len(list(self._folder.glob("events.*")))
+        self._first = resume_step if earlier else 0
+        # A file's name has its time in whole seconds, which two starts may share.
         self._writer = SummaryWriter(
-            str(self._folder), purge_step=resume_step if continued else None
+            str(self._folder),
+            purge_step=resume_step if earlier else None,
+            filename_suffix=f".{earlier}",
         )
-        if not continued:
+        if not earlier:
             text = yaml.safe_dump(dict(config), sort_keys=False)
             self._writer.add_text("config", "    " + text.replace("\n", "\n    "), 0)
 
