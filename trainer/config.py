@@ -22,6 +22,7 @@ from trainer.sections import (
     STREAM_NAMES,
     DataConfig,
     EvaluationConfig,
+    MonitoringConfig,
     OptimizerConfig,
     Section,
     Selection,
@@ -36,6 +37,7 @@ __all__ = [
     "ConfigError",
     "DataConfig",
     "EvaluationConfig",
+    "MonitoringConfig",
     "OptimizerConfig",
     "RunConfig",
     "Selection",
@@ -66,6 +68,7 @@ class RunConfig(Section):
     strategy: StrategyConfig = StrategyConfig()
     validation: ValidationConfig = ValidationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    monitoring: MonitoringConfig = MonitoringConfig()
 
     @field_validator("method", mode="before")
     @classmethod
@@ -86,11 +89,11 @@ class RunConfig(Section):
     def identity(self) -> str:
         """Hash (12 hex digits) of everything that shapes the trained weights.
 
-        How a run is executed (strategy, loader workers, threads, logging, checkpoints) is left out,
-        and so are the queries, the gallery and the scoring.
+        How a run is executed (strategy, loader workers, threads, logging, checkpoints, monitoring)
+        is left out, and so are the queries, the gallery and the scoring.
         """
         tree = self.to_dict()
-        for section in ("strategy", "validation", "evaluation"):
+        for section in ("strategy", "validation", "evaluation", "monitoring"):
             del tree[section]
         if tree["optimizer"]["accumulate"] == 1:  # as runs from before that option
             del tree["optimizer"]["accumulate"]

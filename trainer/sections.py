@@ -15,6 +15,7 @@ __all__ = [
     "STREAM_NAMES",
     "DataConfig",
     "EvaluationConfig",
+    "MonitoringConfig",
     "OptimizerConfig",
     "Section",
     "Selection",
@@ -314,3 +315,20 @@ class EvaluationConfig(Section):
     )
     metric: Literal["euclidean", "cosine"] = Field(default="euclidean", description="Distance.")
     batch: int = Field(default=64, ge=1, description="Samples per forward pass of the extraction.")
+
+
+class MonitoringConfig(Section):
+    """The Prometheus endpoint of a run, open while `img2shape train` lasts."""
+
+    enabled: bool = Field(default=True, description="Export metrics.")
+    host: str = Field(
+        default="127.0.0.1",
+        description="Address to listen on. 0.0.0.0 shows the metrics to the network, which a pod "
+        "needs to be scraped.",
+    )
+    port: int = Field(
+        default=9400,
+        ge=0,
+        le=65535,
+        description="First port to try; the next free one of 100 is taken, and said. 0: any.",
+    )

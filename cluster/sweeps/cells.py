@@ -164,6 +164,7 @@ def cell_key(
     counts by the key of the cell that trained it.
     """
     tree = config.to_dict()
+    del tree["monitoring"]
     for name in ("root", *STREAM_NAMES, *SIDES):
         selection = tree["data"][name]
         if isinstance(selection, dict):
