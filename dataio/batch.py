@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import get_worker_info
 
+from dataio import read_bytes
 from dataio.fetch import PixelReader, SampleTable
 from dataio.ram_cache import RamCache
 from dataio.recycled import packed, unpacked
@@ -64,14 +66,19 @@ class Batch:
     def __reduce__(self) -> tuple[Any, ...]:
         # Only the pixels are worth shared memory when a worker sends a batch.
         small = [_inline(t) for t in (self.label, self.row, self.position, self.views, self.jitter)]
-        return _rebuilt, (packed(self.pixels), small, self.offset, self.count, self.keys)
+        read = read_bytes.hand_over() if get_worker_info() is not None else 0
+        rest = self.offset, self.count, self.keys, read
+        return _rebuilt, (packed(self.pixels), small, *rest)
 
 
 def _inline(tensor: torch.Tensor | None) -> Any:
     return tensor if tensor is None or tensor.is_cuda else tensor.numpy()
 
 
-def _rebuilt(pixels: Any, small: list[Any], offset: int, count: int, keys: list[str]) -> Batch:
+def _rebuilt(
+    pixels: Any, small: list[Any], offset: int, count: int, keys: list[str], read: int
+) -> Batch:
+    read_bytes.add(read)  # in the worker that has sent the batch
     *most, jitter = (None if part is None else torch.as_tensor(part) for part in small)
     label, row, position, views = (part for part in most if part is not None)
     return Batch(unpacked(pixels), label, row, position, views, offset, count, keys, jitter)
@@ -108,6 +115,11 @@ class Stream:
             colour=bool((source.manifest.streams[source.rows] == "image").any()),
             cache=cache,
         )
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of decoded samples in the cache, those of workers that share it included."""
+        return self.reader.held_bytes
 
     def all_views(self, positions: np.ndarray) -> np.ndarray:
         """Every view [n, V], V of the source's richest shape; others repeat theirs in turn."""

@@ -90,6 +90,11 @@ class StepBatches:
                     stream.shards.prefetch(self._plan.upcoming(name, step).tolist())
         return {name: self._one(name, step) for name in self._streams}
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of decoded samples in all streams' caches."""
+        return sum(stream.held_bytes for stream in self._streams.values())
+
     def stream(self, name: str) -> Stream:
         """One stream's samples."""
         return self._streams[name]

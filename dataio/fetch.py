@@ -139,6 +139,11 @@ class PixelReader:
             pixels = pixels[:, :, :1].contiguous()
         return pixels.expand(-1, -1, shown, -1, -1), channels
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of pixels in the cache."""
+        return 0 if self._cache is None else self._cache.used_bytes
+
     def share(self, positions: np.ndarray) -> bool:
         """In a loader worker: bring samples int64 [n] to where the parent process can read them.
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from dataio import read_bytes
 from dataio.batches import Batch, Places, StepBatches, StreamSource, WalkBatches
 from dataio.fetch import FetchError
 from dataio.records import DataError
@@ -102,12 +103,26 @@ class Loader:
             block_shards=block_shards,
         )
         self._running: list[Running] = []
+        self._read_before = read_bytes.total()
         self._device = device if cache == "device" else None
         self._on_part = on_part or (lambda: None)
         self._resident: dict[str, Resident] = {}
 
     def __len__(self) -> int:
         return len(self._steps)
+
+    @property
+    def read_bytes(self) -> int:
+        """What this process and its workers have read of shards since this loader was made, walks
+        of this process included; see :mod:`dataio.read_bytes`."""
+        return read_bytes.total() - self._read_before
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of decoded samples that the cache holds, for all workers of this process; without
+        what workers keep to themselves where the system has no memory that they could share."""
+        resident = sum(stream.held_bytes for stream in self._resident.values())
+        return resident + self._batches.held_bytes
 
     def places(self, step: int) -> dict[str, Places]:
         """Which samples `step` has in each stream, over all ranks; no pixels are read."""
@@ -137,6 +152,8 @@ class Loader:
                     raise _named_error(self._sources[name], part)
                 resident.add(*part)
                 self._on_part()
+            if self._options["workers"]:  # else they are counted where they were read
+                read_bytes.add(resident.parts.stored_bytes)
         finally:
             running.close()
         return resident

@@ -11,6 +11,7 @@ from dataio.batch import Stream
 from dataio.device import to_device
 from dataio.fetch import FetchError, shown_channels
 from dataio.records import DataError
+from dataio.shards import HEADER_BYTES
 
 __all__ = ["Resident", "StreamParts"]
 
@@ -33,6 +34,11 @@ class StreamParts:
 
     def __len__(self) -> int:
         return -(-self._samples // self._size)
+
+    @property
+    def stored_bytes(self) -> int:
+        """What reading all of it reads of the shards, headers included."""
+        return int(self._stream.table.sizes.sum()) + HEADER_BYTES * self._samples
 
     def __getitem__(self, index: int) -> tuple[int, torch.Tensor, np.ndarray] | FetchError:
         start = index * self._size
@@ -62,6 +68,11 @@ class Resident:
         end = start + len(pixels)
         self._pixels[start:end] = pixels.to(self._device)
         self._channels[start:end] = channels
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of pixels on the device."""
+        return self._pixels.nbytes
 
     def pixels(self, positions: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
         """What PixelReader gives for these positions int64 [n] and views int64 [n, v]."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dataio import read_bytes
 from dataio.decode import VIEWS_TAR
 from dataio.location import is_remote, join, read_blocks, shown
 from dataio.manifest import Manifest, Member, Shard, load_manifest
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CONTENT_SUFFIXES",
+    "HEADER_BYTES",
     "ShardReader",
     "as_webdataset",
     "content_member",
@@ -35,7 +37,7 @@ __all__ = [
 # The last is a stretch of a tar, from the first view's header to the last view's end.
 CONTENT_SUFFIXES = ("jpg", "png", "views.jpg", "views.npy", "jpeg", "webp", VIEWS_TAR)
 
-_BLOCK = 512  # a tar header, right before each member's data
+HEADER_BYTES = 512  # of a tar header, right before each member's data
 _READ_BYTES = 1 << 20
 
 
@@ -77,22 +79,23 @@ class ShardReader:
         with self._locked():
             file = self._file(shard_id)
             try:
-                block = os.pread(file, _BLOCK + member.size, member.offset - _BLOCK)
+                block = os.pread(file, HEADER_BYTES + member.size, member.offset - HEADER_BYTES)
             except OSError as error:  # such as a file that another machine has removed
                 os.close(self._files.pop(shard_id))
                 raise DataError(
                     f"{name}: cannot read shard ({error.strerror}); copy it again or pack again"
                 ) from error
-        if len(block) != _BLOCK + member.size:
+        if len(block) != HEADER_BYTES + member.size:
             raise DataError(
                 f"{name}: ends before byte {member.offset + member.size}, inside a sample; "
                 "copy the shard again or pack again"
             )
-        if not is_member_header(block[:_BLOCK], member):
+        if not is_member_header(block[:HEADER_BYTES], member):
             raise DataError(
                 f"{name}: no .{member.suffix} of {member.size} bytes at byte {member.offset}, the "
                 "shard has changed since packing; copy it again or pack again"
             )
+        read_bytes.add(len(block))
         return member_content(block, member)
 
     def path(self, shard_id: int) -> str:
@@ -206,7 +209,7 @@ def is_member_header(header: bytes, member: Member) -> bool:
 
 def member_content(block: bytes, member: Member) -> bytes:
     """The bytes of `member` out of its header and data; a stretch of a tar keeps the header."""
-    return block if member.suffix == VIEWS_TAR else block[_BLOCK:]
+    return block if member.suffix == VIEWS_TAR else block[HEADER_BYTES:]
 
 
 def content_member(manifest: Manifest, row: int) -> Member:

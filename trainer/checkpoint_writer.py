@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 import logging
 import threading
+import time
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +20,26 @@ from trainer.checkpoint import clear_leftovers, save_checkpoint
 from trainer.retention import Retention
 from trainer.run_folder import RunFolder
 
-__all__ = ["CheckpointWriter", "snapshot", "take_over"]
+__all__ = ["CheckpointWriter", "Written", "snapshot", "take_over"]
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Written:
+    """What is known of a whole checkpoint: its step, when it was complete (Unix time), its bytes,
+    and how long writing took, None where an earlier attempt has written it."""
+
+    step: int
+    time: float
+    bytes: int
+    seconds: float | None = None
+
+    @classmethod
+    def of(cls, path: Path, *, step: int, seconds: float | None = None) -> Written:
+        """Raises OSError: it cannot be looked at."""
+        size_bytes = sum(file.stat().st_size for file in path.iterdir())
+        return cls(step, path.stat().st_mtime, size_bytes, seconds)
 
 
 class CheckpointWriter:
@@ -27,6 +47,9 @@ class CheckpointWriter:
 
     An error of the thread, such as a full disk, is raised by the next call of :meth:`write` or
     :meth:`wait` as the exception that it was.
+
+    Attributes:
+        last: the newest checkpoint on disk; None if there is none, or if nobody can tell.
     """
 
     def __init__(
@@ -40,6 +63,7 @@ class CheckpointWriter:
     ) -> None:
         self.folder, self.description, self.keep = folder, description, keep
         self.attempt, self.background = attempt, background
+        self.last: Written | None = None
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
 
@@ -85,8 +109,9 @@ class CheckpointWriter:
             log.error("%s", err)
 
     def _write(self, state: dict[str, Any], step: int, scores: Mapping[str, float] | None) -> None:
+        begun_seconds = time.monotonic()
         try:
-            save_checkpoint(
+            path = save_checkpoint(
                 self.folder,
                 state,
                 step=step,
@@ -95,8 +120,16 @@ class CheckpointWriter:
                 attempt=self.attempt,
                 scores=scores,
             )
+            seconds = time.monotonic() - begun_seconds
+            with suppress(OSError):  # a later attempt has removed it
+                self.last = Written.of(path, step=step, seconds=seconds)
         except BaseException as err:
             self._error = err
+
+    def resumed(self, path: Path, *, step: int) -> None:
+        """The training continues from this checkpoint."""
+        with suppress(OSError):
+            self.last = Written.of(path, step=step)
 
 
 def take_over(

@@ -14,10 +14,15 @@ Axis letters: n local rows, N global rows, W ranks.
 from __future__ import annotations
 
 import atexit
+import importlib
+import os
 import pickle
-from collections.abc import Callable, Iterator
+import socket
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import torch
 import torch.distributed as dist
@@ -34,9 +39,11 @@ __all__ = [
     "barrier",
     "broadcast_object",
     "ensure_process_group",
+    "gather_numbers",
     "gather_objects",
     "global_mean",
     "measured",
+    "meet_on_loopback",
     "process_group",
     "raise_together",
     "rank",
@@ -82,14 +89,40 @@ def process_group(*, timeout_seconds: float, backend: str | None = None) -> Iter
 
     ``backend`` is ``nccl`` where there is a GPU and ``gloo`` elsewhere, unless it is given.
     """
-    from datetime import timedelta
-
     backend = backend or ("nccl" if torch.cuda.is_available() else "gloo")
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds))
     try:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def meet_on_loopback() -> None:
+    """From now on the processes of this machine meet on loopback alone.
+
+    The rank that opens the store of ``env://`` listens on ``MASTER_ADDR`` and nowhere else; left to
+    itself, torch listens on every address of the machine, and whoever reaches it may write there.
+    """
+    # torch has no public way to replace a handler of its own.
+    handlers = importlib.import_module("torch.distributed.rendezvous")._rendezvous_handlers
+    handlers["env"] = _meet_at_master
+
+
+def _meet_at_master(
+    url: str, timeout: timedelta = timedelta(minutes=10), **options: Any
+) -> Iterator[tuple[Any, int, int]]:
+    """As torch's own handler of ``env://``, but with a socket that is bound already."""
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    asked = {name: int(found[0]) for name, found in parse_qs(urlsplit(url).query).items()}
+    own, size = (
+        asked.get(name, int(os.environ.get(name.upper(), -1))) for name in ("rank", "world_size")
+    )
+    # The socket is torch's from here on.
+    bound = socket.create_server((host, port)).detach() if own == 0 else None
+    store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
+        host, port, size, own == 0, timeout, multi_tenant=True, master_listen_fd=bound
+    )
+    yield store, own, size
 
 
 def ensure_process_group() -> None:
@@ -224,6 +257,20 @@ class AnyRank:
         asked, mine = self._asked, torch.full((1,), float(flag), device=self._device)
         self._asked = ReadBack(all_reduce_max(mine))
         return asked is not None and asked.tolist() != [0.0]
+
+
+def gather_numbers(values: Sequence[float], device: torch.device | str) -> list[list[float]]:
+    """The ``values`` of every rank, equally many on each, in rank order, on every rank.
+
+    One small collective; on a GPU the host waits for it.
+    """
+    if not is_distributed():
+        return [list(values)]
+    mine = torch.tensor(values, dtype=torch.float64, device=device)
+    parts = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+    with _waiting():
+        dist.all_gather(parts, mine)
+    return torch.stack(parts).tolist()
 
 
 def gather_objects(value: Any) -> list[Any]:

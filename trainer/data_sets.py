@@ -9,11 +9,13 @@ from typing import Literal
 from dataio.labels import ClassMap, match_classes, renamed
 from dataio.location import exists, is_remote, shown
 from dataio.manifest import MANIFEST_NAME, Manifest, load_manifest, union
+from dataio.quarantine import read_quarantine
 from dataio.records import DataError
 from trainer.config import ConfigError, RunConfig, Selection
 from trainer.methods import METHODS
 
 __all__ = [
+    "bad_samples",
     "class_mapping",
     "data_fingerprint",
     "label_space",
@@ -111,6 +113,16 @@ def data_fingerprint(config: RunConfig) -> str:
     selections = training_selections(config).values()
     roots = sorted({_united(_roots(config, s)).fingerprint for s in selections})
     return "+".join(root[:16] for root in roots)
+
+
+def bad_samples(config: RunConfig) -> int | None:
+    """Samples in quarantine in the data sets that the run trains on, all their streams and splits;
+    None where a quarantine cannot be read."""
+    roots = {root for part in _training_roots(config) for root in part}
+    try:
+        return sum(len(read_quarantine(root).samples) for root in roots)
+    except (DataError, OSError):
+        return None
 
 
 def read_again() -> None:

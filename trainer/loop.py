@@ -22,11 +22,12 @@ from trainer.building import DTYPES, build_method
 from trainer.checkpoint import load_checkpoint, newest_checkpoint
 from trainer.checkpoint_writer import take_over
 from trainer.config import RunConfig
-from trainer.data_sets import data_fingerprint, label_space
+from trainer.data_sets import bad_samples, data_fingerprint, label_space
 from trainer.device_copies import on_device
 from trainer.finite import FiniteCheck, NonFiniteError, Origin
 from trainer.hardware import fair_threads, own_device
 from trainer.layout import set_layout
+from trainer.live import Live
 from trainer.methods import Domain, Losses, Now
 from trainer.phase_clock import PhaseClock
 from trainer.retention import Retention, comparable_scores
@@ -136,6 +137,14 @@ class Trainer:
             device=self.device,
             on_part=self.clock.beat,
         )
+        live = Live(
+            self.folder.telemetry,
+            clock=self.clock,
+            loader=loader,
+            writer=self.writer,
+            device=self.device,
+            bad_samples=bad_samples(self.config) if leader else None,
+        )
         asked_to_stop = collectives.AnyRank(self.device)
         try:
             batches = on_device(iter(loader), self.device, phase=self.clock.phase)
@@ -156,13 +165,15 @@ class Trainer:
                         on_record(record)
                 if self.step % training.checkpoint_every == 0 and self.step < training.steps:
                     self.save()
-                self.clock.end_step()
+                seconds, logged = self.clock.end_step(), self._logged(step)
+                live.stepped(self.step, batch, seconds=seconds, logged=logged, record=record)
             self.clock.end_start()  # where there was no step
             self.finite.flush()
             if self.step == training.steps:
                 with self.clock.phase("finish"), self._evaluating():
                     self.method.finish(self._walk)
             self.save(last=True)
+            live.end(self.step)
         finally:
             if self.writer:
                 self.writer.close()
@@ -204,7 +215,7 @@ class Trainer:
 
     def _train_step(self, batch: Mapping[str, Any]) -> dict[str, Any] | None:
         config, training = self.config, self.config.training
-        logged = self.step % training.log_every == 0 or self.step + 1 == training.steps
+        logged = self._logged(self.step)
         now = Now(self.step, self.step / training.steps, logged)
         factor = rate_factor(config.optimizer.schedule, now.p, warmup=config.optimizer.warmup)
         augmented = partial(
@@ -242,6 +253,10 @@ class Trainer:
             **summary,
             "seconds": self.clock.total,
         }
+
+    def _logged(self, step: int) -> bool:
+        training = self.config.training
+        return step % training.log_every == 0 or step + 1 == training.steps
 
     def save(self, *, last: bool = False) -> None:
         """Rank 0 copies the state, equal on all ranks, and writes it while training goes on.
@@ -292,6 +307,8 @@ class Trainer:
         torch.set_rng_state(found.state["generator"])
         self.round_health = found.state.get("round_health", {})
         self.step = found.step
+        if self.writer:
+            self.writer.resumed(found.path, step=found.step)
         self.validation.remember(found.step, comparable_scores(found.description, mine))
         log.info("continuing at step %d from %s", found.step, path)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -88,11 +88,16 @@ class PhaseClock:
             self._charge()
             self._stack[0], self._step_begin = OTHER, self._since
 
-    def end_step(self) -> None:
-        """A step is over and the next one begins."""
+    def end_step(self) -> float:
+        """A step is over and the next one begins; returns the seconds that it took."""
         now = self._now()
         self._steps.append(now - self._step_begin)
         self._step_begin = now
+        return self._steps[-1]
+
+    def seconds_in(self, names: Collection[str]) -> float:
+        """Seconds of these phases together, as of the last change of phase."""
+        return sum(self._seconds.get(name, 0.0) for name in names)
 
     def summary(self) -> dict[str, float]:
         """Seconds by phase, in the order of their first appearance, with ``other`` and ``total``;

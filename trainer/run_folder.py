@@ -42,6 +42,11 @@ class RunFolder:
         return self.path / "validation.jsonl"
 
     @property
+    def telemetry(self) -> Path:
+        """What the run says of itself right now (:mod:`trainer.live`)."""
+        return self.path / "telemetry.json"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 

@@ -361,7 +361,8 @@ def test_a_full_disk_at_the_first_checkpoint(benchmark, tmp_path, monkeypatch, c
         patch.setattr("torch.save", refuse)
         told = call(capfd, *train).complaint
     assert f"{out / 'checkpoints' / 'step-00000002'}: the disk is full; free some space" in told
-    assert finals(out) == ["attempts.jsonl", "config.yaml", "log.jsonl", "run.json"]
+    expected = ["attempts.jsonl", "config.yaml", "log.jsonl", "run.json", "telemetry.json"]
+    assert finals(out) == expected
     assert call(capfd, *train).code == 0
     assert (out / "checkpoints" / "step-00000003" / "state.pt").exists()
 
