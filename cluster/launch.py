@@ -27,7 +27,12 @@ OnRecord = Callable[[dict[str, Any]], None]
 
 
 def launch(
-    config: RunConfig, out: Path, *, workers: int | GroupSize, on_record: OnRecord | None = None
+    config: RunConfig,
+    out: Path,
+    *,
+    workers: int | GroupSize,
+    on_record: OnRecord | None = None,
+    on_wait: Callable[[], None] | None = None,
 ) -> RunFolder:
     """Train ``config`` in folder ``out`` and return the folder; continues the run it holds.
 
@@ -35,6 +40,7 @@ def launch(
         workers: 0 trains in this process; a number N > 0 or a range starts Ray Train workers. Under
             ``torchrun`` the processes that exist are used and ``workers`` is ignored.
         on_record: called here with every logged step.
+        on_wait: called when a group of workers waits for room in the cluster.
 
     Raises:
         ConfigError, DataError, NonFiniteError: bad options, bad data, diverged training.
@@ -57,7 +63,13 @@ def launch(
     if size.most == 0:
         _train_here(config, folder, on_record=on_record)
     else:
-        train_on_ray(config, folder, size, on_record=on_record or (lambda record: None))
+        train_on_ray(
+            config,
+            folder,
+            size,
+            on_record=on_record or (lambda record: None),
+            on_wait=on_wait or (lambda: None),
+        )
     return folder
 
 

@@ -6,17 +6,22 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator
+from typing import Any
 
 from cluster.group_size import Node
+from cluster.loopback import on_loopback
 
-__all__ = ["may_grow", "nodes", "ray_session"]
+__all__ = ["STORE_BYTES", "may_grow", "nodes", "ray_session"]
+
+STORE_BYTES = 256 * 1024**2  # shared memory of a local cluster
 
 
 @contextlib.contextmanager
-def ray_session(*, object_store_bytes: int = 256 * 1024**2) -> Iterator[None]:
-    """A Ray cluster for the time of the block: the one that exists, else a local one.
+def ray_session(*, object_store_bytes: int = STORE_BYTES) -> Iterator[None]:
+    """A Ray cluster for the time of the block: the one of RAY_ADDRESS, else a local one.
 
-    ``object_store_bytes`` is the shared memory of a local one.
+    ``object_store_bytes`` is the shared memory of a local one, which can be reached from this
+    machine alone.
     """
     import ray
 
@@ -28,16 +33,27 @@ def ray_session(*, object_store_bytes: int = 256 * 1024**2) -> Iterator[None]:
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "120")
     # How long a group that ends awaits a worker that does not answer (30 s) before it is killed.
     os.environ.setdefault("TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S", "5")
-    local = (
-        {}
-        if may_grow()
-        else {
-            "include_dashboard": False,
-            "object_store_memory": object_store_bytes,
-            "num_cpus": max(2, os.cpu_count() or 1),
-        }
-    )
-    ray.init(log_to_driver=False, logging_level=logging.ERROR, **local)
+    if may_grow():
+        with _initialized():
+            yield
+        return
+    with (
+        on_loopback(),
+        _initialized(
+            address="local",  # never one of another user that is found in /tmp
+            include_dashboard=False,
+            object_store_memory=object_store_bytes,
+            num_cpus=max(2, os.cpu_count() or 1),
+        ),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _initialized(**options: Any) -> Iterator[None]:
+    import ray
+
+    ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     try:
         yield
     finally:

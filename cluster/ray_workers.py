@@ -18,6 +18,7 @@ from typing import Any
 from cluster.follow import Follower
 from cluster.group_size import GroupPlan, GroupSize, capacity, plan_group
 from cluster.hangs import Hangs
+from cluster.loopback import torch_config
 from cluster.progress import say
 from cluster.ray_cluster import may_grow, nodes, ray_session
 from cluster.restarts import GroupEnd, Restarts, how_it_ended, raise_mistake
@@ -46,6 +47,7 @@ def train_on_ray(
     size: GroupSize,
     *,
     on_record: Callable[[dict[str, Any]], None],
+    on_wait: Callable[[], None],
 ) -> None:
     """Train in groups of ``size`` workers until the run is finished.
 
@@ -54,7 +56,7 @@ def train_on_ray(
         KeyboardInterrupt: Ctrl-C or SIGTERM; a checkpoint of the last step was saved.
     """
     with ray_session():
-        _Driver(config, folder, size, on_record).run()
+        _Driver(config, folder, size, on_record=on_record, on_wait=on_wait).run()
 
 
 class _Driver:
@@ -65,9 +67,11 @@ class _Driver:
         config: RunConfig,
         folder: RunFolder,
         size: GroupSize,
+        *,
         on_record: Callable[[dict[str, Any]], None],
+        on_wait: Callable[[], None],
     ) -> None:
-        self.config, self.folder, self.size = config, folder, size
+        self.config, self.folder, self.size, self.on_wait = config, folder, size, on_wait
         self.restarts = Restarts(folder, size, limit=config.training.max_failures)
         self.hangs = Hangs(folder)
         self.follower = Follower(folder, on_record)
@@ -103,6 +107,8 @@ class _Driver:
                 since = time.monotonic()
             elif time.monotonic() - since >= SETTLE_SECONDS:
                 break
+        if plan.missing:
+            self.on_wait()
         if plan.missing and plan != self.waited_for:
             what = "a GPU" if plan.gpus else f"{plan.cpus:g} CPU"
             say(
@@ -192,7 +198,7 @@ class _Growth:
 def _fit(config: RunConfig, folder: RunFolder, plan: GroupPlan, reason: str | None) -> None:
     from ray.train import FailureConfig, ScalingConfig
     from ray.train import RunConfig as RayRunConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
 
     TorchTrainer(
         train_worker,
@@ -202,7 +208,7 @@ def _fit(config: RunConfig, folder: RunFolder, plan: GroupPlan, reason: str | No
             "working_folder": str(Path.cwd()),
             "reason": reason,
         },
-        torch_config=TorchConfig(
+        torch_config=torch_config(
             backend="nccl" if plan.gpus else "gloo", timeout_s=int(config.training.timeout_seconds)
         ),
         scaling_config=ScalingConfig(

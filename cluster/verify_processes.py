@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 
-from trainer.collectives import process_group
+from trainer.collectives import meet_on_loopback, process_group
 from trainer.verify import Difference, compare, probe
 
 __all__ = ["Differences", "Job", "ProbeError", "ProbeProcesses", "probe_processes"]
@@ -152,6 +152,7 @@ def _serve(place: tuple[int, int, int], job: Job, pipe: Connection) -> None:
     with contextlib.suppress(EOFError, BrokenPipeError), contextlib.ExitStack() as stack:
         try:
             if world_size > 1:
+                meet_on_loopback()
                 joined = process_group(timeout_seconds=TIMEOUT_SECONDS, backend="gloo")
                 stack.enter_context(joined)
             pipe.send({})

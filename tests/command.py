@@ -18,6 +18,20 @@ ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs" / "procedural"
 
 
+OWN_CLUSTER = (  # variables of the local Ray cluster that tests share, if this process has it
+    "IMG2SHAPE_LOCAL_RAY",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER",
+    "RAY_AUTH_TOKEN",
+    "GLOO_SOCKET_IFNAME",
+    "NCCL_SOCKET_IFNAME",
+)
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The environment that a user's shell would have, with ``more``."""
+    return {**{k: v for k, v in os.environ.items() if k not in OWN_CLUSTER}, **more}
+
+
 @dataclass(frozen=True)
 class Outcome:
     """Exit code and everything the command wrote."""
@@ -70,7 +84,7 @@ def process(*args: object, module: str = "cluster", **options: Any) -> subproces
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env=environment(OMP_NUM_THREADS="1"),
         **options,
     )
 

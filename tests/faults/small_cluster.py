@@ -11,7 +11,7 @@ import sys
 import time
 from typing import Any
 
-from tests.command import ROOT
+from tests.command import ROOT, environment
 
 __all__ = ["SmallCluster"]
 
@@ -23,6 +23,7 @@ class SmallCluster:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.small_cluster"],
             cwd=ROOT,
+            env=environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
