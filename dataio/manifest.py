@@ -328,7 +328,7 @@ def _from_table(table: pa.Table, header: Mapping[str, Any], *, root: str, path: 
             members=_members(columns["members"]),
             content_sha256=columns["content_sha256"].to_pylist(),
             views=columns["views"].to_numpy(zero_copy_only=False),
-            shards=tuple(Shard(**shard) for shard in header["shards"]),
+            shards=tuple(_inside(Shard(**shard)) for shard in header["shards"]),
             classes=tuple(header["classes"]),
             metadata=dict(header["metadata"]),
         )
@@ -337,6 +337,14 @@ def _from_table(table: pa.Table, header: Mapping[str, Any], *, root: str, path: 
     if manifest.fingerprint != header.get("fingerprint"):
         raise DataError(f"{path}: rows do not match the manifest's fingerprint; pack again")
     return manifest
+
+
+def _inside(shard: Shard) -> Shard:
+    """A shard of a data set's own folder: whoever wrote the manifest chooses no other file."""
+    parts = shard.name.replace("\\", "/").split("/")
+    if ".." in parts or not parts[0] or ":" in parts[0]:
+        raise ValueError(f"shard {shard.name!r} is not inside the data set")
+    return shard
 
 
 def _members(column: Any) -> list[tuple[Member, ...]]:

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -213,7 +214,10 @@ def _read(path: Path) -> Checkpoint:
         raise UnusableError(f"not a whole checkpoint ({type(err).__name__}: {err})") from None
     if digest != description["sha256"]:
         raise UnusableError(f"{STATE} does not match its hash")
-    state = torch.load(path / STATE, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path / STATE, map_location="cpu", weights_only=True)
+    except UnpicklingError:  # objects of any class: code, which is not run
+        raise UnusableError(f"{STATE} holds more than tensors and plain values") from None
     return Checkpoint(path, description["step"], description, state)
 
 
