@@ -13,6 +13,7 @@ import torch
 
 from cluster.group_size import GroupSize
 from cluster.launch import launch
+from cluster.monitoring.monitored import monitored
 from cluster.progress import say, task
 from cluster.sinks import reporting
 from cluster.tables import print_time_budget
@@ -108,7 +109,8 @@ def train_run(
     """Train with a progress bar, then print where the time went; continues ``out`` when it holds
     this run.
 
-    A run that is finished already is left as it is. The errors are those of :func:`launch` and of
+    Its metrics are exported meanwhile (:mod:`cluster.monitoring.monitored`). A run that is finished
+    already is left as it is. The errors are those of :func:`launch` and of
     :func:`cluster.sinks.open_sinks`, which ``sinks`` are names for.
     """
     mapping = class_mapping(config)
@@ -118,20 +120,24 @@ def train_run(
         folder = launch(config, out, workers=workers)
         say(f"{out}: was finished already, nothing to do")
         return folder
-    with (
-        reporting(sinks, config, out) as told,
-        task(f"training {config.method_name}", config.training.steps) as bar,
-    ):
+    with monitored(config, out) as monitor:
+        with (
+            reporting(sinks, config, out) as told,
+            task(f"training {config.method_name}", config.training.steps) as bar,
+        ):
 
-        def on_record(record: dict[str, Any]) -> None:
-            bar.at(record["step"] + 1, note=_note(record, config, RunFolder(out)))
-            told.look()
+            def on_record(record: dict[str, Any]) -> None:
+                bar.at(record["step"] + 1, note=_note(record, config, RunFolder(out)))
+                told.look()
+                monitor.look()
 
-        folder = launch(config, out, workers=workers, on_record=on_record)
-    _say_best(folder, config)
-    facts = folder.read()
-    if "step_timings" in facts:  # under torchrun, rank 0 may not have written them yet
-        print_time_budget(facts)
+            folder = launch(
+                config, out, workers=workers, on_record=on_record, on_wait=monitor.waiting
+            )
+        _say_best(folder, config)
+        facts = folder.read()
+        if "step_timings" in facts:  # under torchrun, rank 0 may not have written them yet
+            print_time_budget(facts)
     return folder
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from trainer.step_times import STEP_BUCKETS
+
 __all__ = ["METRICS", "RUN_STATES", "SWEEP_STATES", "Metric", "metric"]
 
 RUN_STATES = ("starting", "waiting", "training", "finished", "interrupted", "failed")
@@ -38,9 +40,6 @@ class Metric:
     def label_names(self) -> tuple[str, ...]:
         """All labels, the owner first."""
         return (self.of, *self.labels)
-
-
-STEP_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
 METRICS = (

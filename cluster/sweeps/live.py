@@ -32,6 +32,9 @@ class Progress:
     running: dict[str, tuple[Cell, dict[str, Any]]] = field(default_factory=dict)
     ended: list[tuple[Cell, str]] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
+    rows: list[Mapping[str, Any]] = field(default_factory=list)  # of the cells that ended here
+    found: list[Mapping[str, Any]] = field(default_factory=list)  # that the ledger had before
+    skipped: int = 0
     begun_seconds: float = field(default_factory=time.monotonic)
     _said_seconds: float = 0.0
     plain: bool = True
@@ -50,9 +53,10 @@ class Progress:
             for other, values in self.running.values():
                 say(f"{other.shown}: {_standing(other, values)}")
 
-    def over(self, cell: Cell, row: Mapping[str, Any]) -> None:
-        """``cell`` has its row."""
+    def over(self, cell: Cell, row: Mapping[str, Any], *, found: bool = False) -> None:
+        """``cell`` has its row, made now or ``found`` in the ledger."""
         self.running.pop(cell.key, None)
+        (self.found if found else self.rows).append(row)
         status = str(row["status"])
         self.counts[status] = self.counts.get(status, 0) + 1
         words = _outcome(row)

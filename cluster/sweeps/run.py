@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cluster.monitoring.sweep_metrics import exported
 from cluster.progress import say
 from cluster.ray_cluster import ray_session
 from cluster.sinks import open_sinks
@@ -118,7 +119,13 @@ def run_planned(
     missing = [p.cell for p in planned if p.row is None]
     if missing:
         title = f"sweep {running.sweep}: {len(missing)} of {len(cells)} cells"
-        with ray_session(), shown_progress(title, len(missing)) as progress:
+        with (
+            ray_session(),
+            shown_progress(title, len(missing)) as progress,
+            exported(running.sweep, progress) as export,
+        ):
+            progress.found, progress.skipped = list(rows.values()), len(skipped)
+            export.begin(missing[0].config.monitoring)
             for wave in _waves(missing):
                 able = _startable(wave, rows, store, running, progress)
                 for row in run_cells(able, store, running, progress=progress):
@@ -181,7 +188,10 @@ def _run_search(sweep: Sweep, running: Running, asked: Asked) -> Outcome:
         why: dict[str, str] = {}
         ran: list[Cell] = []
         total = sweep.search.trials or 0
-        with shown_progress(f"sweep {sweep.name}: {total} points", total) as progress:
+        with (
+            shown_progress(f"sweep {sweep.name}: {total} points", total) as progress,
+            exported(sweep.name, progress) as export,
+        ):
 
             def over(cell: Cell, row: Row) -> None:
                 rows[cell.key] = row
@@ -189,12 +199,14 @@ def _run_search(sweep: Sweep, running: Running, asked: Asked) -> Outcome:
 
             def next_round() -> list[Cell]:
                 while proposed := proposals.next_round():
+                    progress.skipped = len(proposals.skipped)
+                    export.begin(proposed[0].config.monitoring)
                     planned = asked.plan(proposed, running)
                     why.update({p.cell.key: p.why for p in planned})
                     for p in planned:
                         if p.row is not None:
                             over(p.cell, dict(p.row))
-                            progress.over(p.cell, p.row)
+                            progress.over(p.cell, p.row, found=True)
                     missing = [p.cell for p in planned if p.row is None]
                     ran.extend(missing)
                     if missing:
