@@ -28,6 +28,7 @@ from dataio.names import nearest
 from evalsuite.options import HEADLINES
 from trainer.config import read_yaml, validated
 from trainer.criteria import CRITERIA
+from trainer.methods import METHODS
 from trainer.sections import Section
 
 __all__ = [
@@ -86,8 +87,9 @@ class Sweep(Section):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="Folder of its page, label."
     )
     config: str = Field(
-        description="Run description that all cells start from; {method} stands for the method's "
-        "name, so that each starts from its own."
+        description="Run description that all cells start from, beside the sweep file or in the "
+        "working directory; {method} stands for the method's name, so that each starts from its "
+        "own."
     )
     set: dict[str, Any] = Field(default={}, description="Keys set in all cells, below the axes.")
     axes: dict[str, Any] = Field(default={}, description="What is varied; see above.")
@@ -226,4 +228,11 @@ def load_sweep(path: str | Path) -> Sweep:
             that does not fit.
     """
     tree = read_yaml(path, ready="configs/sweeps/", expected="keys (config, axes, ...)")
-    return validated(Sweep, {"name": Path(path).stem, **tree}, where=str(path))
+    sweep = validated(Sweep, {"name": Path(path).stem, **tree}, where=str(path))
+    return sweep.model_copy(update={"config": _found(sweep.config, Path(path).parent)})
+
+
+def _found(config: str, folder: Path) -> str:
+    """``config`` beside the sweep file where it is there, else in the working directory."""
+    beside = any((folder / config.replace("{method}", name)).is_file() for name in METHODS)
+    return str(folder / config) if beside else config

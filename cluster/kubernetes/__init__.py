@@ -1,0 +1,1 @@
+"""What `img2shape k8s` makes: objects for Kubernetes with the KubeRay operator."""

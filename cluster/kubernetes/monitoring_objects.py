@@ -1,0 +1,66 @@
+"""What the Prometheus operator and Grafana's sidecar pick up."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from cluster.kubernetes.options import Options
+from cluster.kubernetes.pods import METRICS_PORT_NAME, selector
+
+__all__ = ["monitoring_objects", "pod_monitor"]
+
+_INTERVAL = "15s"
+
+
+def monitoring_objects(options: Options, *, metadata: dict[str, Any]) -> list[dict[str, Any]]:
+    """PodMonitor of the run, PrometheusRule with all alerts, ConfigMap with the dashboards.
+
+    Rules and dashboards are the same for all runs and named so: the second run brings no second
+    copy.
+    """
+    from cluster.monitoring.alerts import rule_groups
+    from cluster.monitoring.dashboard_json import dashboards
+
+    shared = {
+        "app.kubernetes.io/name": "img2shape",
+        "app.kubernetes.io/part-of": "img2shape",
+        "app.kubernetes.io/managed-by": "img2shape",
+    }
+    rule = {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "PrometheusRule",
+        "metadata": {**metadata, "name": "img2shape", "labels": shared},
+        "spec": {"groups": rule_groups()},
+    }
+    boards = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            **metadata,
+            "name": "img2shape-dashboards",
+            "labels": {**shared, "grafana_dashboard": "1"},
+        },
+        "data": {f"img2shape-{n}.json": _one_line(b) for n, b in dashboards().items()},
+    }
+    return [pod_monitor(options, metadata=metadata), rule, boards]
+
+
+def pod_monitor(options: Options, *, metadata: dict[str, Any]) -> dict[str, Any]:
+    """Scrapes the run's exporter on the head, and Ray's own metrics on all pods."""
+    # KubeRay names the second one; an evaluation has no exporter, and would look like one down.
+    ports = ("metrics",) if options.job == "eval" else (METRICS_PORT_NAME, "metrics")
+    return {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "PodMonitor",
+        "metadata": {**metadata, "name": options.name},
+        "spec": {
+            "selector": {"matchLabels": selector(options)},
+            "podTargetLabels": ["img2shape.io/run", "ray.io/node-type"],
+            "podMetricsEndpoints": [{"port": port, "interval": _INTERVAL} for port in ports],
+        },
+    }
+
+
+def _one_line(dashboard: dict[str, Any]) -> str:
+    return json.dumps(dashboard, ensure_ascii=False, separators=(",", ":")) + "\n"
