@@ -12,8 +12,11 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from cluster.data_cli import data_app
+from cluster.doctor_cli import doctor
 from cluster.evaluation_cli import evaluation_app
+from cluster.kubernetes_cli import kubernetes_app
 from cluster.ledger_cli import ledger_app
+from cluster.monitoring_cli import monitoring_app
 from cluster.progress import say
 from cluster.sweep_cli import sweep_app
 from cluster.terminal import Json, Overrides, only_json, shown
@@ -30,8 +33,11 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(ledger_app, name="ledger")
+app.add_typer(kubernetes_app, name="k8s")
 app.add_typer(evaluation_app)  # without a name: its commands stand beside train
 app.add_typer(sweep_app)
+app.add_typer(monitoring_app)
+app.command(epilog="Example: img2shape doctor configs/procedural/astn.yaml --workers 2")(doctor)
 
 Workers = Annotated[
     str,

@@ -1,0 +1,160 @@
+"""Ports, the Ray cluster of RAY_ADDRESS, its token and its nodes' clocks."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.doctor.findings import Finding, error, note, ok, warning
+
+__all__ = [
+    "Address",
+    "Token",
+    "address_of",
+    "check_cluster",
+    "check_host",
+    "check_ports",
+    "check_token",
+    "is_loopback",
+    "look_at_token",
+    "reaches",
+    "taken_ports",
+]
+
+_TRIED = 100  # ports that the exporter tries, one after another
+_RAY_PORT = 6379
+_ADDRESS = re.compile(r"(?:(?P<scheme>[a-z]+)://)?\[?(?P<host>[^\]/]+?)\]?(?::(?P<port>\d+))?/?")
+_SCHEME_PORTS = {"ray": 10001, "http": 8265, "https": 443}
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a cluster is."""
+
+    host: str
+    port: int
+
+
+def address_of(text: str) -> Address | None:
+    """Of RAY_ADDRESS; None for the words ``auto`` and ``local``, which name no place."""
+    found = _ADDRESS.fullmatch(text.strip())
+    if found is None or text in ("auto", "local"):
+        return None
+    port = found["port"] or _SCHEME_PORTS.get(found["scheme"] or "", _RAY_PORT)
+    return Address(found["host"], int(port))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` is this machine alone; a name is looked at, not resolved."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def reaches(address: Address, *, seconds: float = 3.0) -> str | None:
+    """None where something answers at ``address``, else why not."""
+    try:
+        socket.create_connection((address.host, address.port), timeout=seconds).close()
+    except OSError as err:
+        return err.strerror or str(err)
+    return None
+
+
+def taken_ports(host: str, first: int, *, count: int = _TRIED) -> list[int]:
+    """Those of ``count`` ports from ``first`` on that cannot be listened on, up to the first that
+    can."""
+    taken = []
+    for port in range(first, min(first + count, 65536)):
+        try:
+            # As the exporter: a port that a server left a moment ago is free.
+            socket.create_server((host, port)).close()
+        except OSError:
+            taken.append(port)
+        else:
+            break
+    return taken
+
+
+def check_ports(taken: list[int], *, host: str, first: int) -> Finding:
+    """``monitoring.port`` and those after it."""
+    if first == 0:
+        return ok("ports", "monitoring takes any free port")
+    if len(taken) >= _TRIED:
+        remedy = "monitoring.port=0 takes any; monitoring.enabled=false none"
+        return error("ports", f"{host}: no port of {first}-{first + _TRIED - 1} is free", remedy)
+    if taken:
+        message = f"{host}:{first} is taken; metrics will be on {first + len(taken)}"
+        return note("ports", message, "point Prometheus there, or choose monitoring.port")
+    return ok("ports", f"{host}:{first} is free for metrics")
+
+
+def check_host(host: str, *, in_pod: str | None = None) -> Finding:
+    """``monitoring.host``; ``in_pod``: KUBERNETES_SERVICE_HOST, where listening is meant to be."""
+    if is_loopback(host):
+        return ok("exposure", "metrics listen on loopback")
+    if in_pod:
+        return note("exposure", f"metrics listen on {host}", "the NetworkPolicy limits who asks")
+    remedy = "monitoring.host=127.0.0.1, or a firewall: metrics have no password"
+    return warning("exposure", f"metrics listen on {host}, for everyone who reaches it", remedy)
+
+
+def check_cluster(text: str, *, failure: str | None) -> Finding:
+    """RAY_ADDRESS and whether something answered there."""
+    if failure is not None:
+        remedy = "start the cluster, mend RAY_ADDRESS, or unset it to train on this machine"
+        return error("ray cluster", f"RAY_ADDRESS={text} does not answer ({failure})", remedy)
+    return ok("ray cluster", f"RAY_ADDRESS={text} answers")
+
+
+@dataclass(frozen=True)
+class Token:
+    """How this process would show a token to a Ray cluster; never its text.
+
+    ``place``: the variable or file; ``mode``: the file's permissions; ``failure``: of reading it.
+    """
+
+    auth: str | None
+    place: str | None = None
+    mode: int | None = None
+    failure: str | None = None
+
+
+def look_at_token(environment: Mapping[str, str], *, home: Path) -> Token:
+    """By Ray's own order: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token."""
+    auth = environment.get("RAY_AUTH_MODE")
+    if environment.get("RAY_AUTH_TOKEN"):
+        return Token(auth, "RAY_AUTH_TOKEN")
+    named = environment.get("RAY_AUTH_TOKEN_PATH")
+    path = Path(named) if named else home / ".ray" / "auth_token"
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        return Token(auth, str(path), mode, None if path.read_text().strip() else "is empty")
+    except FileNotFoundError:
+        return Token(auth, str(path) if named else None, failure="is not there" if named else None)
+    except (OSError, ValueError) as err:
+        return Token(auth, str(path), failure=f"cannot be read ({err})")
+
+
+def check_token(token: Token, *, host: str | None) -> Finding:
+    """``host``: of the cluster that is joined; None: a local one that only this machine reaches."""
+    if token.failure is not None and token.auth != "disabled":
+        remedy = "`ray get-auth-token --generate` makes one; the cluster must have the same"
+        return error("token", f"{token.place} {token.failure}", remedy)
+    if token.mode is not None and token.mode & 0o077:
+        message = f"{token.place} can be read by other users (mode {token.mode:o})"
+        return warning("token", message, f"chmod 600 {token.place}")
+    if host is None or is_loopback(host):
+        return ok("token", "not needed: Ray is reached from this machine alone")
+    if token.auth == "disabled":
+        message = f"the cluster at {host} is joined without a token: who reaches it runs code"
+        return warning("token", message, "RAY_AUTH_MODE=token on the cluster and here")
+    if token.place is None:
+        remedy = "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH, both as the cluster has them"
+        return warning("token", f"none for the cluster at {host}", remedy)
+    return ok("token", f"{token.place}")
