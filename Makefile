@@ -1,6 +1,8 @@
 # Everything runs in .venv, which the first target makes: `make demo` and `make test` need nothing
-# but Python >= 3.10, git and make. PYTHON=python3.12 chooses another interpreter.
+# but Python >= 3.10, git and make. PYTHON=python3.12 chooses another interpreter,
+# TEST_PROCESSES=1 runs the tests one after the other.
 PYTHON ?= python3
+TEST_PROCESSES ?= 2
 BIN := .venv/bin
 
 .PHONY: demo quick test test-faults lint clean
@@ -12,7 +14,7 @@ quick: .venv/installed
 	$(BIN)/img2shape demo --quick
 
 test: .venv/installed
-	$(BIN)/pytest -m "not faults"
+	$(BIN)/pytest -m "not faults" -n $(TEST_PROCESSES) --dist loadfile
 
 test-faults: .venv/installed
 	$(BIN)/pytest tests/faults
