@@ -14,7 +14,7 @@ quick: .venv/installed
 	$(BIN)/img2shape demo --quick
 
 test: .venv/installed
-	$(BIN)/pytest -m "not faults" -n $(TEST_PROCESSES) --dist loadfile
+	$(BIN)/pytest -m "not faults" -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 test-faults: .venv/installed
 	$(BIN)/pytest tests/faults
