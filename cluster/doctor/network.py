@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.doctor.findings import Finding, error, note, ok, warning
+from cluster.monitoring.exporter import PORTS
 
 __all__ = [
     "Address",
@@ -26,7 +27,6 @@ __all__ = [
     "taken_ports",
 ]
 
-_TRIED = 100  # ports that the exporter tries, one after another
 _RAY_PORT = 6379
 _ADDRESS = re.compile(r"(?:(?P<scheme>[a-z]+)://)?\[?(?P<host>[^\]/]+?)\]?(?::(?P<port>\d+))?/?")
 _SCHEME_PORTS = {"ray": 10001, "http": 8265, "https": 443}
@@ -66,7 +66,7 @@ def reaches(address: Address, *, seconds: float = 3.0) -> str | None:
     return None
 
 
-def taken_ports(host: str, first: int, *, count: int = _TRIED) -> list[int]:
+def taken_ports(host: str, first: int, *, count: int = PORTS) -> list[int]:
     """Those of ``count`` ports from ``first`` on that cannot be listened on, up to the first that
     can."""
     taken = []
@@ -85,9 +85,9 @@ def check_ports(taken: list[int], *, host: str, first: int) -> Finding:
     """``monitoring.port`` and those after it."""
     if first == 0:
         return ok("ports", "monitoring takes any free port")
-    if len(taken) >= _TRIED:
+    if len(taken) >= PORTS:
         remedy = "monitoring.port=0 takes any; monitoring.enabled=false none"
-        return error("ports", f"{host}: no port of {first}-{first + _TRIED - 1} is free", remedy)
+        return error("ports", f"{host}: no port of {first}-{first + PORTS - 1} is free", remedy)
     if taken:
         message = f"{host}:{first} is taken; metrics will be on {first + len(taken)}"
         return note("ports", message, "point Prometheus there, or choose monitoring.port")

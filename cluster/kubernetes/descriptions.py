@@ -22,7 +22,14 @@ import yaml
 from cluster.kubernetes.options import Options
 from cluster.sweeps.description import load_sweep
 from dataio.location import is_remote, normal
-from trainer.config import ConfigError, RunConfig, load_config, parse_override, read_yaml
+from trainer.config import (
+    ConfigError,
+    MonitoringConfig,
+    RunConfig,
+    load_config,
+    parse_override,
+    read_yaml,
+)
 from trainer.methods import METHODS
 from trainer.sections import STREAM_NAMES
 
@@ -30,7 +37,7 @@ __all__ = ["CONFIG_FILE", "Description", "entrypoint", "is_sweep", "read_run", "
 
 CONFIG_FILE = "config.yaml"
 _MOST_BYTES = 1 << 20  # of a ConfigMap
-_METRICS_PORT = 9400
+_METRICS_PORT = MonitoringConfig().port
 _ALL_ADDRESSES = "0.0.0.0"  # a scrape comes from another pod; a NetworkPolicy says from which
 _URL = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s'\",\]}]+")
 

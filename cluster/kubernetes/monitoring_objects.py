@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from cluster.kubernetes.options import Options
-from cluster.kubernetes.pods import METRICS_PORT_NAME, selector
+from cluster.kubernetes.pods import METRICS_PORT_NAME, SHARED_LABELS, selector
 
 __all__ = ["monitoring_objects", "pod_monitor"]
 
@@ -22,15 +22,10 @@ def monitoring_objects(options: Options, *, metadata: dict[str, Any]) -> list[di
     from cluster.monitoring.alerts import rule_groups
     from cluster.monitoring.dashboard_json import dashboards
 
-    shared = {
-        "app.kubernetes.io/name": "img2shape",
-        "app.kubernetes.io/part-of": "img2shape",
-        "app.kubernetes.io/managed-by": "img2shape",
-    }
     rule = {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PrometheusRule",
-        "metadata": {**metadata, "name": "img2shape", "labels": shared},
+        "metadata": {**metadata, "name": "img2shape", "labels": dict(SHARED_LABELS)},
         "spec": {"groups": rule_groups()},
     }
     boards = {
@@ -39,7 +34,7 @@ def monitoring_objects(options: Options, *, metadata: dict[str, Any]) -> list[di
         "metadata": {
             **metadata,
             "name": "img2shape-dashboards",
-            "labels": {**shared, "grafana_dashboard": "1"},
+            "labels": {**SHARED_LABELS, "grafana_dashboard": "1"},
         },
         "data": {f"img2shape-{n}.json": _one_line(b) for n, b in dashboards().items()},
     }

@@ -15,6 +15,7 @@ from cluster.kubernetes.quantities import GIB, shown_bytes
 __all__ = [
     "CONFIG_FOLDER",
     "METRICS_PORT_NAME",
+    "SHARED_LABELS",
     "STORAGE_FOLDER",
     "USER_ID",
     "labels",
@@ -28,6 +29,11 @@ USER_ID = 1000  # the Dockerfiles' user
 STORAGE_FOLDER = "/storage"
 CONFIG_FOLDER = "/etc/img2shape"
 METRICS_PORT_NAME = "img2shape"
+SHARED_LABELS = {  # of objects that several runs of a namespace use
+    "app.kubernetes.io/name": "img2shape",
+    "app.kubernetes.io/part-of": "img2shape",
+    "app.kubernetes.io/managed-by": "img2shape",
+}
 _HOME = "/home/img2shape"
 
 _HEAD_CPUS = 2

@@ -12,7 +12,7 @@ from cluster.kubernetes.descriptions import Description, read_run, read_sweep
 from cluster.kubernetes.monitoring_objects import monitoring_objects
 from cluster.kubernetes.network import network_policies
 from cluster.kubernetes.options import Options
-from cluster.kubernetes.pods import labels
+from cluster.kubernetes.pods import SHARED_LABELS, labels
 from cluster.kubernetes.ray_objects import ray_cluster, ray_job
 from cluster.kubernetes.storage import volume_claim
 
@@ -84,11 +84,7 @@ def _makes_claim(options: Options) -> bool:
 
 def shared(options: Options) -> Manifest:
     """Of objects that several runs of a namespace use: the same whichever run brought them."""
-    names = dict.fromkeys(("name", "part-of", "managed-by"), "img2shape")
-    return {
-        "namespace": options.namespace,
-        "labels": {f"app.kubernetes.io/{key}": value for key, value in names.items()},
-    }
+    return {"namespace": options.namespace, "labels": dict(SHARED_LABELS)}
 
 
 class _Dumper(yaml.SafeDumper):

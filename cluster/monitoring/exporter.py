@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from cluster.progress import say
 from trainer.config import ConfigError
 
-__all__ = ["PORTS", "Exporter", "require_host"]
+__all__ = ["PORTS", "Exporter"]
 
 log = logging.getLogger(__name__)
 PORTS = 100  # that are tried, from the configured one on
@@ -25,7 +25,7 @@ LAST_SCRAPE_SECONDS = 60.0  # the longest wait for it
 PATH = "/metrics"
 
 
-def require_host(host: str) -> None:
+def _require_host(host: str) -> None:
     """Check that ``monitoring.host`` names some address.
 
     Raises:
@@ -67,7 +67,7 @@ class Exporter:
         port: int,
         before_scrape: Callable[[], None] = lambda: None,
     ) -> None:
-        require_host(host)
+        _require_host(host)
         self._app, self._before_scrape = make_wsgi_app(registry), before_scrape
         self._scraped_seconds: list[float] = []  # the last two, as time.monotonic has it
         self._final, self._seen_final = False, threading.Event()

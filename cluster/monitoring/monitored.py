@@ -10,7 +10,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from cluster.monitoring.exporter import Exporter, require_host
+from cluster.monitoring.exporter import Exporter
 from cluster.monitoring.ray_metrics import RayMirror
 from cluster.monitoring.run_metrics import RunMetrics
 from trainer.config import RunConfig
@@ -62,7 +62,6 @@ def monitored(config: RunConfig, folder: Path) -> Iterator[Monitor]:
     if not options.enabled or not leader:
         yield Monitor(None)
         return
-    require_host(options.host)
     registry = CollectorRegistry()
     metrics = RunMetrics(RunFolder(folder), registry=registry, run=folder.absolute().name)
     exporter = Exporter(registry, host=options.host, port=options.port, before_scrape=metrics.look)

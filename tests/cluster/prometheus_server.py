@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import socket
 import subprocess
 import time
 import urllib.error
@@ -19,6 +18,7 @@ from typing import Any
 import yaml
 
 from cluster.monitoring.alerts import alert_rules
+from tests.spawn import free_port
 
 __all__ = ["PROMETHEUS", "Prometheus", "running_prometheus"]
 
@@ -92,7 +92,7 @@ def _configure(folder: Path) -> None:
 def _started(folder: Path) -> tuple[subprocess.Popen[bytes], str]:
     """The process once it answers; another port where somebody else was quicker to take it."""
     for _ in range(3):
-        address = f"127.0.0.1:{_free_port()}"
+        address = f"127.0.0.1:{free_port()}"
         command = [str(PROMETHEUS), f"--config.file={folder / 'prometheus.yml'}"]
         command += [f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address={address}"]
         with (folder / "log").open("wb") as log:
@@ -114,9 +114,3 @@ def _ready(process: subprocess.Popen[bytes], url: str) -> bool:
     process.kill()
     process.wait()
     return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -8,7 +8,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tests.command import environment
+from tests.spawn import free_port
 
 __all__ = ["RayNodes"]
 
@@ -35,7 +35,7 @@ class RayNodes:
 
     def __init__(self, nodes: int, *, variables: Mapping[str, str]) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="rn", dir="/tmp"))  # unix sockets: short paths
-        self._gcs, port = _free_port(), _free_port()
+        self._gcs, port = free_port(), free_port()
         self.address = f"http://127.0.0.1:{port}"
         self.environment = {
             "RAY_AUTH_MODE": "token",
@@ -82,7 +82,7 @@ class RayNodes:
     def _start(self, *options: str) -> None:
         command = [str(BIN / "ray"), "start", *options, "--block", "--disable-usage-stats",
                    "--min-worker-port=0", "--max-worker-port=0",
-                   f"--dashboard-agent-listen-port={_free_port()}",
+                   f"--dashboard-agent-listen-port={free_port()}",
                    f"--object-store-memory={STORE_BYTES}"]  # fmt: skip
         log = self._folder / f"node-{len(self._processes)}.log"
         with log.open("wb") as out:
@@ -110,9 +110,3 @@ class RayNodes:
             found = json.load(answer)["data"]["summary"]
             return sum(node["raylet"].get("state") == "ALIVE" for node in found)
         return 0
-
-
-def _free_port() -> int:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return held.getsockname()[1]
