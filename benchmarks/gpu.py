@@ -47,14 +47,14 @@ import numpy
 import torch
 from loader_data import VIEWS, write_photos, write_shapes
 
-from dataio.pack import pack
+from dataio.packing.records_to_shards import pack
 from trainer.config import ConfigError, RunConfig, parse_config
-from trainer.device_copies import on_device
+from trainer.inputs.device_copies import on_device
+from trainer.inputs.streams import training_loader
 from trainer.loop import Trainer
 from trainer.networks.complexity import measure
 from trainer.networks.torchvision_shim import import_torchvision
-from trainer.run_folder import RunFolder
-from trainer.streams import training_loader
+from trainer.runs.run_folder import RunFolder
 
 # Dense bf16 TFLOP/s by a part of the device's name, from the makers' data sheets.
 PEAKS = {

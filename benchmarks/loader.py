@@ -10,7 +10,7 @@ photos [n, 3, 224, 224], without augmentation:
   files       one file a view, opened and decoded with Pillow by a map-style torch data set
   webdataset  the same shards as ours through webdataset: Pillow decodes the stack of 12 views,
               which is then cut; batches made in the workers
-  ours        dataio.loader.Loader; it gives grey views one channel, so for C = 3 they are
+  ours        dataio.loading.loader.Loader; it gives grey views one channel, so for C = 3 they are
               repeated, which is part of the time
 
 A pipeline runs endlessly, is warmed up, and then `repeats` stretches of batches are timed; shown
@@ -39,10 +39,11 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from webdataset.compat import WebDataset, WebLoader
 
-from dataio import plan
-from dataio.loader import Loader, StreamSource
-from dataio.manifest import Manifest
-from dataio.pack import pack
+from dataio.loading import plan
+from dataio.loading.loader import Loader
+from dataio.loading.sources import StreamSource
+from dataio.packing.records_to_shards import pack
+from dataio.shards.manifest import Manifest
 
 ENDLESS = 10**7
 GOALS = {"files": 3.0, "webdataset": 1.5}

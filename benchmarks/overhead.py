@@ -20,7 +20,8 @@ Checkpoints are left out: a steady state has none. Gradients are clipped as in t
 configurations; with --no-clip they are not, and the loop, which checks the gradient's norm at every
 step, reads them once more than the other.
 
-For two processes the share of trainer.collectives in the time after start-up is shown; it holds the
+For two processes the share of trainer.synchronised.collectives in the time after start-up is
+shown; it holds the
 wait for the slower process, and is large on a CPU, where each call of gloo costs a good part of a
 millisecond. The averaging of gradients is in the backward pass.
 """
@@ -44,20 +45,20 @@ from typing import Any
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from cluster.jobs import make_benchmark
-from cluster.launch import ray_session
+from cluster.training.jobs import make_benchmark
+from cluster.training.ray_cluster import ray_session
 from trainer.building import DTYPES, build_method
-from trainer.checkpoint import newest_checkpoint
-from trainer.collectives import process_group
 from trainer.config import RunConfig, parse_config
-from trainer.data_sets import data_fingerprint, label_space
+from trainer.engines.optimizers import build_optimizer
+from trainer.inputs.data_sets import data_fingerprint, label_space
+from trainer.inputs.streams import to_domains, training_loader, training_sources
 from trainer.loop import train
 from trainer.methods import Method, Now
-from trainer.optimizers import build_optimizer
-from trainer.phase_clock import shares
-from trainer.run_folder import RunFolder
+from trainer.runs.checkpoint import newest_checkpoint
+from trainer.runs.run_folder import RunFolder
 from trainer.schedules import rate_factor
-from trainer.streams import to_domains, training_loader, training_sources
+from trainer.synchronised.collectives import process_group
+from trainer.watching.phase_clock import shares
 
 RATIO_GOAL, COLLECTIVES_GOAL = 0.97, 0.03
 WARM_STEPS = 5

@@ -29,8 +29,8 @@ import numpy as np
 import trimesh
 from trimesh.remesh import subdivide
 
-from dataio.datasets.shapes.catalogue import CLASS_NAMES, build
-from dataio.render import normalised, preset, render_views
+from dataio.datasets.shapes.categories import CLASS_NAMES, build
+from dataio.meshes.rendering import normalised, preset, render_views
 
 VIEWS = 12
 ELEVATION_DEGREES, VIEW_ANGLE_DEGREES = 30.0, 12.0

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataio.records import DataError
-from evalsuite.embeddings import EvaluationError
-from trainer.attempt import SupersededError
+from evalsuite.vectors import EvaluationError
 from trainer.config import ConfigError
-from trainer.loop import NonFiniteError
-from trainer.networks.weights import NetworkError
-
-__all__ = ["USER_ERRORS"]
+from trainer.networks import NetworkError
+from trainer.runs import SupersededError
+from trainer.watching import NonFiniteError
 
 USER_ERRORS: tuple[type[Exception], ...] = (
     ConfigError,

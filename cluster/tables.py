@@ -10,22 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cluster.progress import console as standard_error
-from cluster.progress import say
-from evalsuite.options import LOWER_IS_BETTER
-from trainer.phase_clock import OTHER, START, shares
-
-__all__ = [
-    "HEADLINE",
-    "print_fields",
-    "print_layers",
-    "print_method",
-    "print_methods",
-    "print_metrics",
-    "print_time_budget",
-    "print_verification",
-    "standard_output",
-]
+from cluster.terminal import console as standard_error
+from cluster.terminal import say
+from evalsuite.scoring import LOWER_IS_BETTER
+from trainer.watching import OTHER, START, shares
 
 # What of a section is shown for every method; its own defaults always are.
 SECTIONS = {
@@ -33,7 +21,7 @@ SECTIONS = {
     "optimizer": ("kind", "learning_rate", "schedule", "momentum", "weight_decay"),
     "training": ("steps", "batch"),
 }
-# Phases of trainer.phase_clock as they follow each other; others come before the last.
+# Phases of trainer.watching.phase_clock as they follow each other; others come before the last.
 PHASES = {
     "data": "data wait",
     "copy": "copy to device",
@@ -130,7 +118,7 @@ def print_layers(result: Mapping[str, Any]) -> None:
 
 
 def print_methods(methods: Sequence[Mapping[str, Any]]) -> None:
-    """One line per method of :func:`trainer.methods.catalogue.describe_all`."""
+    """One line per method of :func:`trainer.method_reference.describe_all`."""
     table = Table(box=box.SIMPLE_HEAD, caption="img2shape methods NAME shows one with its options")
     for name in ("method", "paper", "trains on", "batch", "optimiser", "steps"):
         table.add_column(name, overflow="fold")
@@ -160,7 +148,7 @@ def _batch(method: Mapping[str, Any]) -> str:
 
 
 def print_method(method: Mapping[str, Any]) -> None:
-    """One method of :func:`trainer.methods.catalogue.describe` with all its options."""
+    """One method of :func:`trainer.method_reference.describe` with all its options."""
     console = standard_output()
     lines = [f"{method['name']}: {method['summary']}", f"paper: {method['paper']}"]
     for name, need in method["streams"].items():
@@ -206,7 +194,7 @@ def _value(value: Any) -> str:
 
 
 def print_verification(result: Mapping[str, Any]) -> None:
-    """Largest relative differences of :func:`cluster.verify.verify`, a table for each strategy."""
+    """Print what ``cluster.training.verify`` found: relative differences, by strategy."""
     for strategy, found in result["strategies"].items():
         _print_differences(strategy, found)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["to_device"]
-
 
 def to_device(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
     """``tensor``, in CPU memory, on ``device``; the host does not wait for a GPU.

@@ -12,8 +12,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["being_written", "claimed", "locked"]
-
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[int]:

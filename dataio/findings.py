@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 
 from dataio.records import DataError
 
-__all__ = ["Finding", "Findings"]
-
 _log = logging.getLogger(__name__)
 
 

@@ -6,8 +6,6 @@ import difflib
 import re
 from collections.abc import Iterable
 
-__all__ = ["SYNONYMS", "canonical_name", "nearest", "synonyms"]
-
 _LISTED = 30  # names in an error message
 
 # What the data sets of the field call one and the same class.

@@ -14,8 +14,6 @@ from typing import Any, Protocol, TypeVar
 
 from dataio.records import DataError
 
-__all__ = ["OrderedMap", "in_processes", "in_threads"]
-
 T = TypeVar("T")
 R = TypeVar("R")
 

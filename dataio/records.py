@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-__all__ = ["SPLITS", "STREAMS", "DataError", "Record", "Split", "Stream", "UpAxis", "slug"]
-
 Stream = Literal["image", "sketch", "shape"]
 Split = Literal["train", "val", "test"]
 UpAxis = Literal["+z", "+y"]

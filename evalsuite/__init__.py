@@ -2,17 +2,33 @@
 
 ``evaluate`` scores embeddings against a gallery; ``evaluate_distances`` scores a matrix;
 ``intervals`` and ``compare`` say how far the choice of queries explains a number or a difference.
-``evalsuite.search`` (FAISS) and the reports are imported on their own.
+``evalsuite.search.exact`` (FAISS) and the reports are imported on their own.
 """
 
-from evalsuite.compare import Comparison, Difference, compare, compare_classes
-from evalsuite.embeddings import Embeddings, EvaluationError, read_embeddings, write_embeddings
-from evalsuite.evaluate import evaluate
-from evalsuite.evaluation import Evaluation
-from evalsuite.gallery import GalleryShard, InProcess, Transport, partition, split_gallery
-from evalsuite.intervals import Interval, bootstrap_difference, bootstrap_mean, intervals
-from evalsuite.matrix import evaluate_distances
-from evalsuite.query_scores import QueryScores, read_scores, scores_of
+from evalsuite.scoring import (
+    Evaluation,
+    GalleryShard,
+    InProcess,
+    QueryScores,
+    Transport,
+    evaluate,
+    evaluate_distances,
+    partition,
+    read_scores,
+    scores_of,
+    split_gallery,
+)
+from evalsuite.statistics import (
+    Comparison,
+    Difference,
+    Interval,
+    bootstrap_difference,
+    bootstrap_mean,
+    compare,
+    compare_classes,
+    intervals,
+)
+from evalsuite.vectors import Embeddings, EvaluationError, read_embeddings, write_embeddings
 
 __all__ = [
     "Comparison",

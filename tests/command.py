@@ -60,7 +60,7 @@ class Outcome:
 
 def call(capture: pytest.CaptureFixture[str], *args: object) -> Outcome:
     """``img2shape args`` in this process; ``capture`` is the fixture ``capfd``."""
-    from cluster.cli import main
+    from cluster.cli.app import main
 
     capture.readouterr()
     before, sys.argv = sys.argv, ["img2shape", *map(str, args)]

@@ -16,26 +16,30 @@ import numpy as np
 import pytest
 import torch
 
-from dataio.foreign import index
-from dataio.manifest import Manifest, load_manifest, write_manifest
+from dataio.packing.foreign import index
 from dataio.records import DataError
-from dataio.shards import ShardReader, content_member
-from evalsuite.embeddings import Embeddings, EvaluationError
-from evalsuite.index_files import DESCRIPTION, read_index, write_index
-from evalsuite.indexes import build_index
+from dataio.shards.manifest import Manifest, write_manifest
+from dataio.shards.opening import load_manifest
+from dataio.shards.reading import ShardReader, content_member
+from evalsuite.search.index_files import DESCRIPTION, read_index, write_index
+from evalsuite.search.indexes import build_index
+from evalsuite.vectors.embeddings import Embeddings, EvaluationError
 from tests.dataio.packed import packed
-from tests.dataio.test_foreign import encoded
-from trainer.checkpoint import open_checkpoint, save_checkpoint
-from trainer.checkpoint_facts import read_facts, write_facts
+from tests.dataio.packing.test_foreign import encoded
 from trainer.config import ConfigError
-from trainer.retention import Retention
+from trainer.runs.checkpoint import open_checkpoint, save_checkpoint
+from trainer.runs.checkpoint_facts import read_facts, write_facts
+from trainer.runs.retention import Retention
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = ("cluster", "trainer", "dataio", "evalsuite", "benchmarks")
 
 # Where objects are unpickled, and why what they hold is this program's own.
 OWN_PICKLES = {
-    ("trainer/collectives.py", "pickle.loads"),  # an error of this very process, to see if it can
+    (
+        "trainer/synchronised/collectives.py",
+        "pickle.loads",
+    ),  # an error of this very process, to see if it can
 }
 UNPICKLING = {
     "pickle.load", "pickle.loads", "pickle.Unpickler", "cloudpickle.load", "cloudpickle.loads",
@@ -199,8 +203,9 @@ def test_an_index_names_no_file_outside_its_folder(tmp_path) -> None:
 
 # Where escaping is switched off, and why that is right.
 MARKED = {
-    "evalsuite/svg.py",  # a tree that ElementTree writes, which escapes
-    "evalsuite/sweep_page.py",  # tables of evalsuite.result_table_export, which escapes
+    "evalsuite/pages/svg.py",  # a tree that ElementTree writes, which escapes
+    # tables of evalsuite.tables.result_table_export, which escapes
+    "evalsuite/pages/sweep_page.py",
 }
 
 # ---- pages -----------------------------------------------------------------------------------
@@ -208,9 +213,9 @@ MARKED = {
 
 def test_every_page_escapes_what_it_is_given() -> None:
     """Each page has its own test with hostile names; here: none can be written without escaping."""
-    from evalsuite.page_templates import page_template
+    from evalsuite.pages.page_templates import page_template
 
-    templates = sorted((ROOT / "evalsuite" / "templates").glob("*.j2"))
+    templates = sorted((ROOT / "evalsuite" / "pages" / "templates").glob("*.j2"))
     assert templates
     for path in templates:
         assert page_template(path.name).environment.autoescape is True
@@ -223,7 +228,7 @@ def test_what_is_said_to_be_safe_is_made_by_the_program() -> None:
     marked = {file for file, name, _ in calls(PROGRAM) if name.endswith("Markup")}
     filters = {
         path.name
-        for path in (ROOT / "evalsuite" / "templates").glob("*.j2")
+        for path in (ROOT / "evalsuite" / "pages" / "templates").glob("*.j2")
         if "safe" in path.read_text().replace("unsafe", "")
     }
     assert (marked, filters) == (MARKED, set())

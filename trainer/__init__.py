@@ -1,0 +1,1 @@
+"""One process's view of training. Read ``loop.py`` and ``config.py`` first."""

@@ -7,8 +7,6 @@ import torch
 from trainer.config import RunConfig
 from trainer.methods import METHODS, Method
 
-__all__ = ["DTYPES", "build_method"]
-
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.float32}
 
 

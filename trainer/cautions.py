@@ -7,8 +7,6 @@ from typing import Any
 
 from trainer.config import RunConfig
 
-__all__ = ["cautions"]
-
 
 def cautions(config: RunConfig, facts: Mapping[str, Any]) -> list[str]:
     """Warnings, one line each, that follow from what :func:`trainer.explain.explain_run` found."""

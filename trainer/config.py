@@ -16,8 +16,9 @@ import yaml
 from pydantic import BaseModel, SerializeAsAny, ValidationError, field_validator
 
 from dataio.names import nearest
+from trainer.choosing import criterion_refusal
 from trainer.methods import METHODS, Method, MethodConfig
-from trainer.networks.options import NetworkConfig
+from trainer.networks import NetworkConfig
 from trainer.sections import (
     STREAM_NAMES,
     DataConfig,
@@ -30,26 +31,7 @@ from trainer.sections import (
     TrainingConfig,
     ValidationConfig,
 )
-from trainer.selection import criterion_refusal
 from trainer.transfer_pairs import Transfer
-
-__all__ = [
-    "ConfigError",
-    "DataConfig",
-    "EvaluationConfig",
-    "MonitoringConfig",
-    "OptimizerConfig",
-    "RunConfig",
-    "Selection",
-    "StrategyConfig",
-    "TrainingConfig",
-    "ValidationConfig",
-    "load_config",
-    "parse_config",
-    "parse_override",
-    "read_yaml",
-    "validated",
-]
 
 
 class ConfigError(ValueError):

@@ -9,21 +9,22 @@ from typing import Any
 
 import numpy as np
 
-from dataio import plan
-from dataio.inspection import chosen, read_headers
-from dataio.loader import Loader, StreamSource
-from dataio.location import shown
-from dataio.manifest import Manifest
+from dataio.checking import chosen, read_headers
+from dataio.loading import Loader, StreamSource, plan
 from dataio.records import DataError
-from dataio.shards import content_member
+from dataio.shards import Manifest, content_member, shown
 from trainer.cautions import cautions
-from trainer.config import RunConfig, Selection
-from trainer.data_sets import class_mapping, training_selections
+from trainer.config import RunConfig
+from trainer.inputs import (
+    class_mapping,
+    evaluation_source,
+    training_loader,
+    training_selections,
+    training_sources,
+)
 from trainer.methods import METHODS
-from trainer.streams import evaluation_source, training_loader, training_sources
+from trainer.sections import Selection
 from trainer.validation import require_scorable
-
-__all__ = ["explain_run", "replay_step"]
 
 _HEADERS = 16  # pictures of a stream that are looked at to tell grey from colour
 

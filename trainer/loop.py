@@ -17,36 +17,44 @@ from typing import Any
 
 import torch
 
-from trainer import collectives
 from trainer.building import DTYPES, build_method
-from trainer.checkpoint import load_checkpoint, newest_checkpoint
-from trainer.checkpoint_writer import take_over
 from trainer.config import RunConfig
-from trainer.data_sets import bad_samples, data_fingerprint, label_space
-from trainer.device_copies import on_device
-from trainer.finite import FiniteCheck, NonFiniteError, Origin
-from trainer.hardware import fair_threads, own_device
-from trainer.layout import set_layout
-from trainer.live import Live
-from trainer.methods import Domain, Losses, Now
-from trainer.phase_clock import PhaseClock
-from trainer.retention import Retention, comparable_scores
-from trainer.run_folder import RunFolder, require_same_run
-from trainer.schedules import rate_factor
-from trainer.strategy import Strategy, open_strategy, require_supported
-from trainer.streams import (
+from trainer.engines import (
+    Strategy,
+    fair_threads,
+    open_strategy,
+    own_device,
+    require_supported,
+    set_layout,
+    set_passes,
+)
+from trainer.inputs import (
+    bad_samples,
+    data_fingerprint,
+    label_space,
+    on_device,
     to_domains,
     training_loader,
     training_sources,
     walk_stream,
 )
-from trainer.telemetry import StepLog, drop_records
-from trainer.trunk_passes import set_passes
+from trainer.methods import Domain, Losses, Now
+from trainer.runs import (
+    Retention,
+    RunFolder,
+    StepLog,
+    comparable_scores,
+    drop_records,
+    load_checkpoint,
+    newest_checkpoint,
+    require_same_run,
+    start_from,
+    take_over,
+)
+from trainer.schedules import rate_factor
+from trainer.synchronised import collectives
 from trainer.validation import Validation
-from trainer.warm_start import start_from
-from trainer.watchdog import watching
-
-__all__ = ["NonFiniteError", "Trainer", "train"]
+from trainer.watching import FiniteCheck, Live, Origin, PhaseClock, watching
 
 log = logging.getLogger(__name__)
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-__all__ = ["Schedule", "inverse_decay", "late_exponential", "ramp", "rate_factor"]
-
-
 Schedule = Literal["inverse", "constant", "cosine", "exponential"]
 
 

@@ -6,23 +6,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from dataio.augment import AugmentConfig
+from dataio.loading import AugmentConfig
 from dataio.names import nearest
-from evalsuite.options import HEADLINES
+from evalsuite.scoring import HEADLINES
 from trainer.schedules import Schedule
-
-__all__ = [
-    "STREAM_NAMES",
-    "DataConfig",
-    "EvaluationConfig",
-    "MonitoringConfig",
-    "OptimizerConfig",
-    "Section",
-    "Selection",
-    "StrategyConfig",
-    "TrainingConfig",
-    "ValidationConfig",
-]
 
 STREAM_NAMES = ("source_images", "source_shapes", "target_images", "target_shapes")
 

@@ -17,8 +17,6 @@ from pydantic import Field
 
 from trainer.sections import Section
 
-__all__ = ["Transfer"]
-
 SKETCH_SETS = ("shrec13", "shrec14")
 Picture = Literal["image", "sketch"]
 

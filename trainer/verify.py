@@ -17,25 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dataio.loader import StreamSource
-from trainer.config import OptimizerConfig, RunConfig, parse_config
+from dataio.loading import StreamSource
+from trainer.config import RunConfig, parse_config
+from trainer.engines import Strategy, open_strategy
 from trainer.loop import Trainer
 from trainer.methods import METHODS, Losses, Method
-from trainer.run_folder import RunFolder
-from trainer.strategy import Strategy, open_strategy
-
-__all__ = [
-    "ATTEMPTS",
-    "QUANTITIES",
-    "STRATEGIES",
-    "TOLERANCES",
-    "Difference",
-    "Probe",
-    "Recorder",
-    "compare",
-    "probe",
-    "probe_configs",
-]
+from trainer.runs import RunFolder
+from trainer.sections import OptimizerConfig
 
 QUANTITIES = ("grad", "loss", "state")
 TOLERANCES = {"float64": 1e-9, "float32": 1e-4}

@@ -1,2 +1,11 @@
-"""What ``img2shape doctor`` looks at. Checks are pure functions of facts; ``examine`` gathers the
-facts and asks each of them."""
+"""What ``img2shape doctor`` looks at. Checks are pure functions of facts; ``examination`` gathers
+the facts.
+
+May import: dataio, trainer, cluster, cluster.monitoring, cluster.training.
+"""
+
+from cluster.doctor.examination import examine
+from cluster.doctor.findings import summary
+from cluster.doctor.table import print_findings
+
+__all__ = ["examine", "print_findings", "summary"]

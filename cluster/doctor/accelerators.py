@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 from cluster.doctor.findings import Finding, error, note, ok, size, warning
 
-__all__ = ["Gpus", "check_compiler", "check_deepspeed", "check_gpus", "look_at_gpus"]
-
 
 @dataclass(frozen=True)
 class Gpus:

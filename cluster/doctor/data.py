@@ -7,8 +7,6 @@ from typing import Any
 
 from cluster.doctor.findings import Finding, error, note, ok, warning
 
-__all__ = ["check_quarantine", "check_reading", "check_spread", "check_streams", "stream_shards"]
-
 _SLOW_SECONDS = 5.0  # for one sample; a shard of a URL is fetched whole before
 _MANY = 0.01  # share of samples in quarantine that is more than bad luck
 

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-__all__ = ["GIB", "Finding", "Level", "error", "note", "ok", "size", "summary", "warning"]
-
 Level = Literal["ok", "note", "warning", "error"]
 GIB = 1 << 30
 

@@ -11,8 +11,6 @@ from pathlib import Path
 
 from cluster.doctor.findings import Finding, error, ok, size, warning
 
-__all__ = ["Folder", "check_clock", "check_folder", "look_at_folder"]
-
 _CLOCK_SECONDS = 5.0  # Ray, leases and the staleness alerts stand differences well above this
 _CLOCK_LIMIT_SECONDS = 60.0
 

@@ -9,17 +9,6 @@ from collections.abc import Mapping
 
 from cluster.doctor.findings import Finding, error, note, ok, size, warning
 
-__all__ = [
-    "check_memory",
-    "check_open_files",
-    "check_shared_memory",
-    "check_threads",
-    "cores",
-    "free_memory_bytes",
-    "open_file_limit",
-    "shared_memory_bytes",
-]
-
 SHM = "/dev/shm"
 _FILES_PER_PROCESS = 512  # shards, pipes and sockets of one worker with its loader
 _CGROUP = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")

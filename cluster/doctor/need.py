@@ -22,8 +22,6 @@ from typing import Any
 
 from trainer.config import RunConfig
 
-__all__ = ["Need", "estimate"]
-
 _PROCESS_BYTES = 700 << 20
 _AHEAD = 4  # batches that the loader's threads and the pinned copies hold at once
 _AHEAD_OF_PROCESS = 2  # batches of each loader process in shared memory
@@ -64,7 +62,7 @@ def estimate(
     """Bytes of each of ``workers`` workers.
 
     Args:
-        model: of :func:`cluster.jobs.model_complexity`.
+        model: of :func:`cluster.training.jobs.model_complexity`.
         explained: of :func:`trainer.explain.explain_run`.
         views: pictures of one sample, by stream.
     """

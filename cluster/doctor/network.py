@@ -11,21 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.doctor.findings import Finding, error, note, ok, warning
-from cluster.monitoring.exporter import PORTS
-
-__all__ = [
-    "Address",
-    "Token",
-    "address_of",
-    "check_cluster",
-    "check_host",
-    "check_ports",
-    "check_token",
-    "is_loopback",
-    "look_at_token",
-    "reaches",
-    "taken_ports",
-]
+from cluster.monitoring import PORTS
 
 _RAY_PORT = 6379
 _ADDRESS = re.compile(r"(?:(?P<scheme>[a-z]+)://)?\[?(?P<host>[^\]/]+?)\]?(?::(?P<port>\d+))?/?")

@@ -7,8 +7,6 @@ import time
 from cluster.doctor.findings import Finding
 from cluster.doctor.folders import check_clock
 
-__all__ = ["check_node_clocks", "node_clocks"]
-
 _WAIT_SECONDS = 60.0  # for a node that is busy
 
 

@@ -9,14 +9,16 @@ from typing import Any
 
 from cluster.doctor.findings import Finding, ok
 from cluster.doctor.need import Need, estimate
-from dataio.loader import StreamSource
-from dataio.location import is_remote, shown
-from dataio.manifest import load_manifest
-from dataio.quarantine import read_quarantine
-from dataio.shards import ShardReader, verify_content
+from dataio.loading import StreamSource
+from dataio.shards import (
+    ShardReader,
+    is_remote,
+    load_manifest,
+    read_quarantine,
+    shown,
+    verify_content,
+)
 from trainer.config import RunConfig
-
-__all__ = ["RunFacts", "gather", "no_config"]
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,9 @@ def gather(config: RunConfig, *, workers: int) -> RunFacts:
     Raises:
         ConfigError, DataError, OSError: what training would stop at.
     """
-    from cluster.jobs import model_complexity
+    from cluster.training import model_complexity
     from trainer.explain import explain_run
-    from trainer.streams import training_sources
+    from trainer.inputs import training_sources
 
     begun = time.monotonic()
     sources = training_sources(config)

@@ -11,8 +11,6 @@ from rich.text import Text
 
 from cluster.tables import standard_output
 
-__all__ = ["print_findings"]
-
 _STYLES = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "bold red"}
 
 

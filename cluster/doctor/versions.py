@@ -12,8 +12,6 @@ from packaging.version import InvalidVersion, Version
 
 from cluster.doctor.findings import Finding, error, note, ok, warning
 
-__all__ = ["Wanted", "check_packages", "check_python", "check_torch_pair", "installed", "wanted"]
-
 # torch 2.x and torchvision 0.y are released together: y = x + 15.
 _PAIR = 15
 

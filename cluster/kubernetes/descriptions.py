@@ -20,20 +20,11 @@ from urllib.parse import urlsplit
 import yaml
 
 from cluster.kubernetes.options import Options
-from cluster.sweeps.description import load_sweep
-from dataio.location import is_remote, normal
-from trainer.config import (
-    ConfigError,
-    MonitoringConfig,
-    RunConfig,
-    load_config,
-    parse_override,
-    read_yaml,
-)
+from cluster.sweeps import load_sweep
+from dataio.shards import is_remote, normal
+from trainer.config import ConfigError, RunConfig, load_config, parse_override, read_yaml
 from trainer.methods import METHODS
-from trainer.sections import STREAM_NAMES
-
-__all__ = ["CONFIG_FILE", "Description", "entrypoint", "is_sweep", "read_run", "read_sweep"]
+from trainer.sections import STREAM_NAMES, MonitoringConfig
 
 CONFIG_FILE = "config.yaml"
 _MOST_BYTES = 1 << 20  # of a ConfigMap

@@ -10,10 +10,8 @@ from typing import Any
 
 from cluster.kubernetes.network import namespace_policies
 from cluster.kubernetes.options import Job, Options, default_image, size_of
-from cluster.kubernetes.render import Manifest, render, service_account, shared, to_yaml
+from cluster.kubernetes.rendering import Manifest, render, service_account, shared, to_yaml
 from cluster.kubernetes.storage import Storage, volume_claim
-
-__all__ = ["kustomize_files"]
 
 _CONFIG = Path(__file__).resolve().parents[2] / "configs" / "procedural" / "astn.yaml"
 _NAMESPACE = "img2shape"

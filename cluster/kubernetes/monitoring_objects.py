@@ -8,8 +8,6 @@ from typing import Any
 from cluster.kubernetes.options import Options
 from cluster.kubernetes.pods import METRICS_PORT_NAME, SHARED_LABELS, selector
 
-__all__ = ["monitoring_objects", "pod_monitor"]
-
 _INTERVAL = "15s"
 
 
@@ -19,8 +17,7 @@ def monitoring_objects(options: Options, *, metadata: dict[str, Any]) -> list[di
     Rules and dashboards are the same for all runs and named so: the second run brings no second
     copy.
     """
-    from cluster.monitoring.alerts import rule_groups
-    from cluster.monitoring.dashboard_json import dashboards
+    from cluster.monitoring import dashboards, rule_groups
 
     rule = {
         "apiVersion": "monitoring.coreos.com/v1",

@@ -8,8 +8,6 @@ from typing import Any
 from cluster.kubernetes.options import Options
 from cluster.kubernetes.pods import METRICS_PORT_NAME, selector
 
-__all__ = ["namespace_policies", "network_policies"]
-
 _RAY_METRICS_PORT = 8080  # of each Ray node, opened by KubeRay
 _DASHBOARD_PORT = 8265
 # Addresses of a node itself, the cloud's credential service among them.

@@ -7,25 +7,11 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Literal
 
-from cluster.group_size import GroupSize, parse_workers
 from cluster.kubernetes.quantities import GIB, parse_bytes, shown_bytes
 from cluster.kubernetes.storage import Storage
+from cluster.training import GroupSize, parse_workers
 from dataio.names import nearest
 from trainer.config import ConfigError
-
-__all__ = [
-    "JOBS",
-    "QUEUES",
-    "RAY_VERSION",
-    "Job",
-    "Options",
-    "Size",
-    "default_image",
-    "object_name",
-    "one_of",
-    "require_name",
-    "size_of",
-]
 
 Job = Literal["train", "sweep", "eval", "cluster"]
 JOBS = ("train", "sweep", "eval", "cluster")

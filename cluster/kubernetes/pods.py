@@ -12,19 +12,6 @@ from typing import Any
 from cluster.kubernetes.options import Options
 from cluster.kubernetes.quantities import GIB, shown_bytes
 
-__all__ = [
-    "CONFIG_FOLDER",
-    "METRICS_PORT_NAME",
-    "SHARED_LABELS",
-    "STORAGE_FOLDER",
-    "USER_ID",
-    "labels",
-    "object_store_bytes",
-    "pod_template",
-    "selector",
-    "submitter_template",
-]
-
 USER_ID = 1000  # the Dockerfiles' user
 STORAGE_FOLDER = "/storage"
 CONFIG_FOLDER = "/etc/img2shape"

@@ -6,8 +6,6 @@ import re
 
 from trainer.config import ConfigError
 
-__all__ = ["GIB", "parse_bytes", "shown_bytes"]
-
 GIB = 1 << 30
 _UNITS = {"Mi": 1 << 20, "Gi": GIB, "Ti": 1 << 40}
 

@@ -6,14 +6,7 @@ from typing import Any
 
 from cluster.kubernetes.descriptions import entrypoint
 from cluster.kubernetes.options import RAY_VERSION, Options
-from cluster.kubernetes.pods import (
-    labels,
-    object_store_bytes,
-    pod_template,
-    submitter_template,
-)
-
-__all__ = ["ray_cluster", "ray_job"]
+from cluster.kubernetes.pods import labels, object_store_bytes, pod_template, submitter_template
 
 # A second attempt may begin while a worker of the first still dies. That is safe: a checkpoint
 # carries the number of the attempt that wrote it, and one attempt fences off those before it.

@@ -14,8 +14,6 @@ from typing import Any
 from cluster.kubernetes.quantities import parse_bytes
 from trainer.config import ConfigError
 
-__all__ = ["Storage", "parse_storage", "volume_claim"]
-
 _CLAIM = re.compile(r"pvc:([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)(?::(.+))?")
 _BUCKET = re.compile(r"(?:s3|gs)://[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9._/-]*)?")
 

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["KUBERNETES_VERSION", "Checked", "check", "pod_specs", "restricted_findings"]
-
 KUBERNETES_VERSION = "1.31"
 _VOLUMES = {"configMap", "emptyDir", "persistentVolumeClaim", "projected", "secret", "downwardAPI"}
 

@@ -11,8 +11,6 @@ from typing import Any, Literal
 
 import yaml
 
-__all__ = ["ALERTS", "Alert", "alert_rules", "rule_groups"]
-
 NO_PROGRESS_SECONDS = 900
 """No step for so long and for `SLOW_STEP_FACTOR` mean steps: long steps are no hang."""
 SLOW_STEP_FACTOR = 20

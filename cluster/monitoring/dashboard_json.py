@@ -14,8 +14,6 @@ from cluster.monitoring.panels import GRID_WIDTH, Annotation, Board
 from cluster.monitoring.run_board import RUN_BOARD
 from cluster.monitoring.sweep_board import SWEEP_BOARD
 
-__all__ = ["BOARDS", "SCHEMA_VERSION", "dashboard_text", "dashboards"]
-
 BOARDS = (RUN_BOARD, SWEEP_BOARD)
 SCHEMA_VERSION = 39
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}

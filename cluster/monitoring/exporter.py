@@ -14,10 +14,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
-from cluster.progress import say
+from cluster.terminal import say
 from trainer.config import ConfigError
-
-__all__ = ["PORTS", "Exporter"]
 
 log = logging.getLogger(__name__)
 PORTS = 100  # that are tried, from the configured one on

@@ -17,10 +17,8 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from cluster.monitoring.catalogue import METRICS
-from cluster.monitoring.catalogue import Metric as Entry
-
-__all__ = ["Families", "Labels"]
+from cluster.monitoring.exported_metrics import METRICS
+from cluster.monitoring.exported_metrics import Metric as Entry
 
 Labels = tuple[str, ...]  # values, in the order of the entry's label names
 

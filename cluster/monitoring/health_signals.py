@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["health_series"]
-
 _ALONE = {
     "gradient_norm": "img2shape_gradient_norm",
     "domain_mmd": "img2shape_domain_mmd",

@@ -7,8 +7,6 @@ from typing import Any
 
 from cluster.monitoring.panels import Panel
 
-__all__ = ["panel_json"]
-
 STATE_COLORS = ("blue", "purple", "green", "dark-green", "orange", "red")
 LAST_VALUE = {"calcs": ["lastNotNull"], "fields": "", "values": False}
 

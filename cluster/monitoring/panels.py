@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["GRID_WIDTH", "Annotation", "Board", "Kind", "Panel", "Row"]
-
 Kind = Literal["timeseries", "stat", "heatmap", "state-timeline", "bargauge"]
 GRID_WIDTH = 24  # columns of Grafana's grid
 

@@ -13,10 +13,8 @@ import logging
 import sys
 from typing import Any
 
-from cluster.monitoring.catalogue import Metric
+from cluster.monitoring.exported_metrics import Metric
 from cluster.monitoring.families import Families, Labels
-
-__all__ = ["RayMirror"]
 
 log = logging.getLogger(__name__)
 

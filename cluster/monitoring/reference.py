@@ -11,11 +11,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cluster.monitoring.alerts import ALERTS
-from cluster.monitoring.catalogue import METRICS
 from cluster.monitoring.dashboard_json import BOARDS
-from trainer.telemetry import write_text
-
-__all__ = ["renewed", "tables"]
+from cluster.monitoring.exported_metrics import METRICS
+from trainer.runs import write_text
 
 
 def tables() -> dict[str, str]:

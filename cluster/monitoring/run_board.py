@@ -9,8 +9,6 @@ from cluster.monitoring.run_queries import OF, RATE
 from cluster.monitoring.run_reliability import RELIABILITY
 from cluster.monitoring.run_time import TIME
 
-__all__ = ["RUN_BOARD"]
-
 RUN_BOARD = Board(
     name="run",
     uid="img2shape-run",

@@ -5,9 +5,6 @@ from __future__ import annotations
 from cluster.monitoring.panels import Panel, Row
 from cluster.monitoring.run_queries import latest
 
-__all__ = ["HEALTH"]
-
-
 HEALTH = Row(
     "Adaptation health",
     (

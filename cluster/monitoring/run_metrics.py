@@ -17,15 +17,12 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from cluster.monitoring.catalogue import RUN_STATES
+from cluster.monitoring.exported_metrics import RUN_STATES
 from cluster.monitoring.families import Families
 from cluster.monitoring.health_signals import health_series
-from trainer.attempt import Start, read_starts
 from trainer.config import load_config
-from trainer.live import FORMAT
-from trainer.run_folder import RunFolder
-
-__all__ = ["RESTART_REASONS", "RunMetrics", "restart_reason"]
+from trainer.runs import RunFolder, Start, read_starts
+from trainer.watching import FORMAT
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +39,7 @@ RESTART_REASONS = (*_REASONS.values(), "other")
 
 
 def restart_reason(words: str) -> str:
-    """The label value for a :class:`~trainer.attempt.Start`'s reason."""
+    """The label value for a :class:`~trainer.runs.attempt.Start`'s reason."""
     return next((label for begin, label in _REASONS.items() if words.startswith(begin)), "other")
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from cluster.monitoring.catalogue import RUN_STATES
+from cluster.monitoring.exported_metrics import RUN_STATES
 from cluster.monitoring.panels import Panel, Row
 from cluster.monitoring.run_queries import latest, rate
-
-__all__ = ["PROGRESS"]
 
 
 def _state() -> str:

@@ -6,8 +6,6 @@ pods), so that a run shows one line, also while a retried job overlaps with its 
 
 from __future__ import annotations
 
-__all__ = ["OF", "RATE", "latest", "rate"]
-
 OF = '{run=~"$run"}'
 RATE = "[$__rate_interval]"
 

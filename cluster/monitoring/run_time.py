@@ -5,8 +5,6 @@ from __future__ import annotations
 from cluster.monitoring.panels import Panel, Row
 from cluster.monitoring.run_queries import OF, RATE, latest, rate
 
-__all__ = ["TIME"]
-
 
 def _step_quantile(quantile: str) -> str:
     buckets = rate("step_seconds_bucket", "le")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from cluster.monitoring.panels import Annotation, Board, Panel, Row
 
-__all__ = ["SWEEP_BOARD"]
-
 OF = '{sweep=~"$sweep"}'
 RATE = "[$__rate_interval]"
 ENDED = '{sweep=~"$sweep", state=~"finished|stopped|failed|skipped"}'

@@ -6,9 +6,7 @@ from pathlib import Path
 
 from cluster.monitoring.alerts import alert_rules
 from cluster.monitoring.dashboard_json import dashboard_text, dashboards
-from trainer.telemetry import write_text
-
-__all__ = ["write_files"]
+from trainer.runs import write_text
 
 
 def write_files(folder: Path) -> list[Path]:

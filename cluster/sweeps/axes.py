@@ -14,8 +14,6 @@ from trainer.config import ConfigError
 from trainer.methods import METHODS
 from trainer.transfer_pairs import Transfer
 
-__all__ = ["Point", "axis_labels", "overrides", "points", "settings"]
-
 Point = dict[str, Any]
 """A value or a label for each axis, in the order of the axes."""
 

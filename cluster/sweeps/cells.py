@@ -9,14 +9,12 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
-from cluster.launch import require_trainable
 from cluster.sweeps.description import Choice
+from cluster.training import require_trainable
+from trainer.choosing import CRITERIA
 from trainer.config import ConfigError, RunConfig, parse_config
-from trainer.criteria import CRITERIA
-from trainer.data_sets import data_fingerprint, open_data_set
+from trainer.inputs import data_fingerprint, open_data_set
 from trainer.sections import STREAM_NAMES
-
-__all__ = ["Cell", "Choosing", "cell_key", "check_data", "make_cell"]
 
 SIDES = ("queries", "gallery")
 

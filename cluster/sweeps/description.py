@@ -25,21 +25,11 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from dataio.names import nearest
-from evalsuite.options import HEADLINES
+from evalsuite.scoring import HEADLINES
+from trainer.choosing import CRITERIA
 from trainer.config import read_yaml, validated
-from trainer.criteria import CRITERIA
 from trainer.methods import METHODS
 from trainer.sections import Section
-
-__all__ = [
-    "DISTRIBUTIONS",
-    "Choice",
-    "EarlyStopping",
-    "Search",
-    "Sweep",
-    "distribution",
-    "load_sweep",
-]
 
 DISTRIBUTIONS = ("uniform", "loguniform", "int")
 Choice = Literal["last", "entropy", "im", "snd", "source-val", "oracle"]

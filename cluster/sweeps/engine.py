@@ -16,16 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import USER_ERRORS
-from cluster.ray_cluster import nodes, ray_session
-from cluster.stop_signals import sigterm_interrupts
 from cluster.sweeps.cells import Cell
 from cluster.sweeps.description import EarlyStopping
 from cluster.sweeps.live import Progress
 from cluster.sweeps.proposals import lower_is_better
 from cluster.sweeps.trial import Store, failed_row, run_cell, stopped_row
+from cluster.terminal import sigterm_interrupts
+from cluster.training import nodes, ray_session
 from trainer.config import ConfigError
-
-__all__ = ["Running", "most_at_once", "run_cells", "run_rounds"]
 
 SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger and the run folders are the record

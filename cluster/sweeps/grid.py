@@ -10,14 +10,12 @@ from typing import Any
 
 from cluster.sweeps.axes import Point, overrides, points, settings
 from cluster.sweeps.cells import Cell, Choosing, check_data, make_cell
-from cluster.sweeps.code_version import code_version
+from cluster.sweeps.code_hash import code_version
 from cluster.sweeps.description import Sweep
 from dataio.names import nearest
 from dataio.records import DataError
 from trainer.config import ConfigError, load_config
 from trainer.methods import METHODS
-
-__all__ = ["Skipped", "cell_at", "choosing", "sweep_cells"]
 
 
 @dataclass(frozen=True)

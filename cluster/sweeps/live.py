@@ -14,10 +14,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from cluster.progress import console, say
 from cluster.sweeps.cells import Cell
-
-__all__ = ["Progress", "shown_progress"]
+from cluster.terminal import console, say
 
 MOST_ENDED = 12  # newest ended cells that the table shows
 LINE_SECONDS = 30.0  # between two lines about cells that train

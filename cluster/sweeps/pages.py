@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.progress import task
 from cluster.sweeps.run import Outcome
-from evalsuite.result_table import ResultTable
-from evalsuite.sweep_page import write_sweep_page
-from evalsuite.sweep_plots import TransferMatrix
-from trainer.telemetry import naming
-
-__all__ = ["write_page"]
+from cluster.terminal import task
+from evalsuite.pages import TransferMatrix, write_sweep_page
+from evalsuite.tables import ResultTable
+from trainer.runs import naming
 
 
 def write_page(

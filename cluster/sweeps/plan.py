@@ -8,10 +8,7 @@ from typing import Any
 
 from cluster.sweeps.cells import Cell, cell_key
 from cluster.sweeps.trial import Store
-from trainer.checkpoint_facts import UnusableError, read_facts
-from trainer.run_folder import differences
-
-__all__ = ["Planned", "plan_cells"]
+from trainer.runs import UnusableError, differences, read_facts
 
 
 @dataclass(frozen=True)

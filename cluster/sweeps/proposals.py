@@ -17,11 +17,9 @@ from cluster.sweeps.cells import Cell
 from cluster.sweeps.description import Sweep, distribution
 from cluster.sweeps.grid import Skipped, cell_at
 from dataio.records import DataError
-from evalsuite.options import LOWER_IS_BETTER as METRICS_LOWER
+from evalsuite.scoring import LOWER_IS_BETTER as METRICS_LOWER
+from trainer.choosing import LOWER_IS_BETTER as CRITERIA_LOWER
 from trainer.config import ConfigError
-from trainer.criteria import LOWER_IS_BETTER as CRITERIA_LOWER
-
-__all__ = ["Proposals", "lower_is_better", "value_of"]
 
 
 def lower_is_better(score: str) -> bool:

@@ -8,20 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cluster.monitoring.sweep_metrics import exported
-from cluster.progress import say
-from cluster.ray_cluster import ray_session
 from cluster.sinks import open_sinks
 from cluster.sweeps.cells import Cell
 from cluster.sweeps.description import Sweep
 from cluster.sweeps.engine import Row, Running, most_at_once, run_cells, run_rounds
+from cluster.sweeps.exported import exported
 from cluster.sweeps.grid import Skipped, sweep_cells
 from cluster.sweeps.live import Progress, shown_progress
 from cluster.sweeps.plan import Planned, plan_cells
 from cluster.sweeps.proposals import Proposals
 from cluster.sweeps.trial import Store, failed_row
-
-__all__ = ["Asked", "Outcome", "run_planned", "run_sweep"]
+from cluster.terminal import say
+from cluster.training import ray_session
 
 MOST_REASONS = 20  # cells that are named with the reason; more are counted
 

@@ -12,23 +12,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cluster.cell_folders import cell_lock
-from cluster.evaluation_jobs import evaluate_run, write_report
-from cluster.launch import launch
+from cluster.evaluation import evaluate_run, write_report
 from cluster.ledger import NAME as LEDGER
-from cluster.ledger import Ledger
+from cluster.ledger import Ledger, cell_lock
 from cluster.sinks import reporting
 from cluster.sweeps.cells import Cell
 from cluster.tables import HEADLINE
-from evalsuite.intervals import intervals
-from evalsuite.query_scores import read_scores
-from trainer.attempt import read_starts
-from trainer.criteria import CRITERIA
-from trainer.data_sets import open_data_set, training_selections
-from trainer.run_folder import RunFolder
-from trainer.telemetry import finite_json
-
-__all__ = ["Report", "Store", "failed_row", "run_cell", "stopped_row"]
+from cluster.training import launch
+from evalsuite.scoring import read_scores
+from evalsuite.statistics import intervals
+from trainer.choosing import CRITERIA
+from trainer.inputs import open_data_set, training_selections
+from trainer.runs import RunFolder, finite_json, read_starts
 
 Report = Callable[[dict[str, Any]], None]
 """Called with the step and the scores of each validation of a cell, and now and then without."""

@@ -18,8 +18,6 @@ from pathlib import Path
 
 from dataio.records import DataError
 
-__all__ = ["ClaClass", "ClaFile", "parse_cla", "read_cla"]
-
 _ROOT = "0"  # the parent of classes that have none
 _VERSIONS = (1, 2)
 _LINE_END = re.compile(r"\r\n|\r|\n")

@@ -6,8 +6,6 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-__all__ = ["drawn"]
-
 T = TypeVar("T")
 
 

@@ -25,15 +25,13 @@ from pathlib import Path
 
 from pydantic import Field
 
-from dataio.datasets.adapter import Adapter, AdapterOptions
+from dataio.datasets.adapter_type import Adapter, AdapterOptions
 from dataio.datasets.folder_tree import TOPS, Item, list_items, top_folders
 from dataio.datasets.listing import Keys, hashed_split, kept_classes, located, visible
 from dataio.datasets.split_csv import SPLIT_CSV, SplitTable, read_split_csv
 from dataio.findings import Findings
 from dataio.names import nearest, synonyms
 from dataio.records import DataError, Record, Split, UpAxis
-
-__all__ = ["ADAPTERS", "Options", "records"]
 
 _EXPECTED = (
     "images/<class>/<picture>, sketches/<class>/<picture>, meshes/<class>/<mesh> or "

@@ -14,8 +14,6 @@ from dataio.findings import Findings
 from dataio.names import canonical_name
 from dataio.records import SPLITS, DataError, Split
 
-__all__ = ["TOPS", "Item", "list_items", "top_folders"]
-
 _MESH_SUFFIXES = frozenset({".off", ".obj", ".ply", ".stl", ".glb", ".gltf"})
 # Materials and textures lie beside meshes.
 _COMPANIONS = frozenset({".mtl", ".bin", ".png", ".jpg", ".jpeg", ".tga", ".dds", ".bmp", ".tif"})

@@ -17,15 +17,13 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from dataio.datasets.adapter import Adapter, AdapterOptions
+from dataio.datasets.adapter_type import Adapter, AdapterOptions
 from dataio.datasets.draw import drawn
 from dataio.datasets.imagenet_val import GROUND_TRUTH, WNID, val_wnids
 from dataio.datasets.listing import Keys, found, is_picture, kept_classes, located, visible
 from dataio.findings import Findings
 from dataio.names import canonical_name
 from dataio.records import DataError, Record, Split
-
-__all__ = ["ADAPTERS", "DEFAULT_MAPPING", "Options", "records"]
 
 DEFAULT_MAPPING = {
     "bed": ("n03388549",),

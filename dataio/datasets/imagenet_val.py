@@ -17,8 +17,6 @@ from pathlib import Path
 from dataio.datasets.listing import read_text
 from dataio.records import DataError
 
-__all__ = ["GROUND_TRUTH", "WNID", "val_wnids"]
-
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 WNID = re.compile(r"n\d{8}")
 

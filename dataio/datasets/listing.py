@@ -10,20 +10,6 @@ from pathlib import Path
 from dataio.names import canonical_name, nearest, synonyms
 from dataio.records import DataError, Split, slug
 
-__all__ = [
-    "Keys",
-    "class_folders",
-    "file_under",
-    "found",
-    "hashed_split",
-    "is_picture",
-    "kept_classes",
-    "located",
-    "read_text",
-    "undoubled",
-    "visible",
-]
-
 _PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 _CLUTTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 _LONGEST_KEY = 90  # with the longest suffix of a member a tar header's 100 bytes hold the name

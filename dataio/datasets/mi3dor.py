@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dataio.datasets.adapter import Adapter
+from dataio.datasets.adapter_type import Adapter
 from dataio.datasets.listing import located
 from dataio.datasets.mi3dor_lists import ListFile, ListOptions, ListReader, class_order, listed_by
 from dataio.datasets.mi3dor_tree import FOLDERS, Tree, has_tree
 from dataio.datasets.published import Published, expect_counts
 from dataio.findings import Findings
 from dataio.records import SPLITS, DataError, Record
-
-__all__ = ["ADAPTERS", "Options", "checked", "read_lists", "records"]
 
 _LAYOUT = """\
 image/{train,test}/<class>/<any name>.{jpg,jpeg,png}

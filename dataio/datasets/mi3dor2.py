@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import Field
 
 from dataio.datasets import modelnet
-from dataio.datasets.adapter import Adapter
+from dataio.datasets.adapter_type import Adapter
 from dataio.datasets.listing import Keys, located
 from dataio.datasets.mi3dor import checked, read_lists
 from dataio.datasets.mi3dor_lists import ListFile, ListOptions, listed_by
@@ -19,8 +19,6 @@ from dataio.datasets.mi3dor_tree import FOLDERS, Tree, has_tree
 from dataio.datasets.published import MODELNET40_CLASSES, Published
 from dataio.findings import Findings
 from dataio.records import Record
-
-__all__ = ["ADAPTERS", "Options", "records"]
 
 _LAYOUT = """\
 train/MI3DOR_2_Image_train_list.txt   train/2D/<listed path>    lists are `path label`, every view

@@ -22,8 +22,6 @@ from dataio.findings import Findings
 from dataio.names import canonical_name
 from dataio.records import DataError, Record, Split
 
-__all__ = ["ListFile", "ListOptions", "ListReader", "class_order", "listed_by"]
-
 _VIEW_STEM = re.compile(r"(?:(.+)_)?([0-9]+)")
 
 

@@ -15,8 +15,6 @@ from dataio.findings import Findings
 from dataio.names import canonical_name
 from dataio.records import SPLITS, DataError, Record
 
-__all__ = ["FOLDERS", "Tree", "TreeOptions", "has_tree"]
-
 FOLDERS = {"image": "image", "sketch": "sketch", "shape": "view"}
 _VIEW_STEM = re.compile(r"(.+)_([0-9]+)")
 

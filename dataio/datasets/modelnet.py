@@ -14,22 +14,13 @@ from typing import NamedTuple
 
 from pydantic import Field
 
-from dataio.datasets.adapter import Adapter, AdapterOptions
-from dataio.datasets.listing import (
-    Keys,
-    class_folders,
-    is_picture,
-    kept_classes,
-    located,
-    visible,
-)
+from dataio.datasets.adapter_type import Adapter, AdapterOptions
+from dataio.datasets.listing import Keys, class_folders, is_picture, kept_classes, located, visible
 from dataio.datasets.published import MODELNET40_CLASSES, Published, expect_counts
 from dataio.datasets.rings import RingOptions, Rings, View, usual_numbers
 from dataio.findings import Findings
 from dataio.names import canonical_name
 from dataio.records import SPLITS, DataError, Record
-
-__all__ = ["ADAPTERS", "MeshOptions", "ViewOptions", "mesh_records", "view_records"]
 
 _FULL = {("shape", "train"): 9843, ("shape", "test"): 2468}
 _SUBSET = {("shape", "train"): 3183, ("shape", "test"): 800}

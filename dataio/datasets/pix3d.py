@@ -18,7 +18,7 @@ from typing import Literal
 from PIL import Image, UnidentifiedImageError
 from pydantic import Field
 
-from dataio.datasets.adapter import Adapter, AdapterOptions
+from dataio.datasets.adapter_type import Adapter, AdapterOptions
 from dataio.datasets.listing import (
     Keys,
     file_under,
@@ -33,8 +33,6 @@ from dataio.datasets.pix3d_splits import listed_splits
 from dataio.findings import Findings
 from dataio.names import canonical_name
 from dataio.records import DataError, Record, Split
-
-__all__ = ["ADAPTERS", "Options", "records"]
 
 # Their masks belong to other photos (reported with the data set, never corrected).
 _KNOWN_BAD = frozenset({"table/0045", "table/1749"})

@@ -14,8 +14,6 @@ from dataio.findings import Findings
 from dataio.names import canonical_name
 from dataio.records import DataError
 
-__all__ = ["INDEX_NAME", "Row", "read_index", "read_json"]
-
 INDEX_NAME = "pix3d.json"
 
 Box = tuple[float, float, float, float]

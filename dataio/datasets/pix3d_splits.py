@@ -10,8 +10,6 @@ from dataio.datasets.pix3d_index import INDEX_NAME, Row, read_json
 from dataio.findings import Findings
 from dataio.records import DataError, Split
 
-__all__ = ["listed_splits"]
-
 
 def listed_splits(
     root: Path, files: Mapping[str, Path | None], rows: Sequence[Row], findings: Findings

@@ -25,25 +25,13 @@ from pathlib import Path
 from typing import Any
 
 from dataio.datasets import mi3dor
-from dataio.datasets.adapter import Adapter, AdapterOptions
+from dataio.datasets.adapter_type import Adapter, AdapterOptions
 from dataio.datasets.procedural_files import STYLES, Instance, is_written, write_instance
-from dataio.datasets.shapes.catalogue import CLASS_NAMES
+from dataio.datasets.shapes import CLASS_NAMES
 from dataio.datasets.stamp import read_stamp, write_stamp
 from dataio.findings import Findings
 from dataio.parallel import in_processes
 from dataio.records import DataError, Record
-
-__all__ = [
-    "ADAPTERS",
-    "BENCHMARK_VERSION",
-    "SIZES",
-    "BenchmarkSize",
-    "benchmark_name",
-    "instances",
-    "made_benchmark",
-    "make_procedural",
-    "records",
-]
 
 BENCHMARK_VERSION = 2  # changes whenever the instances of a size or their pixels do
 

@@ -21,25 +21,10 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
 
-from dataio.datasets.pictures.photos import PhotoSpec, photograph
-from dataio.datasets.pictures.sketches import SketchSpec, draw_sketch
-from dataio.datasets.shapes.catalogue import CLASS_NAMES, build
-from dataio.raycast import Scene
+from dataio.datasets.pictures import PhotoSpec, SketchSpec, draw_sketch, photograph
+from dataio.datasets.shapes import CLASS_NAMES, build
+from dataio.meshes import RenderSpec, Scene, preset, render_scene
 from dataio.records import SPLITS, STREAMS
-from dataio.render import RenderSpec, preset, render_scene
-
-__all__ = [
-    "PHOTO",
-    "SKETCH",
-    "STYLES",
-    "VIEWS",
-    "Instance",
-    "is_filled",
-    "is_written",
-    "make_mesh",
-    "write_file",
-    "write_instance",
-]
 
 VIEWS: RenderSpec = preset("mvcnn_v1", size=64)
 # A second domain of shapes: other stations of the ring, lit from the upper left, on black.

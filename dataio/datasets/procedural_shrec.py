@@ -27,8 +27,6 @@ from dataio.findings import Findings
 from dataio.meshes import load_mesh
 from dataio.records import DataError, Record
 
-__all__ = ["records", "write_as_shrec"]
-
 _STAMP = "procedural-shrec.json"
 _LAYOUT_VERSION = 1  # changes whenever the files do
 _FORMS = 5

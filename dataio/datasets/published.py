@@ -6,11 +6,9 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
-from dataio.datasets.adapter import AdapterOptions
+from dataio.datasets.adapter_type import AdapterOptions
 from dataio.findings import Findings
 from dataio.records import Record
-
-__all__ = ["MODELNET40_CLASSES", "Published", "expect_counts"]
 
 # In the order of the label ids of MI3DOR-2's and ModelNet40's lists.
 MODELNET40_CLASSES: tuple[str, ...] = (

@@ -10,10 +10,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from dataio.datasets.adapter import AdapterOptions
+from dataio.datasets.adapter_type import AdapterOptions
 from dataio.findings import Finding, Findings
-
-__all__ = ["RingOptions", "Rings", "usual_numbers"]
 
 View = tuple[int, Path]  # its number, its file
 

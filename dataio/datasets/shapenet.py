@@ -25,7 +25,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from dataio.datasets.adapter import Adapter, AdapterOptions
+from dataio.datasets.adapter_type import Adapter, AdapterOptions
 from dataio.datasets.draw import drawn
 from dataio.datasets.listing import (
     Keys,
@@ -45,8 +45,6 @@ from dataio.datasets.shapenet_tables import (
 )
 from dataio.findings import Finding, Findings
 from dataio.records import DataError, Record
-
-__all__ = ["ADAPTERS", "Options", "records"]
 
 _MESHES = {"v1": "model.obj", "v2": "models/model_normalized.obj"}
 _SYNSET = re.compile(r"\d{8}")

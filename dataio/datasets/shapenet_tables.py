@@ -13,8 +13,6 @@ from dataio.findings import Findings
 from dataio.names import canonical_name, nearest
 from dataio.records import SPLITS, DataError, Split
 
-__all__ = ["OFFICIAL_SPLITS", "SYNSETS", "TAXONOMY", "official_splits", "synset_names"]
-
 TAXONOMY = "taxonomy.json"
 OFFICIAL_SPLITS = "all.csv"
 

@@ -29,7 +29,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from dataio.datasets.adapter import Adapter, AdapterOptions
+from dataio.datasets.adapter_type import Adapter, AdapterOptions
 from dataio.datasets.cla import ClaClass, read_cla
 from dataio.datasets.draw import drawn
 from dataio.datasets.listing import Keys, kept_classes
@@ -38,8 +38,6 @@ from dataio.datasets.shrec_tree import SHREC13, SHREC14, Edition, Tree, located,
 from dataio.findings import Findings
 from dataio.names import canonical_name
 from dataio.records import DataError, Record, UpAxis
-
-__all__ = ["ADAPTERS", "Options", "Shrec14Options", "records"]
 
 _PART_SHAPES, _PART_CLASSES = 50, 48
 

@@ -11,8 +11,6 @@ from dataio.datasets.shrec_tree import Files, Tree, note_unlisted
 from dataio.findings import Findings
 from dataio.names import canonical_name
 
-__all__ = ["Sketches", "check_sketches", "listed_sketches"]
-
 Sketches = dict[str, dict[str, list[Path]]]  # by split and canonical class name
 
 

@@ -13,8 +13,6 @@ from dataio.datasets.listing import found, undoubled, visible
 from dataio.findings import Findings
 from dataio.records import DataError
 
-__all__ = ["SHREC13", "SHREC14", "Edition", "Files", "Tree", "located", "note_unlisted"]
-
 _ID = re.compile(r"m?([0-9]+)")
 
 

@@ -13,8 +13,6 @@ from dataio.findings import Findings
 from dataio.names import nearest
 from dataio.records import SPLITS, DataError, Split
 
-__all__ = ["SPLIT_CSV", "SplitTable", "read_split_csv"]
-
 SPLIT_CSV = "split.csv"
 
 

@@ -9,8 +9,6 @@ from typing import Any
 from dataio.atomic import write_whole
 from dataio.records import DataError
 
-__all__ = ["read_stamp", "write_stamp"]
-
 
 def read_stamp(file: Path) -> dict[str, Any] | None:
     """What `write_stamp` wrote; None if there is no file, DataError if it is another's."""

@@ -4,6 +4,8 @@
 HIFA (1-3), FTSPL (I-V), DCA (I-II) and DAIS-NET (1-3); ``complexity.csv`` has those of ASTN (5) and
 DAIS-NET (4). A row that a paper prints again in a later table stands in the first one only. Figures
 are the papers' own, digits included; an empty field is a figure that the paper does not give.
+
+May import: evalsuite.scoring, evalsuite.vectors.
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
-from evalsuite.embeddings import EvaluationError
-from evalsuite.options import HEADLINES
+from evalsuite.scoring import HEADLINES
+from evalsuite.vectors import EvaluationError
 
 __all__ = [
     "SOURCES",
@@ -44,7 +46,7 @@ class PublishedRow:
 
     ``table`` is numbered as printed (``3`` or ``III``), ``dataset`` may be a pair
     (``shrec14->pix3d``), ``variant`` is empty for a method as it is; ``metrics`` holds the figures
-    that are given, by the names of :data:`evalsuite.options.HEADLINES`.
+    that are given, by the names of :data:`evalsuite.scoring.options.HEADLINES`.
     """
 
     source: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from cluster.monitoring.catalogue import RUN_STATES, SWEEP_STATES
+from cluster.monitoring.exported_metrics import RUN_STATES, SWEEP_STATES
 
 __all__ = ["CASES", "HEALTHY", "MINUTES", "QUIET", "Case", "Series", "on_instance", "written"]
 

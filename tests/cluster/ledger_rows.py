@@ -9,7 +9,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from cluster.ledger import Ledger
+from cluster.ledger.store import Ledger
 
 
 def key(number: int) -> str:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dataio.manifest import Manifest
-from dataio.pack import pack
+from dataio.packing.records_to_shards import pack
 from dataio.records import Record
+from dataio.shards.manifest import Manifest
 
 
 def picture(seed: int, side: int = 32, *, channels: int = 3) -> np.ndarray:

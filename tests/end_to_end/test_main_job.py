@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from cluster.jobs import train_run
+from cluster.training.jobs import train_run
 from tests.command import CONFIGS, call, outcome, process, small, wait_until
-from trainer.checkpoint import newest_checkpoint
 from trainer.config import RunConfig, load_config
+from trainer.runs.checkpoint import newest_checkpoint
 
 HEADLINE = ("NN", "FT", "ST", "F", "E", "DCG", "ANMRR", "AUC", "mAP")
 METHODS = ("source-only", "astn")

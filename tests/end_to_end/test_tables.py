@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from cluster.sweeps.paper_tables import PaperTable, load_table, table_names, table_skips
+from cluster.sweeps.tables.paper_tables import load_table, table_names
+from cluster.sweeps.tables.table_cells import table_skips
+from cluster.sweeps.tables.table_description import PaperTable
 from tests.command import call
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]

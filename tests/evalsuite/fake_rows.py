@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from evalsuite.options import HEADLINES, LOWER_IS_BETTER
+from evalsuite.scoring.options import HEADLINES, LOWER_IS_BETTER
 
 METHODS = ("source-only", "dann", "astn")
 

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
-from evalsuite.embeddings import Embeddings
-from evalsuite.parts_writer import write_parts
+from evalsuite.vectors.embeddings import Embeddings
+from evalsuite.vectors.parts_writer import write_parts
 
 CLASSES = ("airplane", "bed", "car", "chair", "guitar", "lamp", "monitor", "vase")
 METHODS = {

@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 
-from cluster.restarts import started_at
+from cluster.training.restarts import started_at
 from tests.command import CONFIGS, Outcome, outcome, process, small, wait_until
-from trainer.attempt import LOCK_NAME
-from trainer.checkpoint import open_checkpoint
-from trainer.run_folder import RunFolder
+from trainer.runs.attempt import LOCK_NAME
+from trainer.runs.checkpoint import open_checkpoint
+from trainer.runs.run_folder import RunFolder
 
 STEPS, EVERY, WORKERS = 60, 5, 2
 SHM = Path("/dev/shm")

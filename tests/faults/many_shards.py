@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from dataio.datasets.procedural import benchmark_name, records
-from dataio.loader import Loader, StreamSource
-from dataio.manifest import MANIFEST_NAME, load_manifest
-from dataio.pack import pack
-from dataio.shards import content_member
+from dataio.loading.loader import Loader
+from dataio.loading.sources import StreamSource
+from dataio.packing.records_to_shards import pack
+from dataio.shards.manifest import MANIFEST_NAME
+from dataio.shards.opening import load_manifest
+from dataio.shards.reading import content_member
 from tests.command import CONFIGS, small
 from trainer.config import load_config
-from trainer.streams import training_loader, training_sources
+from trainer.inputs.streams import training_loader, training_sources
 
 SHARD_BYTES = 100_000
 

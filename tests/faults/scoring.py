@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cluster.gallery_actors import GalleryActors, gallery_transport
-from evalsuite.embeddings import read_embeddings
-from evalsuite.evaluate import evaluate
+from cluster.evaluation.gallery_actors import GalleryActors, gallery_transport
+from evalsuite.scoring.evaluation import evaluate
+from evalsuite.vectors.reading import read_embeddings
 
 
 class Paused:

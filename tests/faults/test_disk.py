@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.job import EVERY, STEPS, Job, kept, lines, reached
-from trainer.checkpoint import load_checkpoint
+from trainer.runs.checkpoint import load_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 SPACE_BYTES = 32 << 20

@@ -15,7 +15,7 @@ import pytest
 from tests.command import CONFIGS, call, outcome, process, small, wait_until
 from tests.faults.job import EVERY, Job, lines, reached
 from tests.faults.small_cluster import SmallCluster
-from trainer.attempt import Start, read_starts
+from trainer.runs.attempt import Start, read_starts
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.ray]
 EXACT: dict[str, Any] = {"training__precision": "float64"}

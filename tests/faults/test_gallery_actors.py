@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evalsuite.embeddings import Embeddings, write_embeddings
-from evalsuite.evaluate import evaluate
-from evalsuite.parts_writer import write_parts
+from evalsuite.scoring.evaluation import evaluate
+from evalsuite.vectors.embeddings import Embeddings, write_embeddings
+from evalsuite.vectors.parts_writer import write_parts
 from tests.command import outcome, process, wait_until
 from tests.faults.job import descendants
 from tests.faults.small_cluster import SmallCluster

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.restarts import started_at
+from cluster.training.restarts import started_at
 from tests.faults.job import Job, kept, reached
-from trainer.run_folder import RunFolder
-from trainer.watchdog import HANGS
+from trainer.runs.run_folder import RunFolder
+from trainer.watching.watchdog import HANGS
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.ray]
 
@@ -24,7 +24,7 @@ import importlib.abc, importlib.machinery, os, sys, threading
 
 class Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name != "dataio.shards":
+        if name != "dataio.shards.reading":
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
         run = spec.loader.exec_module

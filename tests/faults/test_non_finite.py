@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.command import CONFIGS, outcome, process, small
-from trainer.checkpoint import newest_checkpoint
+from trainer.runs.checkpoint import newest_checkpoint
 
 STEP, RANK = 4, 1
 
@@ -83,7 +83,7 @@ def test_a_worker_whose_gradient_is_broken_is_named_by_all(benchmark, tmp_path, 
 def _keys(overrides: list[str]) -> list[str]:
     """Keys of the samples that the worker had at the step, as `img2shape data` rebuilds them."""
     from trainer.config import load_config
-    from trainer.streams import training_loader, training_sources
+    from trainer.inputs.streams import training_loader, training_sources
 
     config = load_config(CONFIGS / "astn.yaml", overrides)
     sources = training_sources(config)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.restarts import started_at
+from cluster.training.restarts import started_at
 from tests.faults.job import Job, kept, reached
 from tests.faults.many_shards import Damage, copy_of, late_shard
-from trainer.run_folder import RunFolder
+from trainer.runs.run_folder import RunFolder
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 SEEN = 8  # steps before the damage

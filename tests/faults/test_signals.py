@@ -7,9 +7,9 @@ import signal
 
 import pytest
 
-from cluster.restarts import started_at
+from cluster.training.restarts import started_at
 from tests.faults.job import Job, descendants, kept, reached
-from trainer.run_folder import RunFolder
+from trainer.runs.run_folder import RunFolder
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.ray]
 

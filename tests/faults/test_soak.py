@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.restarts import started_at
+from cluster.training.restarts import started_at
 from tests.faults.job import EVERY, STEPS, Job, kept, loader_workers, reached, training_workers
-from trainer.run_folder import RunFolder
+from trainer.runs.run_folder import RunFolder
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.ray]
 FAULTS = int(os.environ.get("IMG2SHAPE_SOAK", "3"))

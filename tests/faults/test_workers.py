@@ -12,16 +12,17 @@ from typing import Any
 
 import pytest
 
-from cluster.jobs import train_run
-from cluster.restarts import started_at
-from cluster.worker import mendable
+from cluster.training.jobs import train_run
+from cluster.training.restarts import started_at
+from cluster.training.worker import mendable
 from tests.command import CONFIGS, small
 from tests.faults.job import STEPS, Job, differing, kept, lines, training_workers
 from tests.faults.many_shards import pass_ends
 from tests.spawn import run_processes
 from trainer.config import ConfigError, load_config, parse_config
-from trainer.loop import NonFiniteError, train
-from trainer.run_folder import RunFolder
+from trainer.loop import train
+from trainer.runs.run_folder import RunFolder
+from trainer.watching.finite import NonFiniteError
 
 
 @pytest.mark.ray

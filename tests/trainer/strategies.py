@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainer.collectives import global_mean
+from trainer.engines.strategy import Strategy, open_strategy
 from trainer.methods import Domain, Losses, Method, Now, Update
 from trainer.sections import OptimizerConfig, StrategyConfig
-from trainer.strategy import Strategy, open_strategy
+from trainer.synchronised.collectives import global_mean
 
 STRATEGIES = {
     "ddp": StrategyConfig(),

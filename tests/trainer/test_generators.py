@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from tests.command import CONFIGS, small
-from trainer.checkpoint import open_checkpoint
 from trainer.config import load_config
 from trainer.loop import Trainer
-from trainer.run_folder import RunFolder
+from trainer.runs.checkpoint import open_checkpoint
+from trainer.runs.run_folder import RunFolder
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from dataio.augment import AugmentConfig, apply, draw
+from dataio.loading.augment import AugmentConfig, apply, draw
 from tests.spawn import run_processes
 from tests.trainer.host_waits import host_waits
-from tests.trainer.test_methods import CASES, local_batch, make, walk_of
-from trainer.config import OptimizerConfig
-from trainer.data_parallel import DataParallel
-from trainer.finite import FiniteCheck, Origin
+from tests.trainer.methods.test_methods import CASES, local_batch, make, walk_of
+from trainer.engines.data_parallel import DataParallel
 from trainer.methods import METHODS, Now
+from trainer.sections import OptimizerConfig
+from trainer.watching.finite import FiniteCheck, Origin
 
 # Asked on the CPU alone, where it costs nothing.
 ON_THE_CPU = {

@@ -12,20 +12,18 @@ import torch
 
 from dataio.datasets import mi3dor
 from dataio.findings import Findings
-from dataio.manifest import load_manifest
-from dataio.pack import pack
+from dataio.packing.records_to_shards import pack
+from dataio.shards.opening import load_manifest
 from tests.spawn import run_processes
-from trainer.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from trainer.config import ConfigError, RunConfig, parse_config
-from trainer.data_sets import data_fingerprint, label_space
-from trainer.extract import extract, load_run, untrained
-from trainer.loop import NonFiniteError, Trainer, train
-from trainer.retention import Retention
-from trainer.run_folder import RunFolder
-from trainer.streams import (
-    evaluation_source,
-    training_sources,
-)
+from trainer.extraction.trained_run import extract, load_run, untrained
+from trainer.inputs.data_sets import data_fingerprint, label_space
+from trainer.inputs.streams import evaluation_source, training_sources
+from trainer.loop import Trainer, train
+from trainer.runs.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from trainer.runs.retention import Retention
+from trainer.runs.run_folder import RunFolder
+from trainer.watching.finite import NonFiniteError
 
 
 def small(root: Path, method: str = "astn", **training) -> RunConfig:
@@ -147,7 +145,7 @@ def test_checkpoints_are_whole_or_absent_and_old_ones_go(tmp_path, monkeypatch):
     def full_disk(*_args, **_kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("trainer.checkpoint.os.fsync", full_disk)
+    monkeypatch.setattr("trainer.runs.checkpoint.os.fsync", full_disk)
     with pytest.raises(OSError, match="No space left"):
         save_checkpoint(tmp_path, {"x": torch.ones(1)}, step=4, description={}, keep=Retention(2))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]

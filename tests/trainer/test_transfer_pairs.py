@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from dataio.labels import renamed
-from dataio.manifest import load_manifest, write_manifest
+from dataio.shards.labels import renamed
+from dataio.shards.manifest import write_manifest
+from dataio.shards.opening import load_manifest
 from tests.command import call, small
 from trainer.config import ConfigError, RunConfig, parse_config
-from trainer.data_sets import class_mapping, label_space
-from trainer.streams import evaluation_source, training_sources
+from trainer.inputs.data_sets import class_mapping, label_space
+from trainer.inputs.streams import evaluation_source, training_sources
 
 PAIR = {"source": "shrec14", "target": "pix3d", "classes": ["bed", "chair", "sofa", "table"]}
 

@@ -1,13 +1,21 @@
 """Losses as pure functions of features and statistics, on the global batch.
 
 Each works on plain tensors in one process; inside a process group each rank passes its own rows
-and every rank gets the same global value (see :mod:`trainer.collectives` for the gradient rule).
+and every rank gets the same global value (see :mod:`trainer.synchronised.collectives` for the
+gradient rule).
+
+May import: dataio, trainer.synchronised.
 """
 
-from trainer.losses.adversarial import adversarial
+from trainer.losses.adversarial import adversarial, domain_accuracy
 from trainer.losses.centers import class_center_distance, instance_alignment
 from trainer.losses.classification import accuracy, cross_entropy
-from trainer.losses.conditional import conditional_adversarial
+from trainer.losses.conditional import (
+    certainty,
+    conditional_adversarial,
+    multilinear_map,
+    randomized_map,
+)
 from trainer.losses.coral import coral
 from trainer.losses.discrepancy import class_mean_discrepancy, nearest_mean_accuracy
 from trainer.losses.entropy import entropy
@@ -17,15 +25,19 @@ from trainer.losses.mmd import jmmd, mmd
 from trainer.losses.mutual_information import (
     jensen_shannon_mutual_information,
     mutual_information,
+    pair_accuracy,
+    roll_rows,
 )
 from trainer.losses.norms import feature_norm, stepwise_feature_norm
 from trainer.losses.transferable import transferable_cross_entropy
-from trainer.losses.triplet import cross_modal_triplet, paired_squared_distance
+from trainer.losses.triplet import Draw, cross_modal_triplet, paired_squared_distance
 
 __all__ = [
+    "Draw",
     "accuracy",
     "adversarial",
     "batch_hard",
+    "certainty",
     "class_center_distance",
     "class_mean_discrepancy",
     "conditional_adversarial",
@@ -33,6 +45,7 @@ __all__ = [
     "coral",
     "cross_entropy",
     "cross_modal_triplet",
+    "domain_accuracy",
     "entropy",
     "feature_norm",
     "generator_loss",
@@ -40,9 +53,13 @@ __all__ = [
     "jensen_shannon_mutual_information",
     "jmmd",
     "mmd",
+    "multilinear_map",
     "mutual_information",
     "nearest_mean_accuracy",
+    "pair_accuracy",
     "paired_squared_distance",
+    "randomized_map",
+    "roll_rows",
     "stepwise_feature_norm",
     "transferable_cross_entropy",
 ]

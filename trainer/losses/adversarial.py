@@ -8,9 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.collectives import global_mean
-
-__all__ = ["adversarial", "domain_accuracy"]
+from trainer.synchronised import global_mean
 
 
 def adversarial(

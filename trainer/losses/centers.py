@@ -6,10 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from trainer.collectives import global_mean
-from trainer.statistics import euclidean_norm
-
-__all__ = ["Phi", "class_center_distance", "instance_alignment"]
+from trainer.synchronised import euclidean_norm, global_mean
 
 Phi = Literal["euclidean", "squared"]
 

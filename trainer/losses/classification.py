@@ -6,9 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.collectives import global_mean
-
-__all__ = ["accuracy", "cross_entropy"]
+from trainer.synchronised import global_mean
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, *, mask: Tensor | None = None) -> Tensor:

@@ -11,10 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.collectives import all_reduce_sum
 from trainer.losses.entropy import row_entropy
-
-__all__ = ["certainty", "conditional_adversarial", "multilinear_map", "randomized_map"]
+from trainer.synchronised import all_reduce_sum
 
 
 def multilinear_map(features: Tensor, predictions: Tensor) -> Tensor:

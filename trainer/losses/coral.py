@@ -8,10 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trainer.collectives import all_reduce_sum
-from trainer.statistics import full_precision
-
-__all__ = ["coral"]
+from trainer.synchronised import all_reduce_sum, full_precision
 
 
 def coral(source: Tensor, target: Tensor) -> Tensor:

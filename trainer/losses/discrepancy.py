@@ -8,11 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trainer.collectives import global_mean
 from trainer.losses.centers import class_center_distance
-from trainer.statistics import class_sums, euclidean_norm
-
-__all__ = ["class_mean_discrepancy", "nearest_mean_accuracy"]
+from trainer.synchronised import class_sums, euclidean_norm, global_mean
 
 
 def class_mean_discrepancy(

@@ -5,9 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.collectives import global_mean
-
-__all__ = ["entropy", "row_entropy"]
+from trainer.synchronised import global_mean
 
 
 def row_entropy(logits: Tensor) -> Tensor:

@@ -7,9 +7,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.collectives import global_mean
-
-__all__ = ["generator_loss"]
+from trainer.synchronised import global_mean
 
 
 def generator_loss(

@@ -9,10 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trainer.collectives import all_gather_rows, global_mean, rank
-from trainer.statistics import euclidean_norm, full_precision
-
-__all__ = ["batch_hard", "contrastive"]
+from trainer.synchronised import all_gather_rows, euclidean_norm, full_precision, global_mean, rank
 
 _ROWS_PER_RANK = 1 << 40
 

@@ -11,10 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from trainer.collectives import all_gather_rows, all_reduce_sum, rank
-from trainer.statistics import full_precision
-
-__all__ = ["Estimator", "jmmd", "mmd"]
+from trainer.synchronised import all_gather_rows, all_reduce_sum, full_precision, rank
 
 Estimator = Literal["biased", "unbiased"]
 _SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)

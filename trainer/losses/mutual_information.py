@@ -15,14 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.collectives import all_gather_rows, global_mean, rank, row_counts
-
-__all__ = [
-    "jensen_shannon_mutual_information",
-    "mutual_information",
-    "pair_accuracy",
-    "roll_rows",
-]
+from trainer.synchronised import all_gather_rows, global_mean, rank, row_counts
 
 
 def mutual_information(real_logits: Tensor, fake_logits: Tensor) -> Tensor:

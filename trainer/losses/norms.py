@@ -7,10 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from trainer.collectives import global_mean
-from trainer.statistics import euclidean_norm
-
-__all__ = ["feature_norm", "stepwise_feature_norm"]
+from trainer.synchronised import euclidean_norm, global_mean
 
 
 def feature_norm(features: Tensor, *, radius: float) -> Tensor:

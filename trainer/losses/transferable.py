@@ -5,9 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from trainer.losses.classification import cross_entropy
-from trainer.statistics import full_precision
-
-__all__ = ["transfer_table", "transferable_cross_entropy"]
+from trainer.synchronised import full_precision
 
 
 def transferable_cross_entropy(

@@ -15,10 +15,8 @@ import torch
 from torch import Tensor
 
 from dataio.device import to_device
-from dataio.plan import random_words, stream_number
-from trainer.collectives import all_gather_rows, global_mean
-
-__all__ = ["Draw", "Mining", "cross_modal_triplet", "paired_squared_distance"]
+from dataio.loading import random_words, stream_number
+from trainer.synchronised import all_gather_rows, global_mean
 
 Mining = Literal["random", "hard"]
 

@@ -1,19 +1,14 @@
-"""All methods by name. One file per paper; the training loop knows none of them."""
+"""All methods by name. One file per paper; the training loop knows none of them.
+
+May import: dataio, trainer.losses, trainer.networks, trainer.schedules, trainer.shallow,
+trainer.synchronised.
+"""
 
 from __future__ import annotations
 
 from trainer.methods.afn import Afn
 from trainer.methods.astn import Astn
-from trainer.methods.base import (
-    Domain,
-    Losses,
-    Method,
-    MethodConfig,
-    Now,
-    StreamNeed,
-    Update,
-    Walk,
-)
+from trainer.methods.base import Domain, Losses, Method, MethodConfig, Now, StreamNeed, Update, Walk
 from trainer.methods.cdan import Cdan
 from trainer.methods.coral import Coral
 from trainer.methods.daisnet import DaisNet

@@ -13,13 +13,10 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
-from trainer.collectives import global_mean
 from trainer.losses import feature_norm, stepwise_feature_norm
 from trainer.methods.base import Losses, MethodConfig, Now
 from trainer.methods.two_domains import Pair, TwoDomains
-from trainer.statistics import euclidean_norm
-
-__all__ = ["Afn", "AfnConfig"]
+from trainer.synchronised import euclidean_norm, global_mean
 
 
 class AfnConfig(MethodConfig):

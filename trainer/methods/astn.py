@@ -19,17 +19,13 @@ from trainer.losses import (
     adversarial,
     class_center_distance,
     cross_entropy,
+    domain_accuracy,
     instance_alignment,
 )
-from trainer.losses.adversarial import domain_accuracy
 from trainer.methods.base import Domain, Losses, Method, MethodConfig, Now, StreamNeed
-from trainer.networks.heads import reverse_gradient
-from trainer.networks.network import RetrievalNetwork
-from trainer.networks.options import NetworkConfig
+from trainer.networks import NetworkConfig, RetrievalNetwork, reverse_gradient
 from trainer.schedules import ramp
-from trainer.statistics import RunningCenters, class_sums, pool_sums
-
-__all__ = ["Astn", "AstnConfig"]
+from trainer.synchronised import RunningCenters, class_sums, pool_sums
 
 
 class AstnConfig(MethodConfig):

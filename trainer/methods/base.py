@@ -13,25 +13,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from trainer.collectives import all_reduce_sum
-from trainer.losses.classification import accuracy
-from trainer.losses.mmd import mmd
-from trainer.networks.dropout import dropout_rows
-from trainer.networks.network import RetrievalNetwork
-from trainer.networks.options import NetworkConfig
-from trainer.pseudo_labels import PseudoLabels
-from trainer.statistics import full_precision
-
-__all__ = [
-    "Domain",
-    "Losses",
-    "Method",
-    "MethodConfig",
-    "Now",
-    "StreamNeed",
-    "Update",
-    "Walk",
-]
+from trainer.losses import accuracy, mmd
+from trainer.networks import NetworkConfig, RetrievalNetwork, dropout_rows
+from trainer.synchronised import PseudoLabels, all_reduce_sum, full_precision
 
 
 @dataclass(frozen=True)

@@ -16,17 +16,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from trainer.losses import conditional_adversarial
-from trainer.losses.adversarial import domain_accuracy
-from trainer.losses.conditional import certainty, multilinear_map, randomized_map
+from trainer.losses import (
+    certainty,
+    conditional_adversarial,
+    domain_accuracy,
+    multilinear_map,
+    randomized_map,
+)
 from trainer.methods.base import Losses, Now
 from trainer.methods.two_domains import AdversarialConfig, Pair, TwoDomains
-from trainer.networks.dropout import row_positions
-from trainer.networks.heads import Discriminator, reverse_gradient
-from trainer.networks.options import NetworkConfig
+from trainer.networks import Discriminator, NetworkConfig, reverse_gradient, row_positions
 from trainer.schedules import ramp
-
-__all__ = ["Cdan", "CdanConfig"]
 
 
 class CdanConfig(AdversarialConfig):

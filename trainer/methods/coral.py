@@ -11,8 +11,6 @@ from pydantic import Field
 from trainer.methods.shallow import ShallowConfig, ShallowMethod
 from trainer.shallow import fit_coral
 
-__all__ = ["Coral", "CoralConfig"]
-
 
 class CoralConfig(ShallowConfig):
     """Correlation alignment of frozen embeddings."""

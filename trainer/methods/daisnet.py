@@ -20,16 +20,18 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from trainer.losses import cross_entropy, entropy, mmd
-from trainer.losses.discrepancy import nearest_mean_accuracy
-from trainer.losses.triplet import Draw, cross_modal_triplet, paired_squared_distance
+from trainer.losses import (
+    Draw,
+    cross_entropy,
+    cross_modal_triplet,
+    entropy,
+    mmd,
+    nearest_mean_accuracy,
+    paired_squared_distance,
+)
 from trainer.methods.base import Domain, Losses, Method, MethodConfig, Now, StreamNeed
-from trainer.networks.network import RetrievalNetwork
-from trainer.networks.options import NetworkConfig
-from trainer.networks.views import pool_views
-from trainer.statistics import full_precision
-
-__all__ = ["DaisNet", "DaisNetConfig"]
+from trainer.networks import NetworkConfig, RetrievalNetwork, pool_views
+from trainer.synchronised import full_precision
 
 # Row positions of shapes never meet those of images, so that the two trunks drop other units.
 _SHAPES = 1 << 42

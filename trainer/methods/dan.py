@@ -17,8 +17,6 @@ from trainer.losses import mmd
 from trainer.methods.base import Losses, MethodConfig, Now
 from trainer.methods.two_domains import Pair, TwoDomains
 
-__all__ = ["Dan", "DanConfig"]
-
 
 class DanConfig(MethodConfig):
     """Deep adaptation network."""

@@ -8,8 +8,6 @@ from __future__ import annotations
 from trainer.methods.base import Losses, Now
 from trainer.methods.two_domains import AdversarialConfig, Pair, TwoDomains
 
-__all__ = ["Dann", "DannConfig"]
-
 
 class DannConfig(AdversarialConfig):
     """Domain-adversarial training."""

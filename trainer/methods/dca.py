@@ -20,15 +20,16 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from trainer.losses import adversarial, batch_hard, class_mean_discrepancy, generator_loss
-from trainer.losses.adversarial import domain_accuracy
+from trainer.losses import (
+    adversarial,
+    batch_hard,
+    class_mean_discrepancy,
+    domain_accuracy,
+    generator_loss,
+)
 from trainer.methods.base import Domain, Losses, Now, Update
 from trainer.methods.two_branch import TwoBranch, TwoBranchConfig
-from trainer.networks.heads import Discriminator
-from trainer.networks.metric_network import Transformation
-from trainer.networks.options import NetworkConfig
-
-__all__ = ["Dca", "DcaConfig"]
+from trainer.networks import Discriminator, NetworkConfig, Transformation
 
 _Rows = tuple[Tensor, Tensor]  # embeddings [n, D] and labels [n]
 

@@ -16,8 +16,6 @@ from trainer.losses import batch_hard
 from trainer.methods.base import Domain, Losses, Now
 from trainer.methods.two_branch import TwoBranch, TwoBranchConfig
 
-__all__ = ["Dcml", "DcmlConfig"]
-
 
 class DcmlConfig(TwoBranchConfig):
     """Deep correlated metric learning."""

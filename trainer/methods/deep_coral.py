@@ -15,8 +15,6 @@ from trainer.losses import coral
 from trainer.methods.base import Losses, MethodConfig, Now
 from trainer.methods.two_domains import Pair, TwoDomains
 
-__all__ = ["DeepCoral", "DeepCoralConfig"]
-
 
 class DeepCoralConfig(MethodConfig):
     """Deep CORAL."""

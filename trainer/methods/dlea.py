@@ -17,9 +17,7 @@ from trainer.losses import class_center_distance
 from trainer.methods.base import Losses, Now
 from trainer.methods.two_domains import AdversarialConfig, Pair, TwoDomains
 from trainer.schedules import ramp
-from trainer.statistics import class_sums
-
-__all__ = ["Dlea", "DleaConfig"]
+from trainer.synchronised import class_sums
 
 
 class DleaConfig(AdversarialConfig):

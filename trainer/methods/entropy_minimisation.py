@@ -14,8 +14,6 @@ from trainer.losses import entropy
 from trainer.methods.base import Losses, MethodConfig, Now
 from trainer.methods.two_domains import Pair, TwoDomains
 
-__all__ = ["EntropyMinimisation", "EntropyMinimisationConfig"]
-
 
 class EntropyMinimisationConfig(MethodConfig):
     """Entropy minimisation."""

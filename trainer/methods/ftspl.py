@@ -20,17 +20,23 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from trainer.clustering import distances, kmeans, log_odds, match_clusters, select
-from trainer.collectives import global_mean
 from trainer.losses import cross_entropy, transferable_cross_entropy
 from trainer.methods.base import Domain, Losses, Method, MethodConfig, Now, StreamNeed, Walk
-from trainer.moments import class_moments, standardised
-from trainer.networks.network import RetrievalNetwork
-from trainer.networks.options import NetworkConfig
-from trainer.pseudo_labels import PseudoLabels
-from trainer.statistics import ClassSums, class_sums, euclidean_norm
-
-__all__ = ["Ftspl", "FtsplConfig"]
+from trainer.networks import NetworkConfig, RetrievalNetwork
+from trainer.synchronised import (
+    ClassSums,
+    PseudoLabels,
+    class_moments,
+    class_sums,
+    distances,
+    euclidean_norm,
+    global_mean,
+    kmeans,
+    log_odds,
+    match_clusters,
+    select,
+    standardised,
+)
 
 
 class FtsplConfig(MethodConfig):

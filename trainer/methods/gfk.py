@@ -12,8 +12,6 @@ from pydantic import Field
 from trainer.methods.shallow import ShallowConfig, ShallowMethod
 from trainer.shallow import fit_gfk
 
-__all__ = ["Gfk", "GfkConfig"]
-
 
 class GfkConfig(ShallowConfig):
     """Geodesic flow kernel on frozen embeddings, PCA subspaces in both domains."""

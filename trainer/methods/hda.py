@@ -22,17 +22,12 @@ from typing import Any
 from pydantic import Field
 from torch import Tensor
 
-from trainer.losses import adversarial, class_center_distance
-from trainer.losses.adversarial import domain_accuracy
+from trainer.losses import adversarial, class_center_distance, domain_accuracy
 from trainer.methods.base import Losses, Now
 from trainer.methods.two_domains import AdversarialConfig, Pair, TwoDomains
-from trainer.networks.heads import Discriminator, reverse_gradient
-from trainer.networks.local_discriminator import map_channels
-from trainer.networks.options import NetworkConfig
+from trainer.networks import Discriminator, NetworkConfig, map_channels, reverse_gradient
 from trainer.schedules import ramp
-from trainer.statistics import class_sums
-
-__all__ = ["Hda", "HdaConfig"]
+from trainer.synchronised import class_sums
 
 
 class HdaConfig(AdversarialConfig):

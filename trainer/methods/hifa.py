@@ -20,16 +20,20 @@ from trainer.losses import (
     feature_norm,
     jensen_shannon_mutual_information,
     mutual_information,
+    pair_accuracy,
+    roll_rows,
 )
-from trainer.losses.mutual_information import pair_accuracy, roll_rows
 from trainer.methods.base import Domain, Losses, Method, MethodConfig, Now, StreamNeed
-from trainer.networks.local_discriminator import LocalDiscriminator, MapProjections, map_channels
-from trainer.networks.network import Encoding, RetrievalNetwork
-from trainer.networks.options import NetworkConfig
+from trainer.networks import (
+    Encoding,
+    LocalDiscriminator,
+    MapProjections,
+    NetworkConfig,
+    RetrievalNetwork,
+    map_channels,
+)
 from trainer.schedules import ramp
-from trainer.statistics import RunningCenters, class_sums, full_precision
-
-__all__ = ["Hifa", "HifaConfig"]
+from trainer.synchronised import RunningCenters, class_sums, full_precision
 
 
 class HifaConfig(MethodConfig):

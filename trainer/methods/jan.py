@@ -17,8 +17,6 @@ from trainer.methods.base import Losses, MethodConfig, Now
 from trainer.methods.two_domains import Pair, TwoDomains
 from trainer.schedules import ramp
 
-__all__ = ["Jan", "JanConfig"]
-
 
 class JanConfig(MethodConfig):
     """Joint adaptation network."""

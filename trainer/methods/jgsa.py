@@ -11,8 +11,6 @@ from pydantic import Field
 from trainer.methods.shallow import ShallowConfig, ShallowMethod
 from trainer.shallow import fit_jgsa
 
-__all__ = ["Jgsa", "JgsaConfig"]
-
 
 class JgsaConfig(ShallowConfig):
     """Joint geometrical and statistical alignment of frozen embeddings, linear form."""

@@ -15,11 +15,8 @@ from pydantic import Field
 from torch import Tensor
 
 from trainer.methods.shallow import ShallowConfig, ShallowMethod, Side
-from trainer.networks.options import NetworkConfig
-from trainer.shallow import MedaWeights, fit_gfk, fit_meda
-from trainer.shallow.standardisation import evenly_spaced, unit_rows
-
-__all__ = ["Meda", "MedaConfig"]
+from trainer.networks import NetworkConfig
+from trainer.shallow import MedaWeights, evenly_spaced, fit_gfk, fit_meda, unit_rows
 
 
 class MedaConfig(ShallowConfig):

@@ -16,11 +16,9 @@ from pydantic import Field
 from trainer.losses import class_center_distance
 from trainer.methods.base import Losses, Now
 from trainer.methods.two_domains import AdversarialConfig, Pair, TwoDomains
-from trainer.networks.options import NetworkConfig
+from trainer.networks import NetworkConfig
 from trainer.schedules import ramp
-from trainer.statistics import RunningCenters, class_sums
-
-__all__ = ["Mstn", "MstnConfig"]
+from trainer.synchronised import RunningCenters, class_sums
 
 
 class MstnConfig(AdversarialConfig):

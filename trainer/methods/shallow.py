@@ -19,14 +19,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dataio.records import DataError
-from trainer import collectives
-from trainer.fitted_state import FittedState
 from trainer.methods.base import MethodConfig, StreamNeed, Walk
+from trainer.methods.fitted_state import FittedState
 from trainer.methods.source_only import SourceOnly
-from trainer.networks.options import NetworkConfig
-from trainer.shallow.standardisation import Standardisation, StandardisationKind, unit_rows
-
-__all__ = ["ShallowConfig", "ShallowMethod"]
+from trainer.networks import NetworkConfig
+from trainer.shallow import Standardisation, StandardisationKind, unit_rows
+from trainer.synchronised import collectives
 
 log = logging.getLogger(__name__)
 Side = Literal["source", "target"]

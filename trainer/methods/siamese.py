@@ -15,8 +15,6 @@ from trainer.losses import contrastive
 from trainer.methods.base import Domain, Losses, Now
 from trainer.methods.two_branch import TwoBranch, TwoBranchConfig
 
-__all__ = ["Siamese", "SiameseConfig"]
-
 
 class SiameseConfig(TwoBranchConfig):
     """Siamese networks with a contrastive loss."""

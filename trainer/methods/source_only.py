@@ -6,10 +6,7 @@ from typing import Any
 
 from trainer.losses import accuracy, cross_entropy
 from trainer.methods.base import Domain, Losses, Method, MethodConfig, Now, StreamNeed
-from trainer.networks.network import RetrievalNetwork
-from trainer.networks.options import NetworkConfig
-
-__all__ = ["SourceOnly", "SourceOnlyConfig"]
+from trainer.networks import NetworkConfig, RetrievalNetwork
 
 
 class SourceOnlyConfig(MethodConfig):

@@ -11,14 +11,10 @@ from typing import Any
 from pydantic import Field
 from torch import Tensor, nn
 
-from trainer.losses.discrepancy import nearest_mean_accuracy
-from trainer.losses.mmd import mmd
+from trainer.losses import mmd, nearest_mean_accuracy
 from trainer.methods.base import Domain, Losses, Method, MethodConfig, Now, StreamNeed
-from trainer.networks.metric_network import MetricBranch
-from trainer.networks.options import NetworkConfig
-from trainer.statistics import full_precision
-
-__all__ = ["TwoBranch", "TwoBranchConfig"]
+from trainer.networks import MetricBranch, NetworkConfig
+from trainer.synchronised import full_precision
 
 
 class TwoBranchConfig(MethodConfig):

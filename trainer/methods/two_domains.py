@@ -13,16 +13,11 @@ from typing import Any, Literal
 from pydantic import Field
 from torch import Tensor
 
-from trainer.losses import adversarial, cross_entropy
-from trainer.losses.adversarial import domain_accuracy
+from trainer.losses import adversarial, cross_entropy, domain_accuracy
 from trainer.methods.base import Domain, Losses, Method, MethodConfig, Now, StreamNeed
-from trainer.networks.heads import reverse_gradient
-from trainer.networks.network import RetrievalNetwork
-from trainer.networks.options import NetworkConfig
+from trainer.networks import NetworkConfig, RetrievalNetwork, reverse_gradient
 from trainer.schedules import ramp
-from trainer.statistics import full_precision
-
-__all__ = ["AdversarialConfig", "Pair", "TwoDomains"]
+from trainer.synchronised import full_precision
 
 
 class AdversarialConfig(MethodConfig):

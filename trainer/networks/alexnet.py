@@ -13,8 +13,6 @@ from trainer.networks.torchvision_shim import import_torchvision
 from trainer.networks.trunk import Backbone
 from trainer.networks.weights import NetworkError
 
-__all__ = ["CaffeAlexNet", "TorchvisionAlexNet"]
-
 # Input channels, output channels, kernel, stride, padding, groups.
 _CONVOLUTIONS = (
     (3, 96, 11, 4, 0, 1),

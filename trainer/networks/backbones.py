@@ -17,8 +17,6 @@ from trainer.networks.torchvision_shim import import_torchvision
 from trainer.networks.trunk import Backbone
 from trainer.networks.weights import initialise
 
-__all__ = ["Backbone", "ResNet", "Tiny", "build_backbone"]
-
 
 class Tiny(Backbone):
     """The project's own CNN for 64×64 inputs, made to be trained from scratch on a CPU core.

@@ -13,8 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["CompilerError", "compiled", "require_compiler"]
-
 # A trunk needs a few variants: training, evaluation, frozen in turn, each kept set of maps.
 _VARIANTS = 64
 

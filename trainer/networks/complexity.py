@@ -21,8 +21,6 @@ from torch import Tensor, nn
 
 from trainer.networks.network import RetrievalNetwork
 
-__all__ = ["Complexity", "LayerCost", "complexity", "measure"]
-
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 

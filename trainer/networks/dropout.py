@@ -19,8 +19,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-__all__ = ["GlobalDropout", "current_positions", "dropout_rows", "row_positions"]
-
 
 @dataclass(frozen=True)
 class _Key:

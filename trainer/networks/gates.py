@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-__all__ = ["AdaptiveGates"]
-
 
 class AdaptiveGates(nn.Module):
     """Multiplies the output of each gated stage ``i`` by ``ψ_i = sigmoid((1 - q)·h_i)``.

@@ -13,8 +13,6 @@ from torch import Tensor, nn
 
 from trainer.networks.dropout import GlobalDropout
 
-__all__ = ["Bottleneck", "Classifier", "Discriminator", "reverse_gradient"]
-
 
 class Bottleneck(nn.Linear):
     """Linear map from trunk features ``[n, F]`` to embeddings ``[n, D]``, no non-linearity."""

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from trainer.networks.network import RetrievalNetwork
 from trainer.networks.weights import NetworkError
 
-__all__ = ["LocalDiscriminator", "MapProjections", "map_channels"]
-
 
 class LocalDiscriminator(nn.Module):
     """T(I, K): is the embedding K that of the map I? One logit per position of the map.

@@ -17,8 +17,6 @@ from trainer.networks.normalization import GlobalBatchNorm1d
 from trainer.networks.options import NetworkConfig
 from trainer.networks.views import pool_views
 
-__all__ = ["MetricBranch", "MetricNetwork", "Transformation"]
-
 # Row positions of views never meet those of images, so that dropout masks are independent.
 _VIEWS = 1 << 40
 

@@ -22,8 +22,6 @@ from torch.utils.checkpoint import checkpoint
 
 from trainer.networks.dropout import current_positions, row_positions
 
-__all__ = ["in_micro_batches"]
-
 Features = tuple[Tensor, dict[str, Tensor]]
 
 

@@ -20,8 +20,6 @@ from trainer.networks.options import NetworkConfig
 from trainer.networks.views import embed_views, pool_views
 from trainer.networks.weights import NetworkError
 
-__all__ = ["Encoding", "NetworkConfig", "NetworkError", "RetrievalNetwork"]
-
 # Row positions of different streams never meet, so that their dropout masks are independent.
 _STREAM = 1 << 40
 

@@ -17,15 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from trainer.collectives import all_reduce_sum, world_size
-
-__all__ = [
-    "FrozenBatchNorm2d",
-    "GlobalBatchNorm1d",
-    "GlobalBatchNorm2d",
-    "convert_batch_norm",
-    "global_batch_norm",
-]
+from trainer.synchronised import all_reduce_sum, world_size
 
 
 def global_batch_norm(

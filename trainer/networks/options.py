@@ -6,8 +6,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["BackboneName", "NetworkConfig"]
-
 BackboneName = Literal["tiny", "alexnet", "alexnet-tv", "resnet18", "resnet34", "resnet50"]
 
 _CONV_STAGES = ("conv1", "conv2", "conv3", "conv4", "conv5")

@@ -14,8 +14,6 @@ from types import ModuleType
 
 import torch
 
-__all__ = ["import_torchvision"]
-
 _OPERATORS = ("nms", "qnms")
 
 # The declarations live as long as this object does.

@@ -19,8 +19,6 @@ from torch import Tensor, nn
 from trainer.networks.compiled import compiled
 from trainer.networks.micro_batches import in_micro_batches
 
-__all__ = ["Backbone"]
-
 
 class Backbone(nn.Module):
     """Base of all trunks.

@@ -11,8 +11,6 @@ from typing import Literal
 
 from torch import Tensor
 
-__all__ = ["embed_views", "pool_views"]
-
 
 def embed_views(x: Tensor, embed: Callable[[Tensor], Tensor]) -> Tensor:
     """Embeddings ``[n, V, D]`` of the single views ``x [n, V, 3, H, W]``; n may be 0.

@@ -16,8 +16,6 @@ from trainer.networks.options import NetworkConfig
 from trainer.networks.torchvision_shim import import_torchvision
 from trainer.networks.trunk import Backbone
 
-__all__ = ["NetworkError", "initialise", "load_trunk", "read_state_dict"]
-
 logger = logging.getLogger(__name__)
 
 _CHOICES = "network.weights=none or network.weights=/path/to/state_dict.pt"

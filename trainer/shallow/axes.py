@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["fix_signs", "principal_axes"]
-
 _NOISE = 1e-6
 """Axes whose spread is below this share of the largest are rounding noise of float32 embeddings."""
 

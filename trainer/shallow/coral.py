@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["fit_coral"]
-
 
 def fit_coral(source: np.ndarray, target: np.ndarray, *, regularisation: float = 1.0) -> np.ndarray:
     """The map A ``[D, D]`` that gives source features the second-order statistics of the target.

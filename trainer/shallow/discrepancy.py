@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["mean_differences", "nearest_labels"]
-
 
 def mean_differences(
     source_labels: np.ndarray, target_labels: np.ndarray, *, num_classes: int

@@ -9,8 +9,6 @@ import numpy as np
 
 from trainer.shallow.axes import principal_axes
 
-__all__ = ["fit_gfk", "flow_kernel", "subspace_dimension"]
-
 
 def fit_gfk(source: np.ndarray, target: np.ndarray, *, dimension: int | None = None) -> np.ndarray:
     """The symmetric square root of the geodesic flow kernel, ``[D, D]``.

@@ -13,8 +13,6 @@ from scipy.linalg import eigh
 from trainer.shallow.axes import fix_signs
 from trainer.shallow.discrepancy import mean_differences, nearest_labels
 
-__all__ = ["JgsaFit", "fit_jgsa", "jgsa_matrices"]
-
 _NOISE = 1e-10
 """Eigenvalues below this share of the largest are rounding noise around 0."""
 

@@ -15,15 +15,6 @@ from scipy.linalg import lu_factor, lu_solve
 
 from trainer.shallow.discrepancy import mean_differences, nearest_labels
 
-__all__ = [
-    "MedaFit",
-    "MedaWeights",
-    "alignment_weight",
-    "fit_meda",
-    "graph_laplacian",
-    "rbf_kernel",
-]
-
 
 @dataclass(frozen=True)
 class MedaWeights:

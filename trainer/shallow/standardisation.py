@@ -10,8 +10,6 @@ from typing import Literal
 
 import numpy as np
 
-__all__ = ["Standardisation", "StandardisationKind", "evenly_spaced", "unit_rows"]
-
 StandardisationKind = Literal["none", "center", "zscore"]
 
 

@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 
 from dataio.datasets.pictures.noise import fractal_noise, palette_colour
 
-__all__ = ["ground", "inside_blob"]
-
 Floats = NDArray[np.floating]
 
 

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from dataio.datasets.pictures.noise import palette_colour, tinted_colour
 
-__all__ = ["Surface", "paint", "solid_texture"]
-
 Floats = NDArray[np.floating]
 
 

@@ -8,8 +8,6 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-__all__ = ["fractal_noise", "palette_colour", "tinted_colour"]
-
 
 def fractal_noise(rng: Generator, size: int, slope: float) -> NDArray[np.float64]:
     """A 1/f^slope field [size, size], stretched to 0..1; a larger slope is smoother."""

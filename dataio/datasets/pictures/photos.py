@@ -18,9 +18,7 @@ from scipy import ndimage
 from dataio.datasets.pictures.grounds import ground, inside_blob
 from dataio.datasets.pictures.materials import Surface, paint
 from dataio.datasets.pictures.noise import fractal_noise, palette_colour
-from dataio.raycast import Camera, Frame, Hits, Scene
-
-__all__ = ["PhotoSpec", "photograph"]
+from dataio.meshes import Camera, Frame, Hits, Scene
 
 Floats = NDArray[np.floating]
 

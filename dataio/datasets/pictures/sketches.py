@@ -11,9 +11,7 @@ from PIL import Image
 from scipy import ndimage
 
 from dataio.datasets.pictures.noise import fractal_noise
-from dataio.raycast import Camera, Frame, Hits, Scene
-
-__all__ = ["SketchSpec", "draw_sketch"]
+from dataio.meshes import Camera, Frame, Hits, Scene
 
 Floats = NDArray[np.floating]
 

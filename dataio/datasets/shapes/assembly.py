@@ -11,8 +11,6 @@ from numpy.random import Generator
 
 from dataio.datasets.shapes.primitives import Solid, box, join, tube
 
-__all__ = ["CORNERS", "SIDES", "Assembly"]
-
 SIDES = (-1, 1)
 CORNERS: tuple[tuple[int, int], ...] = tuple(product(SIDES, SIDES))
 

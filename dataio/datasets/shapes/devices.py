@@ -8,8 +8,6 @@ from numpy.random import Generator
 from dataio.datasets.shapes.assembly import SIDES, Assembly
 from dataio.datasets.shapes.primitives import Solid, box, revolve, tube
 
-__all__ = ["keyboard", "lamp", "laptop", "monitor"]
-
 
 def keyboard(rng: Generator) -> Assembly:
     """Slab, 4-6 rows of 10-15 keys with a space bar, wrist rest on 30 %."""

@@ -8,8 +8,6 @@ from numpy.random import Generator
 from dataio.datasets.shapes.assembly import SIDES, Assembly
 from dataio.datasets.shapes.primitives import Solid, box, extrude, tube
 
-__all__ = ["guitar", "piano"]
-
 
 def guitar(rng: Generator) -> Assembly:
     """Waisted body standing upright, neck, head with six pegs, bridge; sound hole on 60 %."""

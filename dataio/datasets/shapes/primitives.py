@@ -10,8 +10,6 @@ import mapbox_earcut
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Solid", "box", "ellipsoid", "extrude", "join", "loft", "path", "revolve", "tube"]
-
 Point = Sequence[float] | NDArray[np.floating]
 
 

@@ -10,8 +10,6 @@ from numpy.random import Generator
 from dataio.datasets.shapes.assembly import CORNERS, SIDES, Assembly
 from dataio.datasets.shapes.primitives import box, ellipsoid, extrude, revolve, tube
 
-__all__ = ["bed", "chair", "sofa", "stool"]
-
 
 def chair(rng: Generator) -> Assembly:
     """Seat, one of four backs, arms on 40 %, one of four bases."""

@@ -8,8 +8,6 @@ from numpy.random import Generator
 from dataio.datasets.shapes.assembly import SIDES, Assembly
 from dataio.datasets.shapes.primitives import box, revolve, tube
 
-__all__ = ["bookshelf", "table", "wardrobe"]
-
 
 def table(rng: Generator) -> Assembly:
     """Round (35 %) or rectangular top on legs, a tripod, a pedestal or trestles; apron on some."""

@@ -8,8 +8,6 @@ from numpy.random import Generator
 from dataio.datasets.shapes.assembly import CORNERS, SIDES, Assembly
 from dataio.datasets.shapes.primitives import box, extrude, revolve, tube
 
-__all__ = ["stairs", "tent"]
-
 
 def stairs(rng: Generator) -> Assembly:
     """4-12 steps: solid, open with stringers, treads with risers, or spiral; railing on 60 %."""

@@ -8,8 +8,6 @@ from numpy.random import Generator
 from dataio.datasets.shapes.assembly import SIDES, Assembly
 from dataio.datasets.shapes.primitives import Solid, box, extrude, loft, revolve, tube
 
-__all__ = ["airplane", "car"]
-
 
 def airplane(rng: Generator) -> Assembly:
     """Fuselage, wings low, middle or high, tail plane or T-tail, four engine choices, gear."""

@@ -8,8 +8,6 @@ from numpy.random import Generator
 from dataio.datasets.shapes.assembly import SIDES, Assembly
 from dataio.datasets.shapes.primitives import box, ellipsoid, path, revolve, tube
 
-__all__ = ["bottle", "cup", "plant", "vase"]
-
 
 def bottle(rng: Generator) -> Assembly:
     """Body, shoulder smoothed into a neck, rim; label band on half."""

@@ -1,0 +1,238 @@
+"""The command line ``img2shape``."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from cluster.cli.data import data_app
+from cluster.cli.doctor import doctor
+from cluster.cli.evaluation import evaluation_app
+from cluster.cli.kubernetes import kubernetes_app
+from cluster.cli.ledger import ledger_app
+from cluster.cli.monitoring import monitoring_app
+from cluster.cli.sweeps import sweep_app
+from cluster.terminal import Json, Overrides, only_json, say, shown
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+# typer brings its own copy of click or takes the installed one, by version: this is its class.
+USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
+
+app = typer.Typer(
+    add_completion=False,
+    help="Find unlabelled 3D shapes from photos and sketches: train, evaluate, report.",
+)
+app.add_typer(data_app, name="data")
+app.add_typer(ledger_app, name="ledger")
+app.add_typer(kubernetes_app, name="k8s")
+app.add_typer(evaluation_app)  # without a name: its commands stand beside train
+app.add_typer(sweep_app)
+app.add_typer(monitoring_app)
+app.command(epilog="Example: img2shape doctor configs/procedural/astn.yaml --workers 2")(doctor)
+
+Workers = Annotated[
+    str,
+    typer.Option(
+        metavar="N|MIN-MAX",
+        help="Ray Train workers; 0 trains in this process, without Ray. A range takes as many as "
+        "the cluster can hold, fewer after a loss, more again when there is room.",
+    ),
+]
+
+
+@app.command(
+    epilog="Example: img2shape train configs/procedural/astn.yaml training.seed=1 "
+    "method.align=instance --workers 2 --out runs/astn-1"
+)
+def train(
+    config: Annotated[Path, typer.Argument(help="Run description, a YAML file.")],
+    overrides: Overrides = None,
+    workers: Workers = "0",
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder.", show_default="runs/<method>-<identity>")
+    ] = None,
+    sink: Annotated[
+        list[str] | None,
+        typer.Option(help="Also report to tensorboard, mlflow or wandb; may be given again."),
+    ] = None,
+) -> None:
+    """Train one run; continues --out when it holds this run.
+
+    Every key of the description can be overridden, with dots: method.alpha=0.5,
+    training.steps=200, data.root=data/mine. `img2shape model CONFIG` shows the network.
+    """
+    from cluster.training import parse_workers, train_run
+    from trainer.config import load_config
+
+    size = parse_workers(workers)
+    run = load_config(config, overrides or ())
+    folder = train_run(run, out or _default_folder(run), workers=size, sinks=sink or ())
+    say(f"trained: {folder.path}\nnext: img2shape eval {shown(folder.path)}")
+
+
+@app.command()
+def model(
+    config: Annotated[Path, typer.Argument(help="Run description, a YAML file.")],
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Count parameters and multiply-adds, layer by layer; needs no data."""
+    from cluster.training import model_complexity
+    from trainer.config import load_config
+
+    with only_json(as_json) as emit:
+        result = model_complexity(load_config(config, overrides or ()))
+        emit(result)
+    if not as_json:
+        from cluster.tables import print_layers
+
+        print_layers(result)
+
+
+@app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(help="One method, with its options.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the methods, or show one: streams, defaults, and every option of method.*."""
+    from trainer.method_reference import describe, describe_all
+
+    with only_json(as_json) as emit:
+        result: Any = describe(name) if name else {"methods": describe_all()}
+        emit(result)
+    if not as_json:
+        from cluster.tables import print_method, print_methods
+
+        print_method(result) if name else print_methods(result["methods"])
+
+
+@app.command(epilog="Example: img2shape verify --method astn --method dann --world-sizes 2,5")
+def verify(
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="A method, or all; may be given again.", show_default="all"),
+    ] = None,
+    world_sizes: Annotated[
+        str, typer.Option(metavar="W,W", help="Numbers of processes, held against one.")
+    ] = "1,2,3",
+    strategy: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="ddp, deepspeed-0 .. deepspeed-3 (ZeRO stages), or all; may be given again.",
+            show_default="ddp",
+        ),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="float64 | float32", show_default="float64, for deepspeed float32"),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="A packed data set.", show_default="data/procedural-smoke, made"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Prove that training on W processes is training on one: gradients, losses, state.
+
+    Every method trains a few steps in W processes under a strategy, with uneven batches and with
+    processes that get no sample, and in one that trains plainly. Above the tolerance (1e-9 in
+    float64, 1e-4 in float32): exit code 1.
+    """
+    from cluster.training import verify as job
+
+    with only_json(as_json) as emit:
+        sizes = job.parse_world_sizes(world_sizes)
+        result = job.verify(
+            method or ["all"],
+            world_sizes=sizes,
+            strategies=job.parse_strategies(strategy or ["ddp"]),
+            precision=dtype,
+            data=data,
+        )
+        emit(result)
+    if not as_json:
+        from cluster.tables import print_verification
+
+        print_verification(result)
+    if not result["ok"]:
+        _fail(job.shortfalls(result), 1)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of the demo's runs.")] = Path("runs/demo"),
+    workers: Workers = "2",
+    quick: Annotated[bool, typer.Option("--quick", help="Small data, short training.")] = False,
+) -> None:
+    """Make the built-in benchmark, train and evaluate three methods, write a report."""
+    from cluster.cli.demo import run_demo
+    from cluster.training import parse_workers
+
+    run_demo(out, workers=parse_workers(workers), quick=quick)
+
+
+def _default_folder(run: Any) -> Path:
+    return Path("runs") / f"{run.method_name}-{run.identity}"
+
+
+def main() -> NoReturn:
+    """Entry point: one-line errors, exit codes 0, 1 (failure), 2 (bad input), 130 (Ctrl-C)."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        code = app(standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except Exception as err:
+        message, code = _explain(err)
+        if code == 1 and os.environ.get("IMG2SHAPE_DEBUG"):
+            raise
+        _fail(message, code)
+    if code == INTERRUPTED:  # newer versions of typer return this for Ctrl-C
+        _fail("interrupted; the same command, given again, continues", INTERRUPTED)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explain(err: Exception) -> tuple[str, int]:
+    """The line to print and the exit code."""
+    if isinstance(err, USAGE_ERROR):
+        return _explain_usage_error(err), 2
+    from cluster.errors import USER_ERRORS  # imports torch, which --help need not wait for
+
+    if isinstance(err, USER_ERRORS):
+        return str(err), 2
+    if isinstance(err, OSError):
+        return _explain_os_error(err), 2
+    return f"{type(err).__name__}: {err} (IMG2SHAPE_DEBUG=1 shows where)", 1
+
+
+def _explain_usage_error(err: Any) -> str:
+    command = err.ctx.command_path if err.ctx else "img2shape"
+    return f"{err.format_message().rstrip('.')}; see `{command} --help`"
+
+
+def _explain_os_error(err: OSError) -> str:
+    where = f"{err.filename}: " if err.filename else ""
+    reason = err.strerror or str(err)
+    if err.errno == errno.ENOSPC:
+        return f"{where}the disk is full; free some space or use another folder"
+    if err.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        return f"{where}not writable or readable ({reason}); use another folder"
+    return f"{where}{reason}; check the path"
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    from dataio.shards import shown as without_credentials
+
+    line = without_credentials(" ".join(message.split()))
+    print(f"img2shape: {line}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""The command ``img2shape doctor``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cluster.terminal import Json, Overrides, only_json
+
+
+def doctor(
+    config: Annotated[
+        Path | None, typer.Argument(help="Run description; without it, the machine alone.")
+    ] = None,
+    overrides: Overrides = None,
+    workers: Annotated[str, typer.Option(metavar="N|MIN-MAX", help="As for train.")] = "0",
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder that train would write.", show_default="runs")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Look for what would stop or slow a run: versions, GPUs, memory, disk, data, ports, clocks.
+
+    Every finding comes with its remedy. Exit code 1: there is an error. A probe file is written
+    beside the run folder and removed; nothing else is changed.
+    """
+    from cluster.doctor import examine, summary
+    from cluster.training import parse_workers
+    from trainer.config import load_config
+
+    with only_json(as_json) as emit:
+        run = load_config(config, overrides or ()) if config else None
+        size = parse_workers(workers)
+        result = summary(examine(run, workers=size.most, out=out or Path("runs")))
+        emit(result)
+    if not as_json:
+        from cluster.doctor import print_findings
+
+        print_findings(result)
+    if not result["ok"]:
+        raise typer.Exit(1)

@@ -1,0 +1,278 @@
+"""The commands about finished runs and embeddings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cluster.terminal import Json, only_json, say, shown
+
+evaluation_app = typer.Typer(add_completion=False)
+
+Actors = Annotated[
+    bool,
+    typer.Option("--actors", help="One Ray actor per gallery shard; RAY_ADDRESS names a cluster."),
+]
+ShardCpus = Annotated[
+    float | None,
+    typer.Option(
+        help="CPUs of one shard's actor, a fraction if need be.",
+        show_default="what the cluster has free, shared",
+    ),
+]
+Arithmetic = Annotated[
+    str,
+    typer.Option(
+        help="exact: the same bits on every machine | float32: several times faster on a CPU, the "
+        "same bits for any shards and workers on one kind of machine."
+    ),
+]
+Workers = Annotated[
+    int,
+    typer.Option(min=0, help="Ray workers that embed; 0 embeds here, without Ray."),
+]
+Select = Annotated[
+    str,
+    typer.Option(
+        help="Of a run folder, the newest checkpoint (last) or the best by its scores on the way "
+        "(validation.every): oracle, which reads labels of what is evaluated, or a criterion that "
+        "reads none of the target: entropy | im | snd | source-val.",
+    ),
+]
+
+
+@evaluation_app.command("eval")
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run folder or a checkpoint folder.")],
+    shards: Annotated[int, typer.Option(min=1, help="Parts of the gallery.")] = 1,
+    protocol: Annotated[
+        str | None, typer.Option(help="mi3dor | shrec", show_default="the run's own")
+    ] = None,
+    actors: Actors = False,
+    shard_cpus: ShardCpus = None,
+    workers: Workers = 0,
+    arithmetic: Arithmetic = "exact",
+    select: Select = "last",
+    a_distance: Annotated[
+        bool,
+        typer.Option(
+            "--a-distance",
+            help="Also how well a linear SVM tells queries from shapes: 0 not at all, 2 always.",
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Embed queries and gallery with a trained run and score the full gallery exactly."""
+    from cluster.evaluation import evaluate_run
+
+    with only_json(as_json) as emit:
+        result = evaluate_run(
+            run,
+            shards=shards,
+            protocol=protocol,
+            actors=actors,
+            shard_cpus=shard_cpus,
+            select=select,
+            workers=workers,
+            arithmetic=arithmetic,
+            measure_a_distance=a_distance,
+        )
+        emit(result)
+    if not as_json:
+        from cluster.tables import print_metrics
+
+        print_metrics([(run.resolve().name, result)])
+        if a_distance:
+            typer.echo(f"A-distance of queries and shapes: {result['a_distance']:.3f}")
+
+
+@evaluation_app.command("embed")
+def embed_streams(
+    run: Annotated[Path, typer.Argument(help="A run folder or a checkpoint folder.")],
+    what: Annotated[str, typer.Option(help="queries | gallery | both")] = "both",
+    split: Annotated[
+        str | None,
+        typer.Option(help="train | val | test | all", show_default="what eval scores"),
+    ] = None,
+    workers: Workers = 0,
+    dtype: Annotated[str, typer.Option(help="float32 | float16")] = "float32",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder to write into.", show_default="`embeddings` in the run's folder"),
+    ] = None,
+    select: Select = "last",
+    as_json: Json = False,
+) -> None:
+    """Embed queries and gallery of a trained run into folders of Parquet parts.
+
+    Given again, the command continues where it was stopped, also with other workers. What `eval`
+    would embed it then finds.
+    """
+    from cluster.evaluation import embed_run
+
+    with only_json(as_json) as emit:
+        emit(
+            embed_run(
+                run,
+                what=what,
+                split=split,
+                workers=workers,
+                dtype=dtype,
+                out=out,
+                select=select,
+            )
+        )
+
+
+@evaluation_app.command()
+def metrics(
+    queries: Annotated[
+        Path, typer.Option(help="Parquet with key, label, embedding, or a folder of `embed`.")
+    ],
+    gallery: Annotated[
+        Path, typer.Option(help="Parquet with key, label, embedding, or a folder of `embed`.")
+    ],
+    shards: Annotated[int, typer.Option(min=1, help="Parts of the gallery.")] = 1,
+    actors: Actors = False,
+    shard_cpus: ShardCpus = None,
+    protocol: Annotated[str, typer.Option(help="mi3dor | shrec")] = "mi3dor",
+    features: Annotated[str, typer.Option(help="raw | clamp-l2 | l2")] = "raw",
+    metric: Annotated[str, typer.Option(help="euclidean | cosine")] = "euclidean",
+    arithmetic: Arithmetic = "exact",
+    ties: Annotated[str, typer.Option(help="index | expected")] = "index",
+    nan_policy: Annotated[
+        str, typer.Option(help="raise | last: what NaN and Inf vectors do")
+    ] = "raise",
+    as_json: Json = False,
+) -> None:
+    """Score anybody's embeddings with every metric of both protocols."""
+    from cluster.evaluation import score_files
+
+    with only_json(as_json) as emit:
+        result = score_files(
+            queries,
+            gallery,
+            shards=shards,
+            actors=actors,
+            shard_cpus=shard_cpus,
+            protocol=protocol,
+            features=features,
+            metric=metric,
+            arithmetic=arithmetic,
+            ties=ties,
+            nan_policy=nan_policy,
+        )
+        emit(result)
+    if not as_json:
+        from cluster.tables import print_metrics
+
+        print_metrics([(queries.stem, result)])
+
+
+@evaluation_app.command()
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Evaluated run folders; the others against the first.")
+    ],
+    confidence: Annotated[float, typer.Option(help="Of the intervals, between 0 and 1.")] = 0.95,
+    resamples: Annotated[int, typer.Option(min=1, help="Draws of the queries.")] = 2000,
+    per_class: Annotated[bool, typer.Option("--per-class", help="Each class too.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Print bootstrap intervals over queries: of each run, and of paired differences."""
+    from cluster.evaluation import compare_runs, print_comparisons
+
+    with only_json(as_json) as emit:
+        result = compare_runs(
+            runs, confidence=confidence, resamples=resamples, seed=seed, per_class=per_class
+        )
+        emit(result)
+    if not as_json:
+        print_comparisons(result)
+
+
+@evaluation_app.command("index")
+def build(
+    run: Annotated[Path, typer.Argument(help="A run folder or a checkpoint folder.")],
+    kind: Annotated[str, typer.Option(help="flat | ivf | hnsw | ivfpq")] = "flat",
+    nlist: Annotated[int | None, typer.Option(help="Cells (ivf, ivfpq).")] = None,
+    nprobe: Annotated[int | None, typer.Option(help="Cells searched (ivf, ivfpq).")] = None,
+    links: Annotated[int | None, typer.Option(help="Neighbours of an item (hnsw).")] = None,
+    ef_construction: Annotated[
+        int | None, typer.Option(help="Candidates while building (hnsw).")
+    ] = None,
+    ef_search: Annotated[
+        int | None, typer.Option(help="Candidates while searching (hnsw).")
+    ] = None,
+    subspaces: Annotated[int | None, typer.Option(help="Codes of a vector (ivfpq).")] = None,
+    bits: Annotated[int | None, typer.Option(help="Bits of a code (ivfpq).")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the training (ivf, ivfpq).")] = None,
+    queries: Annotated[
+        int | None,
+        typer.Option(min=1, help="Measure on so many.", show_default="up to 1000"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Build a search index over the run's gallery, and measure what an approximate one loses.
+
+    Writes RUN/index-KIND. Parameters that are left out follow the gallery's size.
+    """
+    from cluster.evaluation import index_run, print_index
+
+    parameters = {
+        "nlist": nlist,
+        "nprobe": nprobe,
+        "links": links,
+        "ef_construction": ef_construction,
+        "ef_search": ef_search,
+        "subspaces": subspaces,
+        "bits": bits,
+        "seed": seed,
+    }
+    with only_json(as_json) as emit:
+        result = index_run(run, kind=kind, parameters=parameters, most_queries=queries)
+        emit(result)
+    if not as_json:
+        print_index(result)
+
+
+@evaluation_app.command(
+    epilog="Example: img2shape search runs/demo/astn --image chair.jpg -k 5 --open"
+)
+def search(
+    run: Annotated[Path, typer.Argument(help="A run folder or a checkpoint folder.")],
+    image: Annotated[list[Path], typer.Option(help="A picture file; may be given again.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="Shapes to find.")] = 10,
+    kind: Annotated[
+        str, typer.Option(help="flat | ivf | hnsw | ivfpq; see `img2shape index`.")
+    ] = "flat",
+    html: Annotated[Path | None, typer.Option(help="Write a page with pictures.")] = None,
+    open_page: Annotated[
+        bool, typer.Option("--open", help="Open that page (RUN/search.html) in the browser.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Find the shapes that a trained run holds for nearest to a picture."""
+    from cluster.evaluation import print_search, search_run
+
+    with only_json(as_json) as emit:
+        result = search_run(run, image, k=k, kind=kind, html=html, open_page=open_page)
+        emit(result)
+    if not as_json:
+        print_search(result)
+
+
+@evaluation_app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Evaluated run folders.")],
+    out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
+    title: Annotated[str, typer.Option(help="Heading.")] = "img2shape report",
+) -> None:
+    """Write one self-contained HTML page about one or several evaluated runs."""
+    from cluster.evaluation import write_report
+
+    write_report(runs, out, title=title)
+    say(f"report: {shown(out)}")

@@ -1,0 +1,104 @@
+"""One process that makes parts of the embeddings of a trained run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+
+from dataio.loading import StreamSource
+from dataio.records import DataError
+from evalsuite.vectors import Embeddings, Part, PartsWriter
+from trainer.extraction import TrainedRun, extract, untrained
+from trainer.inputs import evaluation_source
+from trainer.methods import Method
+from trainer.runs import naming
+from trainer.sections import Selection
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What to embed: ``selection`` of the run's data, into a folder called ``name``."""
+
+    name: str
+    selection: Selection
+    initial: bool = False
+    """With the weights that the network had before its first step."""
+
+
+class Crew(Protocol):
+    """Makes parts, in any order; calls ``on_items`` with the number of items now and then."""
+
+    def __call__(
+        self,
+        stream: Stream,
+        writer: PartsWriter,
+        numbers: Sequence[int],
+        on_items: Callable[[int], None],
+        /,
+    ) -> Iterator[tuple[int, Part]]: ...
+
+
+class Extractor:
+    """Makes parts of any stream of one run, in this process."""
+
+    def __init__(self, run: TrainedRun) -> None:
+        self._run = run
+        self._sources: dict[Stream, StreamSource] = {}
+        self._initial: Method | None = None
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    def make(
+        self,
+        stream: Stream,
+        writer: PartsWriter,
+        number: int,
+        on_items: Callable[[int], None] | None = None,
+    ) -> Part:
+        """Embed and write one part.
+
+        Raises:
+            DataError: this process sees other data than the one that made ``writer``.
+        """
+        source = self._source(stream, writer)
+        rows, config = writer.rows(number), self._run.config
+        keys, labels, vectors = extract(
+            self._method(stream),
+            replace(source, rows=source.rows[rows.start : rows.stop]),
+            batch=config.evaluation.batch,
+            precision=config.training.precision,
+            device=self._device,
+            on_items=on_items,
+        )
+        with naming(writer.folder):
+            return writer.write(number, Embeddings(keys, labels, vectors))
+
+    def _source(self, stream: Stream, writer: PartsWriter) -> StreamSource:
+        if stream not in self._sources:
+            source = evaluation_source(self._run.config, stream.selection)
+            if parts_fingerprint(self._run, stream, source) != writer.fingerprint:
+                raise DataError(
+                    f"{source.manifest.root}: a worker sees other data or another checkpoint there "
+                    "than the command does; keep both on storage that all nodes share"
+                )
+            self._sources[stream] = source
+        return self._sources[stream]
+
+    def _method(self, stream: Stream) -> Method:
+        if not stream.initial:
+            return self._run.method
+        if self._initial is None:
+            self._initial = untrained(self._run)
+        return self._initial
+
+
+def parts_fingerprint(run: TrainedRun, stream: Stream, source: StreamSource) -> str:
+    """Names the weights and the items: checkpoint, selection, data set, rows of its manifest."""
+    selected = f"{stream.selection.stream}/{stream.selection.split}"
+    state = "initial" if stream.initial else "trained"
+    rows = hashlib.sha256(source.rows.astype("<i8").tobytes()).hexdigest()
+    data = f"{source.manifest.fingerprint[:16]}:{rows[:16]}"
+    return f"{run.fingerprint}:{state}:{selected}:{data}"

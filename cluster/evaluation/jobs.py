@@ -1,0 +1,186 @@
+"""What the commands about finished runs do: embed, score, report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cluster.evaluation.domain_gap import a_distance
+from cluster.evaluation.extraction import (
+    configured_stream,
+    embed,
+    require_same_data,
+    results_folder,
+)
+from cluster.evaluation.gallery_actors import gallery_transport
+from cluster.evaluation.pictures import Pictures
+from cluster.terminal import say, task
+from evalsuite.pages import build_report
+from evalsuite.pages import load_run as view_run
+from evalsuite.scoring import Evaluation, Options, items_fingerprint
+from evalsuite.scoring import evaluate as score
+from evalsuite.vectors import Embeddings, EvaluationError, is_finished, read_embeddings
+from trainer.extraction import TrainedRun, load_run
+from trainer.runs import RunFolder, naming
+
+
+def evaluate_run(
+    path: Path,
+    *,
+    shards: int,
+    protocol: str | None = None,
+    actors: bool = False,
+    shard_cpus: float | None = None,
+    select: str = "last",
+    workers: int = 0,
+    arithmetic: str = "exact",
+    measure_a_distance: bool = False,
+) -> dict[str, Any]:
+    """Embed queries and gallery, score them, and write both into the run folder.
+
+    The result says under ``selection`` how the checkpoint was chosen: ``last``, ``given``,
+    ``oracle (METRIC on SPLIT)`` where labels of what is evaluated chose it, or ``CRITERION on
+    STREAM/SPLIT`` where a criterion did, under ``step`` and ``score`` which one it was, and under
+    ``gallery_fingerprint`` which shapes were searched.
+
+    Args:
+        path: run folder or checkpoint folder; a checkpoint's results go into ``evaluation`` inside
+            the checkpoint's own folder of results ``<run>/at-<step>``.
+        actors: gallery shards as Ray actors instead of in this process.
+        shard_cpus: CPUs that such an actor reserves; None shares what the cluster has free.
+        select: of a run folder, the newest checkpoint (``last``) or the kept one with the best
+            score by the validation's metric (``oracle``) or by a criterion (``entropy``, ``im``,
+            ``snd``, ``source-val``); its results go where those of a checkpoint go.
+        arithmetic: ``exact`` or ``float32``, see ``evalsuite.scoring.options.Options``.
+        workers: Ray actors that embed what has not been embedded; 0 works in this process.
+        measure_a_distance: add ``a_distance``, how well the two domains can be told apart.
+
+    Raises:
+        ConfigError: no checkpoint, none that has the score ``select`` asks for, or the data set is
+            not the one the run was trained on.
+        EvaluationError: unknown protocol or arithmetic, or the embeddings cannot be scored.
+    """
+    run = load_run(path, select=select)
+    evaluation = run.config.evaluation
+    options = Options(  # a wrong protocol is refused before minutes of embedding
+        protocol=protocol or evaluation.protocol,
+        features=evaluation.features,
+        metric=evaluation.metric,
+        arithmetic=arithmetic,
+    )
+    require_same_data(run)
+    if run.scored is not None:
+        chosen = "labels" if run.scored.by_oracle else "no label of the target"
+        say(f"best checkpoint: {run.scored.value_shown}; {chosen} chose it: {run.scored.selection}")
+    folder = results_folder(path if run.scored is None else run.checkpoint.path, run)
+    streams = [configured_stream(run, side) for side in ("queries", "gallery")]
+    queries, gallery = embed(run, folder.embeddings, streams, workers=workers)
+    result = _score(
+        # Actors read their own shards.
+        queries.read(),
+        gallery.folder if actors else gallery.read(),
+        shards=shards,
+        actors=actors,
+        shard_cpus=shard_cpus,
+        options=options,
+    )
+    about: dict[str, Any] = {
+        "selection": _selection(path, run),
+        "step": run.checkpoint.step,
+        "score": None if run.scored is None else run.scored.value,
+        "gallery_fingerprint": items_fingerprint(gallery.keys, gallery.labels),
+    }
+    if measure_a_distance:
+        with task("measuring the A-distance"):
+            about["a_distance"] = a_distance(queries, gallery, options)
+    with naming(folder.evaluation):
+        result.save(folder.evaluation, about=about)
+    return {**result.to_json(), **about}
+
+
+def _selection(path: Path, run: TrainedRun) -> str:
+    if run.scored is not None:
+        return run.scored.selection
+    return "last" if (path / "run.json").exists() else "given"
+
+
+def _score(
+    queries: Embeddings,
+    gallery: Embeddings | Path,
+    *,
+    shards: int,
+    actors: bool,
+    shard_cpus: float | None,
+    options: Options,
+) -> Evaluation:
+    parts = {
+        "features": options.features,
+        "metric": options.metric,
+        "arithmetic": options.arithmetic,
+    }
+    with (
+        task("scoring the gallery", len(queries.keys)) as bar,
+        gallery_transport(
+            gallery,
+            shards,
+            actors=actors,
+            shard_cpus=shard_cpus,
+            device=_scoring_device(options),
+            **parts,
+        ) as transport,
+    ):
+        held = gallery if isinstance(gallery, Embeddings) else None
+        return score(queries, held, transport=transport, progress=bar.at, **asdict(options))
+
+
+def _scoring_device(options: Options) -> str:
+    """A GPU finds the same bits as a CPU by exact arithmetic, and has none of the other."""
+    cuda = torch.cuda.is_available() and options.arithmetic == "exact"
+    return "cuda" if cuda else "cpu"
+
+
+def score_files(
+    queries: Path,
+    gallery: Path,
+    *,
+    shards: int,
+    actors: bool = False,
+    shard_cpus: float | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Score two files or folders of embeddings; returns the JSON object of ``img2shape metrics``.
+
+    Raises:
+        EvaluationError: an unknown option, or files that cannot be read or compared.
+    """
+    chosen = Options(**options)
+    non_finite = "keep" if chosen.nan_policy == "last" else "raise"
+    q = read_embeddings(queries, non_finite=non_finite)
+    # Actors read their own shards of a folder.
+    g = gallery if actors and gallery.is_dir() else read_embeddings(gallery, non_finite=non_finite)
+    if isinstance(g, Embeddings) and q.width != g.width:
+        raise EvaluationError(
+            f"{queries} has vectors of {q.width} components, {gallery} of {g.width}; "
+            "extract both with one network"
+        )
+    return _score(
+        q, g, shards=shards, actors=actors, shard_cpus=shard_cpus, options=chosen
+    ).to_json()
+
+
+def write_report(runs: Sequence[Path], out: Path, *, title: str) -> Path:
+    """One HTML page about evaluated runs; embeds the untrained network once for the comparison."""
+    embedded = [p for p in runs if is_finished(RunFolder(p).embeddings / "queries")]
+    trained = {path: load_run(path) for path in embedded}
+    for path, run in trained.items():
+        sides = (configured_stream(run, side) for side in ("queries", "gallery"))
+        before = [replace(side, name=f"initial-{side.name}", initial=True) for side in sides]
+        embed(run, RunFolder(path).embeddings, before)
+    views = [view_run(path) for path in runs]
+    pictures = Pictures([(trained.get(path) or load_run(path)).config for path in runs])
+    with naming(out), task("writing the report"):
+        return build_report(views, out, title=title, pictures=pictures)

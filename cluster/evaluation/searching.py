@@ -1,0 +1,309 @@
+"""What the commands ``index`` and ``search`` do."""
+
+from __future__ import annotations
+
+import time
+import webbrowser
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from cluster.evaluation.extraction import (
+    configured_stream,
+    embed,
+    require_same_data,
+    results_folder,
+)
+from cluster.evaluation.picture_files import embed_pictures, thumbnail
+from cluster.evaluation.pictures import Pictures
+from cluster.tables import standard_output
+from cluster.terminal import say, shown, task
+from evalsuite.pages import Answer, Hit, Thumb, data_uri, write_search_page
+from evalsuite.scoring import HEADLINES, Options
+from evalsuite.search import (
+    DESCRIPTION,
+    KINDS,
+    Neighbours,
+    SearchIndex,
+    approximation_report,
+    build_index,
+    choose_parameters,
+    read_index,
+    write_index,
+)
+from evalsuite.vectors import Embeddings, EvaluationError
+from trainer.extraction import TrainedRun, load_run
+from trainer.runs import RunFolder, naming
+
+
+def index_run(
+    path: Path,
+    *,
+    kind: str = "flat",
+    parameters: Mapping[str, int | None] | None = None,
+    most_queries: int | None = None,
+) -> dict[str, Any]:
+    """Build an index over a run's gallery and write it to ``<run>/index-<kind>``.
+
+    Returns plain JSON values: the folder, kind, parameters, size and seconds of building; of an
+    approximate kind under ``report`` what it costs and gains against exact search, which the
+    folder's description holds too.
+
+    Args:
+        path: run folder or checkpoint folder.
+        parameters: of ``evalsuite.search.index_parameters``; None stands for a default.
+        most_queries: measure on so many queries; a default by the length of the lists.
+
+    Raises:
+        ConfigError: no checkpoint, or other data than the run was trained on.
+        EvaluationError: an unknown kind or parameter, or a gallery that the kind does not take.
+    """
+    _require_kind(kind)
+    run, folder = _opened(path)
+    options = _options(run)
+    choose_parameters(kind, items=1 << 24, width=1 << 12, given=parameters)  # names, before work
+    sides = ("gallery",) if kind == "flat" else ("gallery", "queries")
+    gallery, *queries = _embeddings(run, folder, sides)
+    space: dict[str, Any] = {"features": options.features, "metric": options.metric}
+    start = time.monotonic()
+    with task(f"building the {kind} index"):
+        index = build_index(gallery, kind, **space, parameters=parameters)
+    about: dict[str, Any] = {"build_seconds": round(time.monotonic() - start, 3)}
+    if queries:
+        with task("comparing with exact search") as bar:
+            about["report"] = approximation_report(
+                index,
+                queries[0],
+                gallery,
+                options=options,
+                most_queries=most_queries,
+                progress=bar.at,
+            )
+    target = _index_folder(folder, kind)
+    with naming(target):
+        write_index(target, index, gallery, about=about)
+    return {
+        "run": str(shown(path)),
+        "folder": str(shown(target)),
+        "kind": kind,
+        "parameters": index.parameters,
+        "items": len(gallery),
+        "width": gallery.width,
+        **space,
+        **about,
+    }
+
+
+def search_run(
+    path: Path,
+    images: Sequence[Path],
+    *,
+    k: int = 10,
+    kind: str = "flat",
+    html: Path | None = None,
+    open_page: bool = False,
+) -> dict[str, Any]:
+    """Find the k shapes of a run's gallery that are nearest to each picture file.
+
+    Returns plain JSON values: per image its results (rank, key, label, distance), nearest first.
+
+    Args:
+        path: run folder or checkpoint folder.
+        kind: of the index. It is read from ``<run>/index-<kind>``; a flat one is built if there is
+            none.
+        html: file of the page with pictures.
+        open_page: show the page in the browser; without ``html`` it is ``<run>/search.html``.
+
+    Raises:
+        ConfigError, EvaluationError: as ``index_run``, or no index of that kind, or one that does
+            not belong to the gallery.
+        DataError: a file is no picture.
+    """
+    _require_kind(kind)
+    run, folder = _opened(path)
+    stored = _index_folder(folder, kind)
+    if kind != "flat" and not (stored / DESCRIPTION).is_file():
+        raise EvaluationError(
+            f"{shown(stored)}: no {kind} index; `img2shape index {shown(path)} --kind {kind}` "
+            "builds it"
+        )
+    asked = embed_pictures(run, images, device="cuda" if torch.cuda.is_available() else "cpu")
+    (gallery,) = _embeddings(run, folder, ("gallery",))
+    index = _index(stored, kind, gallery, _options(run), path)
+    found = index.search(asked, k)
+    target = html or (folder.path / "search.html" if open_page else None)
+    if target is not None:
+        with naming(target):
+            _write_page(target, run, images, gallery, index, found)
+        if open_page and not webbrowser.open(target.absolute().as_uri()):
+            say(f"no browser found; open {shown(target)}")
+    return {
+        "run": str(shown(path)),
+        "kind": kind,
+        "k": found.indices.shape[1],
+        "items": len(gallery),
+        "features": index.gallery.features,
+        "metric": index.gallery.metric,
+        "html": None if target is None else str(target),
+        "answers": [
+            {"image": str(image), "results": _results(gallery, rows, distances)}
+            for image, rows, distances in zip(images, found.indices, found.distances, strict=True)
+        ],
+    }
+
+
+def _require_kind(kind: str) -> None:
+    if kind not in KINDS:
+        raise EvaluationError(f"--kind {kind}: expected one of {', '.join(KINDS)}")
+
+
+def _opened(path: Path) -> tuple[TrainedRun, RunFolder]:
+    run = load_run(path)
+    require_same_data(run)
+    return run, results_folder(path, run)
+
+
+def _options(run: TrainedRun) -> Options:
+    evaluation = run.config.evaluation
+    return Options(
+        protocol=evaluation.protocol, features=evaluation.features, metric=evaluation.metric
+    )
+
+
+def _embeddings(run: TrainedRun, folder: RunFolder, sides: Sequence[str]) -> list[Embeddings]:
+    streams = [configured_stream(run, side) for side in sides]
+    return [parts.read() for parts in embed(run, folder.embeddings, streams)]
+
+
+def _index_folder(folder: RunFolder, kind: str) -> Path:
+    return folder.path / f"index-{kind}"
+
+
+def _index(
+    stored: Path, kind: str, gallery: Embeddings, options: Options, path: Path
+) -> SearchIndex:
+    """The index in ``stored``, or a flat one built now."""
+    space: dict[str, Any] = {"features": options.features, "metric": options.metric}
+    if not (stored / DESCRIPTION).is_file():
+        return build_index(gallery, kind, **space)
+    try:
+        return read_index(stored, gallery, **space)
+    except EvaluationError as error:
+        raise EvaluationError(f"{error}: `img2shape index {shown(path)} --kind {kind}`") from None
+
+
+def _results(
+    gallery: Embeddings, rows: Sequence[int], distances: Sequence[float]
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "rank": rank,
+            "key": gallery.keys[row],
+            "label": gallery.labels[row],
+            "distance": float(distance),
+        }
+        for rank, (row, distance) in enumerate(zip(rows, distances, strict=True), start=1)
+    ]
+
+
+def _write_page(
+    target: Path,
+    run: TrainedRun,
+    images: Sequence[Path],
+    gallery: Embeddings,
+    index: SearchIndex,
+    found: Neighbours,
+) -> None:
+    keys = [gallery.keys[row] for row in dict.fromkeys(found.indices.ravel().tolist())]
+    with task("reading the pictures"):
+        encoded = Pictures([run.config])(keys)
+    sources = {key: data_uri(key, content) for key, content in encoded.items()}
+
+    def hit(row: int, distance: float) -> Hit:
+        key = gallery.keys[row]
+        return Hit(Thumb(key, gallery.labels[row], True, sources.get(key, "")), distance)
+
+    answers = [
+        Answer(
+            Thumb(str(image), image.name, True, data_uri(str(image), thumbnail(image))),
+            tuple(map(hit, rows.tolist(), distances.tolist())),
+        )
+        for image, rows, distances in zip(images, found.indices, found.distances, strict=True)
+    ]
+    write_search_page(
+        target,
+        answers,
+        title=images[0].name if len(images) == 1 else f"{len(images)} pictures",
+        metric=index.gallery.metric,
+        items=len(gallery),
+        kind=index.kind,
+    )
+
+
+def print_search(result: Mapping[str, Any]) -> None:
+    """One table per picture: rank, distance, class, key."""
+    console = standard_output()
+    for answer in result["answers"]:
+        table = Table(box=box.SIMPLE_HEAD, title=escape(answer["image"]))
+        table.add_column("rank", justify="right")
+        table.add_column(f"{result['metric']} distance", justify="right")
+        for name in ("class", "key"):
+            table.add_column(name, overflow="fold")
+        for hit in answer["results"]:
+            # Names may hold brackets, rich's markup.
+            cells = Text(hit["label"]), Text(hit["key"])
+            table.add_row(str(hit["rank"]), f"{hit['distance']:.4g}", *cells)
+        console.print(table)
+    if result["html"]:
+        say(f"page: {shown(Path(result['html']))}")
+
+
+def print_index(result: Mapping[str, Any]) -> None:
+    """What was built, and of an approximate index what it costs and gains."""
+    chosen = ", ".join(f"{name} {value}" for name, value in result["parameters"].items())
+    say(
+        f"{result['kind']} index of {result['items']} shapes{f' ({chosen})' if chosen else ''} "
+        f"in {result['folder']}"
+    )
+    report = result.get("report")
+    if report is None:
+        return
+    speed = report["speed"]
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        caption=f"{report['queries']} queries, lists of {report['k']} of {report['items']} shapes",
+    )
+    table.add_column("metric")
+    for name in ("exact", "approximate", "change"):
+        table.add_column(name, justify="right")
+    for name in HEADLINES:
+        if name in report["metrics"]:
+            values = report["metrics"][name]
+            table.add_row(
+                name,
+                f"{values['exact']:.4f}",
+                f"{values['approximate']:.4f}",
+                f"{values['change']:+.4f}",
+            )
+    standard_output().print(table)
+    recalls = ", ".join(f"@{k} {value:.4f}" for k, value in report["recall"].items())
+    say(f"recall {recalls}")
+    say(
+        f"speed-up over flat {speed['speed_up']:.2f}x: {speed['index_seconds']:.3f} s against "
+        f"{speed['flat_seconds']:.3f} s for {speed['queries']} queries, k={speed['k']}, "
+        f"{speed['threads']} threads, median of {speed['repeats']}"
+    )
+    if report["widened"]:
+        say(
+            f"for {report['widened']} queries the index had to look further than its parameters "
+            f"say to have {report['k']} answers"
+        )
+    if report["not_given"]:
+        reason = next(iter(report["not_given"].values()))
+        say(f"not given: {', '.join(report['not_given'])} ({reason})")

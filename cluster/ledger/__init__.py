@@ -1,0 +1,24 @@
+"""The ledger of a store of sweeps: what was trained, with which result, in which folder.
+
+May import: dataio, trainer, evalsuite, cluster.terminal.
+"""
+
+from cluster.ledger.cell_folders import cell_lock
+from cluster.ledger.cleaning import Cleaned, clean
+from cluster.ledger.export import export_rows, flat
+from cluster.ledger.rows import STATUSES, Row
+from cluster.ledger.store import NAME, Ledger, Merged, ledger_of
+
+__all__ = [
+    "NAME",
+    "STATUSES",
+    "Cleaned",
+    "Ledger",
+    "Merged",
+    "Row",
+    "cell_lock",
+    "clean",
+    "export_rows",
+    "flat",
+    "ledger_of",
+]

@@ -1,0 +1,117 @@
+"""Rows of a ledger as a flat table in a file: CSV, Parquet or JSON lines."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cluster.ledger.rows import Row
+from cluster.ledger.store import Ledger
+from dataio.names import nearest
+from evalsuite.atomic import write_atomically
+from trainer.config import ConfigError
+
+PLAIN = (
+    *("key", "status", "written", "sweep", "method", "dataset", "seed"),
+    *("selection", "steps", "world_size", "images_per_second", "cpu_seconds", "gpu_seconds"),
+    *("attempts", "error", "identity", "fingerprint", "code", "host", "run"),
+)
+Table = dict[str, list[Any]]
+
+
+def flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """One row as columns: ``cell.*``, ``selected.*``, ``metrics.*``, ``oracle.*``, ``low.*`` and
+    ``high.*`` of the intervals, ``seconds.*``, and what has one value. The configuration and the
+    learning curve stay in the ledger.
+    """
+    oracle = dict(row.get("oracle") or {})
+    bounds = {k: v for k, v in (row.get("intervals") or {}).items() if v}
+    sections = {
+        "cell": row.get("cell"),
+        "selected": row.get("selected"),
+        "metrics": row.get("metrics"),
+        "low": {name: low for name, (low, _) in bounds.items()},
+        "high": {name: high for name, (_, high) in bounds.items()},
+        "oracle": {**(oracle.pop("metrics", None) or {}), **oracle},
+        "seconds": row.get("seconds"),
+    }
+    columns = {name: row[name] for name in PLAIN[:7] if name in row}
+    for section, values in sections.items():
+        columns |= {f"{section}.{name}": value for name, value in (values or {}).items()}
+    return columns | {name: row[name] for name in PLAIN[7:] if name in row}
+
+
+def export_rows(ledger: Ledger, rows: Sequence[Row], to: Path) -> int:
+    """Write the rows into ``to``, by its ending, whole or not at all; returns how many columns.
+
+    A column is there when a row has it; a row without it has an empty value. A column in which text
+    and numbers meet is text.
+
+    Raises:
+        ConfigError: the ending is unknown, or ``to`` belongs to the ledger.
+        OSError: the file cannot be written.
+    """
+    write = WRITERS.get(to.suffix)
+    if write is None:
+        raise ConfigError(f"--to {to}: unknown ending '{to.suffix}'{nearest(to.suffix, WRITERS)}")
+    if to.resolve() in (ledger.path.resolve(), ledger.lock.resolve()):
+        raise ConfigError(f"--to {to}: is the ledger itself; give another file")
+    table = _columns([flat(row) for row in rows])
+    write_atomically(to, lambda temporary: write(table, temporary))
+    return len(table)
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> Table:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    order = sorted(names, key=_place)  # stable: within a section as the rows have it
+    return {name: _of_one_kind([row.get(name) for row in rows]) for name in order}
+
+
+def _place(column: str) -> int:
+    """Rows may differ in their columns; what belongs together stands together."""
+    sections = ("cell", "selected", "metrics", "low", "high", "oracle", "seconds")
+    head, dot, _ = column.partition(".")
+    if dot and head in sections:
+        return len(PLAIN[:7]) + sections.index(head)
+    number = PLAIN.index(column)
+    return number if number < 7 else number + len(sections)
+
+
+def _of_one_kind(values: list[Any]) -> list[Any]:
+    """Numbers, booleans or texts; anything else and mixtures as text, since columns have a type."""
+    kinds = {type(value) for value in values if value is not None}
+    if len(kinds) <= 1 and kinds <= {bool, int, float, str}:
+        return values
+    if kinds == {int, float}:
+        return [None if value is None else float(value) for value in values]
+    return [v if v is None or isinstance(v, str) else json.dumps(v) for v in values]
+
+
+def _write_csv(table: Table, path: Path) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(table)
+        writer.writerows(zip(*table.values(), strict=True))
+
+
+def _write_lines(table: Table, path: Path) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for values in zip(*table.values(), strict=True):
+            file.write(json.dumps(dict(zip(table, values, strict=True))) + "\n")
+
+
+def _write_parquet(table: Table, path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table(table), path)
+
+
+WRITERS: dict[str, Callable[[Table, Path], None]] = {
+    ".csv": _write_csv,
+    ".parquet": _write_parquet,
+    ".jsonl": _write_lines,
+}

@@ -1,0 +1,8 @@
+"""Passing on what a run says of itself to TensorBoard, MLflow or Weights & Biases.
+
+May import: dataio, trainer, cluster.terminal.
+"""
+
+from cluster.sinks.sinks import open_sinks, reporting
+
+__all__ = ["open_sinks", "reporting"]

@@ -1,0 +1,27 @@
+"""The papers' tables and transfer matrices: sweeps whose results stand beside published figures.
+
+May import: dataio, trainer, evalsuite, cluster, cluster.sweeps, cluster.training.
+"""
+
+from cluster.sweeps.tables.paper_tables import load_table, load_tables, table_names
+from cluster.sweeps.tables.printing import (
+    exporters,
+    print_matrices,
+    print_result_table,
+    print_table_names,
+)
+from cluster.sweeps.tables.table_run import run_tables
+from cluster.sweeps.tables.transfer_matrix import matrix_sweep, transfer_matrices
+
+__all__ = [
+    "exporters",
+    "load_table",
+    "load_tables",
+    "matrix_sweep",
+    "print_matrices",
+    "print_result_table",
+    "print_table_names",
+    "run_tables",
+    "table_names",
+    "transfer_matrices",
+]

@@ -1,0 +1,102 @@
+"""Tables and matrices of many runs on a terminal, and files that they are written into."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from cluster.tables import standard_output
+from evalsuite.pages import TransferMatrix
+from evalsuite.tables import (
+    ResultTable,
+    caption,
+    footnotes,
+    text_lines,
+    to_csv,
+    to_html,
+    to_latex,
+    to_markdown,
+)
+from trainer.config import ConfigError
+
+
+def _one_csv(tables: Sequence[ResultTable]) -> str:
+    """One head for all: each line names its table."""
+    head, *_ = to_csv(tables[0]).splitlines(keepends=True)
+    return head + "".join(to_csv(table).removeprefix(head) for table in tables)
+
+
+FORMS: Mapping[str, Callable[[Sequence[ResultTable]], str]] = {
+    ".md": lambda tables: "\n".join(map(to_markdown, tables)),
+    ".tex": lambda tables: "\n".join(map(to_latex, tables)),
+    ".csv": _one_csv,
+    ".html": lambda tables: "\n".join(map(to_html, tables)),
+}
+
+
+def exporters(files: Sequence[Path]) -> dict[Path, Callable[[Sequence[ResultTable]], str]]:
+    """For each file what writes tables in the form of its ending.
+
+    Raises:
+        ConfigError: an ending that stands for no form.
+    """
+    for file in files:
+        if file.suffix not in FORMS:
+            raise ConfigError(f"--to {file}: the ending is one of {', '.join(FORMS)}")
+    return {file: FORMS[file.suffix] for file in files}
+
+
+def print_result_table(result: ResultTable) -> None:
+    """Ours and the published figures, the best in bold, then what they mean."""
+    out = standard_output()
+    table = Table(box=box.SIMPLE_HEAD, title=result.title)
+    table.add_column("", overflow="fold")
+    table.add_column("")
+    several = len(result.columns) > 1
+    for place in result.places:
+        head = f"{place.column}\\n{place.metric}" if several else place.metric
+        table.add_column(Text(head), justify="right")
+    if result.ranked:
+        table.add_column("rank", justify="right")
+    for line in text_lines(result):
+        cells = [
+            Text(words, "bold" if best else "")
+            for words, best in zip(line.cells, line.best, strict=True)
+        ]
+        rank = [Text(line.rank)] if result.ranked else []
+        table.add_row(Text(line.label), Text(line.side), *cells, *rank)
+    out.print(table)
+    for words in (caption(result), *footnotes(result)):
+        out.print(words, markup=False, highlight=False)
+
+
+def print_matrices(matrices: Sequence[TransferMatrix]) -> None:
+    """A table for each method: a row for each source, a column for each target."""
+    for matrix in matrices:
+        table = Table(
+            box=box.SIMPLE_HEAD,
+            title=f"{matrix.title}: {matrix.metric}, source down, target across",
+            caption=matrix.note,
+        )
+        table.add_column("", overflow="fold")
+        for target in matrix.targets:
+            table.add_column(Text(target), justify="right", overflow="fold")
+        for source in matrix.sources:
+            values = [matrix.values.get((source, target)) for target in matrix.targets]
+            shown = ["–" if value is None else f"{value:.3f}" for value in values]
+            table.add_row(Text(source), *shown)
+        standard_output().print(table)
+
+
+def print_table_names(titles: Mapping[str, str]) -> None:
+    """The ready tables."""
+    table = Table(box=box.SIMPLE_HEAD, caption="img2shape table NAME runs and prints one")
+    table.add_column("table")
+    table.add_column("what it shows", overflow="fold")
+    for name, title in titles.items():
+        table.add_row(Text(name), Text(title))
+    standard_output().print(table)

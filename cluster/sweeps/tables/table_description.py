@@ -1,0 +1,215 @@
+"""A table file: rows and columns of one of the papers' tables, and how each row is trained.
+
+    title: Ablation of ASTN on MI3DOR
+    source: astn                      # whose table
+    table: 3
+    kind: retrieval
+    metrics: [NN, FT, ST, F, DCG, ANMRR, AUC]
+    setting: photos                   # configs/tables/settings/photos.yaml, or its content
+    columns: [mi3dor]
+    rows:
+      - {label: Only AFE, method: astn, published: only-afe, set: {method.dsa: false}}
+      - {label: UCM-GCN, published_method: ucm-gcn, absent: not part of this project}
+
+A setting says, for the built-in benchmark (``procedural``) and for the papers' data (``real``),
+which run description a method starts from and which data each column stands for. In its values and
+in those of rows, ``{mi3dor}`` is the folder of that name: ``folders`` of the site.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from dataio.names import nearest
+from evalsuite.published import SOURCES, table_number
+from evalsuite.scoring import HEADLINES
+from trainer.methods import METHODS
+from trainer.sections import Section
+
+DataChoice = Literal["procedural", "real"]
+Values = dict[str, Any]
+
+
+class TableColumn(Section):
+    """What one column stands for at one site."""
+
+    title: str = Field(description="Its head in the table.")
+    note: str = Field(default="", description="What the reader must know of it.")
+    set: Values = Field(default={}, description="Keys of the run description.")
+
+
+class Quick(Section):
+    """The same cells in seconds: they show that everything runs, their numbers mean nothing."""
+
+    folders: dict[str, str] = Field(description="Instead of the site's.")
+    set: Values = Field(default={}, description="Keys set in every cell.")
+    methods: dict[str, Values] = Field(default={}, description="Further keys by method.")
+
+
+class Site(Section):
+    """Where the cells of a table get their run descriptions and data."""
+
+    config: str = Field(
+        description="Run description below configs/; {method} is the name of the row's method."
+    )
+    otherwise: str | None = Field(
+        default=None,
+        description="Taken, with the row's method at its own settings, where there is no `config`.",
+    )
+    folders: dict[str, str] = Field(default={}, description="Name -> folder of a packed data set.")
+    methods: dict[str, Values] = Field(
+        default={}, description="Keys set in every cell of a method."
+    )
+    columns: dict[str, TableColumn] = Field(description="The columns by name.")
+    quick: Quick | None = Field(default=None, description="None: there is no quick form.")
+
+
+class Setting(Section):
+    """One setting of the papers on both kinds of data."""
+
+    procedural: Site
+    real: Site
+
+    @model_validator(mode="after")
+    def _same_columns(self) -> Setting:
+        if set(self.procedural.columns) != set(self.real.columns):
+            raise ValueError("columns: procedural and real must name the same columns")
+        return self
+
+
+class Variant(Section):
+    """What a row differs in at one site."""
+
+    set: Values = Field(default={}, description="Keys set there, above the row's own.")
+    note: str = Field(default="", description="What the row stands for there.")
+    absent: str | None = Field(default=None, description="Why there is no such run there.")
+
+
+class Start(Section):
+    """Whose network a row's runs start from: pre-train, then fine-tune."""
+
+    row: str = Field(description="Label of a row of this table; runs of one seed belong together.")
+    columns: dict[str, str] = Field(description="Column of this row -> column of that row.")
+
+
+class TableRow(Section):
+    """One row: a method with options, and its figures in the paper."""
+
+    label: str = Field(min_length=1, description="Shown; unique in the table.")
+    method: str | None = Field(default=None, description="Method that is trained; null: absent.")
+    set: Values = Field(default={}, description="Keys of the run description.")
+    procedural: Variant = Variant()
+    real: Variant = Variant()
+    absent: str | None = Field(default=None, description="Why this project has no such run.")
+    published: str | dict[str, str] | None = Field(
+        default="",
+        description="Variant in the published figures, or one for each column; null: none. In a "
+        "complexity table the name of the model.",
+    )
+    published_method: str | None = Field(
+        default=None, description="Method there; null: the row's own."
+    )
+    published_backbone: str | None = Field(
+        default=None, description="Backbone there, where that tells rows apart."
+    )
+    quoted: tuple[str | int, ...] = Field(
+        default=(),
+        description="Other tables of the paper whose figures this row repeats; empty: this one.",
+    )
+    start_from: Start | None = Field(default=None, description="None: the ready weights.")
+    note: str = Field(default="", description="What the reader must know of it.")
+
+    @model_validator(mode="after")
+    def _trained_or_absent(self) -> TableRow:
+        if (self.method is None) == (self.absent is None):
+            raise ValueError(f"row '{self.label}': give either method, or absent with the reason")
+        if self.method is not None and self.method not in METHODS:
+            known = nearest(self.method, METHODS)
+            raise ValueError(f"row '{self.label}': unknown method '{self.method}'{known}")
+        return self
+
+    def at(self, data: DataChoice) -> Variant:
+        """What the row differs in on that kind of data."""
+        return self.procedural if data == "procedural" else self.real
+
+
+class PaperTable(Section):
+    """A table file."""
+
+    name: str = Field(description="Of the file, without .yaml.")
+    title: str
+    source: str | None = Field(
+        default=None, description="Paper whose figures stand beside ours; null: none."
+    )
+    table: str | int | None = Field(default=None, description="Its number in the paper: 3 or III.")
+    kind: Literal["retrieval", "complexity"] = "retrieval"
+    metrics: tuple[str, ...] = Field(default=(), description="Metrics of `img2shape eval`.")
+    seeds: int = Field(default=3, ge=1, description="Trainings of each row and column.")
+    setting: Setting
+    columns: tuple[str, ...] = Field(min_length=1, description="Columns of the setting.")
+    rows: tuple[TableRow, ...] = Field(min_length=1)
+
+    @field_validator("source")
+    @classmethod
+    def _known_source(cls, source: str | None) -> str | None:
+        if source is not None and source not in SOURCES:
+            raise ValueError(f"no published figures of '{source}'{nearest(source, SOURCES)}")
+        return source
+
+    @model_validator(mode="after")
+    def _published_somewhere(self) -> PaperTable:
+        if (self.source is None) != (self.table is None):
+            raise ValueError("table: source and table belong together; give both or neither")
+        for number in [self.table, *(n for row in self.rows for n in row.quoted)]:
+            if number is not None and table_number(number) is None:
+                raise ValueError(f"table: '{number}' is no number; write 3 or III")
+        return self
+
+    @model_validator(mode="after")
+    def _metrics_that_exist(self) -> PaperTable:
+        unknown = next((m for m in self.metrics if m not in HEADLINES), None)
+        if unknown is not None:
+            raise ValueError(f"metrics: no metric '{unknown}'{nearest(unknown, HEADLINES)}")
+        if (self.kind == "complexity") == bool(self.metrics):
+            raise ValueError("metrics: a retrieval table needs some; complexity has its own")
+        return self
+
+    @model_validator(mode="after")
+    def _columns_that_exist(self) -> PaperTable:
+        known = self.setting.real.columns
+        unknown = next((c for c in self.columns if c not in known), None)
+        if unknown is not None:
+            raise ValueError(f"columns: no column '{unknown}'{nearest(unknown, known)}")
+        return self
+
+    @model_validator(mode="after")
+    def _rows_that_hold_together(self) -> PaperTable:
+        labels = [row.label for row in self.rows]
+        twice = next((label for label in labels if labels.count(label) > 1), None)
+        if twice is not None:
+            raise ValueError(f"rows: two are labelled '{twice}'; a label names one row")
+        for row in self.rows:
+            if row.start_from is not None:
+                self._require_start(row.label, row.start_from)
+        return self
+
+    def _require_start(self, label: str, start: Start) -> None:
+        where = f"rows: '{label}' starts from"
+        other = next((row for row in self.rows if row.label == start.row), None)
+        if other is None:
+            labels = [row.label for row in self.rows]
+            raise ValueError(f"{where} no row '{start.row}'{nearest(start.row, labels)}")
+        if other.method is None or other.start_from is not None:
+            raise ValueError(f"{where} '{start.row}', which must be trained from ready weights")
+        for column in [*start.columns, *start.columns.values()]:
+            if column not in self.columns:
+                raise ValueError(f"{where} column '{column}'{nearest(column, self.columns)}")
+        lacking = next((column for column in self.columns if column not in start.columns), None)
+        if lacking is not None:
+            raise ValueError(f"{where} nothing in column '{lacking}'; add it to start_from.columns")
+
+    def site(self, data: DataChoice) -> Site:
+        """The setting on that kind of data."""
+        return self.setting.procedural if data == "procedural" else self.setting.real

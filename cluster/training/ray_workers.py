@@ -1,0 +1,226 @@
+"""A run on groups of Ray Train workers: each group has one size, and the next one continues.
+
+Whoever trains is one ``fit`` of Ray Train. It ends when the run is finished, when the group left
+(see :mod:`cluster.training.worker`) and when it died; here the size of the next one is chosen from
+what the
+nodes have left. Ray's own elastic policy is not used: it stops workers without a last checkpoint,
+and takes what draining nodes have and what others use for free.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from cluster.terminal import say, stop_on_signal
+from cluster.training.follow import Follower
+from cluster.training.group_size import GroupPlan, GroupSize, capacity, plan_group
+from cluster.training.hangs import Hangs
+from cluster.training.loopback import torch_config
+from cluster.training.ray_cluster import may_grow, nodes, ray_session
+from cluster.training.restarts import GroupEnd, Restarts, how_it_ended, raise_mistake
+from cluster.training.worker import (
+    error_file,
+    notice_file,
+    sigterm_is_a_notice,
+    stop_file,
+    train_worker,
+)
+from trainer.config import RunConfig
+from trainer.runs import RunFolder
+
+GROWTH_SECONDS = 30.0  # how long there must be room for more workers before a group makes way
+SETTLE_SECONDS = 3.0  # how long a cluster's free resources must stay the same to be believed
+RETRY_SECONDS = 5.0  # after a group that could not be placed
+LARGER = "room for more workers"
+
+
+def train_on_ray(
+    config: RunConfig,
+    folder: RunFolder,
+    size: GroupSize,
+    *,
+    on_record: Callable[[dict[str, Any]], None],
+    on_wait: Callable[[], None],
+) -> None:
+    """Train in groups of ``size`` workers until the run is finished.
+
+    Raises:
+        RunFailed: groups died more often than ``training.max_failures``.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; a checkpoint of the last step was saved.
+    """
+    with ray_session():
+        _Driver(config, folder, size, on_record=on_record, on_wait=on_wait).run()
+
+
+class _Driver:
+    """The process that the user started, while groups of workers train."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: RunFolder,
+        size: GroupSize,
+        *,
+        on_record: Callable[[dict[str, Any]], None],
+        on_wait: Callable[[], None],
+    ) -> None:
+        self.config, self.folder, self.size, self.on_wait = config, folder, size, on_wait
+        self.restarts = Restarts(folder, size, limit=config.training.max_failures)
+        self.hangs = Hangs(folder)
+        self.follower = Follower(folder, on_record)
+        self.at_most: int | None = None  # after a group of more that could not be placed
+        self.waited_for: GroupPlan | None = None
+
+    def run(self) -> None:
+        """Start groups until one finishes the run."""
+        reason: str | None = None
+        with stop_on_signal() as stopped:
+            while True:
+                plan = self._plan(stopped)
+                end = None if stopped.is_set() else self._train_group(plan, reason, stopped)
+                if stopped.is_set():
+                    raise KeyboardInterrupt
+                if end is None:
+                    return
+                self.restarts.after(end)
+                if end.unplaced:
+                    self.at_most = plan.workers - 1
+                    stopped.wait(RETRY_SECONDS)
+                else:
+                    self.at_most, reason = None, end.reason
+
+    def _plan(self, stopped: threading.Event) -> GroupPlan:
+        """The next group, once the cluster has taken back what the group before held."""
+        since, plan = time.monotonic(), self._plan_now()
+        while plan.workers < self.size.most or plan.missing:
+            if stopped.wait(0.5):
+                return plan
+            before, plan = plan, self._plan_now()
+            if plan != before:
+                since = time.monotonic()
+            elif time.monotonic() - since >= SETTLE_SECONDS:
+                break
+        if plan.missing:
+            self.on_wait()
+        if plan.missing and plan != self.waited_for:
+            what = "a GPU" if plan.gpus else f"{plan.cpus:g} CPU"
+            say(
+                f"waiting for room for {plan.missing} of {plan.workers} workers "
+                f"({what} each, --workers {self.size}); Ctrl-C ends the wait"
+            )
+        self.waited_for = plan
+        return plan
+
+    def _plan_now(self) -> GroupPlan:
+        return plan_group(self.size, nodes(), at_most=self.at_most, may_grow=may_grow())
+
+    def _train_group(
+        self, plan: GroupPlan, reason: str | None, stopped: threading.Event
+    ) -> GroupEnd | None:
+        """One group from its start to its end; None where the run is finished."""
+        for left in (error_file(self.folder), stop_file(self.folder), notice_file(self.folder)):
+            left.unlink(missing_ok=True)  # by a call that was killed, or the group before
+        growth = _Growth(plan, self.size)
+        with self._fitting(plan, reason) as (done, failure):
+            self.follower.follow(
+                done,
+                stopped=stopped,
+                training=lambda: self.restarts.training,
+                make_way=lambda: self.restarts.training and growth.possible(),
+                look=self._look,
+            )
+        if stopped.is_set():
+            return None
+        if self.folder.finished:
+            return None
+        if failure:
+            raise_mistake(self.folder, failure[0])
+        asked = LARGER if growth.asked else None
+        error = failure[0] if failure else None
+        return how_it_ended(self.folder, error, asked=asked, hang=self.hangs.taken())
+
+    def _look(self, last: bool) -> None:
+        self.restarts.look()
+        self.hangs.look(last=last)
+
+    @contextlib.contextmanager
+    def _fitting(
+        self, plan: GroupPlan, reason: str | None
+    ) -> Iterator[tuple[threading.Event, list[BaseException]]]:
+        """Ray's ``fit`` in a thread: an event for its end, and what it raised."""
+        failure: list[BaseException] = []
+        # An event, not Thread.join: a join that Ctrl-C interrupts takes the thread for ended.
+        done = threading.Event()
+
+        def fit() -> None:
+            try:
+                _fit(self.config, self.folder, plan, reason)
+            except BaseException as err:
+                failure.append(err)
+            finally:
+                done.set()
+
+        threading.Thread(target=fit, daemon=True, name="ray-train").start()
+        yield done, failure
+
+
+class _Growth:
+    """Whether a group smaller than wanted should make way for a larger one."""
+
+    def __init__(self, plan: GroupPlan, size: GroupSize) -> None:
+        self._plan, self._wanted = plan, size.most - plan.workers
+        self._next_seconds = time.monotonic() + GROWTH_SECONDS
+        self._seen_seconds: float | None = None
+        self.asked = False
+
+    def possible(self) -> bool:
+        """There has been room for another worker for a while."""
+        now_seconds = time.monotonic()
+        if not self.asked and self._wanted and now_seconds >= self._next_seconds:
+            self._next_seconds = now_seconds + GROWTH_SECONDS / 2
+            room = capacity(nodes(), cpus=self._plan.cpus, gpus=self._plan.gpus)
+            if not room:
+                self._seen_seconds = None
+            elif self._seen_seconds is None:
+                self._seen_seconds = now_seconds
+            else:
+                self.asked = now_seconds - self._seen_seconds >= GROWTH_SECONDS
+        return self.asked
+
+
+def _fit(config: RunConfig, folder: RunFolder, plan: GroupPlan, reason: str | None) -> None:
+    from ray.train import FailureConfig, ScalingConfig
+    from ray.train import RunConfig as RayRunConfig
+    from ray.train.torch import TorchTrainer
+
+    TorchTrainer(
+        train_worker,
+        train_loop_config={
+            "config": config.to_dict(),
+            "folder": str(folder.path),
+            "working_folder": str(Path.cwd()),
+            "reason": reason,
+        },
+        torch_config=torch_config(
+            backend="nccl" if plan.gpus else "gloo", timeout_s=int(config.training.timeout_seconds)
+        ),
+        scaling_config=ScalingConfig(
+            num_workers=plan.workers,
+            use_gpu=plan.gpus,
+            resources_per_worker={"CPU": plan.cpus, **({"GPU": 1} if plan.gpus else {})},
+        ),
+        # Ray resumes a run name it has seen; our own checkpoints decide, so names are unique.
+        run_config=RayRunConfig(
+            name=f"{folder.path.name}-{config.identity}-{time.time_ns()}",
+            storage_path=str(folder.path / "ray"),
+            failure_config=FailureConfig(
+                max_failures=0, max_preemption_failures=0, controller_failure_limit=0
+            ),
+            callbacks=[sigterm_is_a_notice()],
+        ),
+    ).fit()

@@ -1,0 +1,189 @@
+"""Processes that probe methods: W of them joined by gloo, told one method after another.
+
+One process of the plain strategy stores its probe, the reference; all others hold theirs against
+that. A process that fails leaves the others waiting in a collective; they can only be ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.multiprocessing as mp
+
+from trainer.synchronised import meet_on_loopback, process_group
+from trainer.verify import Difference, compare, probe
+
+Differences = dict[str, Difference]
+
+TIMEOUT_SECONDS = 60.0  # of a collective; a rank that waits longer waits for one that has gone on
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every process is told: data, precision, seed, and a folder that outlives it.
+
+    ``strategy`` None: be the reference, one process of the plain strategy.
+    """
+
+    data: Path
+    precision: str
+    seed: int
+    folder: Path
+    strategy: str | None = None
+
+    def run(self, method: str) -> Differences:
+        """This process's part of the work on one method."""
+        file = self.folder / f"{method}.pt"
+        found = probe(
+            method,
+            root=self.data,
+            precision=self.precision,
+            seed=self.seed,
+            strategy=self.strategy or "ddp",
+            scratch=self.folder,
+        )
+        if self.strategy is None:
+            torch.save(found, file)
+            return {}
+        return compare(torch.load(file, weights_only=True), found)
+
+
+class ProbeError(RuntimeError):
+    """A process failed; the message is its error on one line."""
+
+
+class ProbeProcesses:
+    """The running processes of one world size, and a pipe to each; see :func:`probe_processes`."""
+
+    def __init__(self, world_size: int, job: Job) -> None:
+        context, port = mp.get_context("spawn"), _free_port()
+        self._pipes: list[Connection] = []
+        self._workers: list[Any] = []
+        with _without_interrupts():
+            for rank in range(world_size):
+                mine, theirs = context.Pipe()
+                place = (rank, world_size, port)
+                worker = context.Process(target=_serve, args=(place, job, theirs), daemon=True)
+                worker.start()
+                theirs.close()  # so that the pipe ends with the process
+                self._pipes.append(mine)
+                self._workers.append(worker)
+
+    def probe(self, method: str) -> list[Differences]:
+        """Have every process probe ``method``; what each found.
+
+        Raises:
+            ProbeError: of the first process that failed; others may be waiting for it for ever.
+        """
+        for pipe in self._pipes:
+            pipe.send(method)
+        return self.answers()
+
+    def answers(self) -> list[Differences]:
+        """One answer of every process; raises as :meth:`probe` does."""
+        waiting, found = list(self._pipes), []
+        while waiting:
+            for pipe in wait(waiting):
+                assert isinstance(pipe, Connection)
+                waiting.remove(pipe)
+                try:
+                    answer = pipe.recv()
+                except EOFError:
+                    answer = "the process ended"
+                if isinstance(answer, str):
+                    raise ProbeError(self._death() or answer)
+                found.append(answer)
+        return found
+
+    def _death(self) -> str | None:
+        """How a process died, if one did: what the others then say is only that it is gone."""
+        dead = wait([worker.sentinel for worker in self._workers], timeout=0.5)
+        for rank, worker in enumerate(self._workers):
+            if worker.sentinel in dead:
+                worker.join()
+                return f"process {rank} ended with exit code {worker.exitcode}"
+        return None
+
+    def close(self) -> None:
+        for pipe in self._pipes:
+            pipe.close()
+        for worker in self._workers:
+            worker.kill()
+            worker.join()
+
+
+@contextlib.contextmanager
+def probe_processes(world_size: int, job: Job) -> Iterator[ProbeProcesses]:
+    """``world_size`` processes for the time of the block, whatever ends it.
+
+    Raises:
+        RuntimeError: they do not come together.
+    """
+    processes = ProbeProcesses(world_size, job)
+    try:
+        try:
+            processes.answers()
+        except ProbeError as err:
+            raise RuntimeError(f"{world_size} processes do not come together: {err}") from None
+        yield processes
+    finally:
+        processes.close()
+
+
+def _serve(place: tuple[int, int, int], job: Job, pipe: Connection) -> None:
+    """Body of one process: probes the methods that it is told until the pipe is closed."""
+    rank, world_size, port = place
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size))
+    torch.set_num_threads(1)
+    with contextlib.suppress(EOFError, BrokenPipeError), contextlib.ExitStack() as stack:
+        try:
+            if world_size > 1:
+                meet_on_loopback()
+                joined = process_group(timeout_seconds=TIMEOUT_SECONDS, backend="gloo")
+                stack.enter_context(joined)
+            pipe.send({})
+        except Exception as err:
+            pipe.send(_told(err))
+        while True:
+            method = pipe.recv()
+            try:
+                pipe.send(job.run(method))
+            except Exception as err:
+                pipe.send(_told(err))
+
+
+def _told(err: Exception) -> str:
+    if os.environ.get("IMG2SHAPE_DEBUG"):
+        traceback.print_exception(err)
+    return " ".join(f"{type(err).__name__}: {err}".split())
+
+
+def _free_port() -> int:
+    with socket.socket() as probe_socket:
+        probe_socket.bind(("127.0.0.1", 0))
+        return probe_socket.getsockname()[1]
+
+
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Processes that start inside never see Ctrl-C: this one ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,26 @@
+"""From a position in the data (seed, step) to this rank's batch: the plan, class balance,
+augmentation, loader processes and caches.
+
+May import: dataio, dataio.shards.
+"""
+
+from dataio.loading import plan
+from dataio.loading.augment import AugmentConfig, apply
+from dataio.loading.batch import Batch
+from dataio.loading.class_balance import Balance
+from dataio.loading.loader import Loader, walk
+from dataio.loading.plan import random_words, stream_number
+from dataio.loading.sources import StreamSource
+
+__all__ = [
+    "AugmentConfig",
+    "Balance",
+    "Batch",
+    "Loader",
+    "StreamSource",
+    "apply",
+    "plan",
+    "random_words",
+    "stream_number",
+    "walk",
+]

@@ -1,0 +1,81 @@
+"""What a stream loads: the description that a run gives, its labels, and its checks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from dataio.loading.augment import AugmentConfig
+from dataio.records import DataError
+from dataio.shards import Fit, Manifest
+
+
+@dataclass(frozen=True, eq=False)
+class StreamSource:
+    """One stream of a run: which samples, and how they are loaded.
+
+    `classes` defines the labels' numbers. With `labelled=False` the samples' labels are hidden:
+    they never reach the code that makes the batches.
+    """
+
+    manifest: Manifest
+    rows: np.ndarray  # int64 [N], distinct rows of the manifest
+    classes: tuple[str, ...]
+    labelled: bool
+    image_size: int  # side in pixels of the decoded pictures, before augmentation
+    views: int | None = None  # views drawn of each shape in training, None = all
+    augment: AugmentConfig | None = None
+    fit: Fit = "stretch"  # how pictures that are not square become square
+
+
+def check_source(name: str, source: StreamSource) -> None:
+    rows = np.asarray(source.rows)
+    if len(rows) == 0:
+        raise DataError(f"stream {name!r} has no rows; choose them with Manifest.select")
+    if rows.min() < 0 or rows.max() >= len(source.manifest):
+        raise DataError(f"stream {name!r}: rows outside the manifest's {len(source.manifest)}")
+    if len(np.unique(rows)) != len(rows):
+        raise DataError(f"stream {name!r}: a row is listed twice; rows must be distinct")
+    if source.image_size < 1:
+        raise DataError(f"stream {name!r}: image_size must be positive, got {source.image_size}")
+    if source.views is not None and source.views < 1:
+        raise DataError(f"stream {name!r}: views must be at least 1, got {source.views}")
+    if source.fit not in ("stretch", "crop"):
+        raise DataError(f"stream {name!r}: fit must be 'stretch' or 'crop', got {source.fit!r}")
+
+
+def class_numbers(source: StreamSource) -> np.ndarray:
+    numbers = {name: i for i, name in enumerate(source.classes)}
+    labels = source.manifest.labels[source.rows].tolist()
+    return np.array([numbers.get(label, -1) for label in labels], dtype=np.int64)
+
+
+def required_labels(name: str, source: StreamSource) -> np.ndarray:
+    """Class numbers of a labelled stream; DataError naming a sample that has none."""
+    labels = class_numbers(source)
+    if (labels < 0).any():
+        row = int(np.asarray(source.rows)[np.argmax(labels < 0)])
+        label = source.manifest.labels[row]
+        problem = "has no label" if label is None else f"has label {label!r}, not among the classes"
+        raise DataError(
+            f"stream {name!r} is labelled but sample {source.manifest.keys[row]!r} {problem}; "
+            "leave it out of rows, extend classes, or pass labelled=False"
+        )
+    return labels
+
+
+def check_balanced(sources: Mapping[str, StreamSource]) -> None:
+    first = next(iter(sources.values()))
+    for name, source in sources.items():
+        if not source.labelled:
+            raise DataError(
+                f"balance needs labels, but stream {name!r} is unlabelled; pass labelled=True, or "
+                "name batch instead of balance"
+            )
+        if source.classes != first.classes:
+            raise DataError(
+                f"balance: stream {name!r} numbers its classes unlike the first stream; give all "
+                "sources the same classes"
+            )

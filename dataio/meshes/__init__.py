@@ -1,0 +1,26 @@
+"""From a mesh file to twelve views: reading, ray casting, cameras, and folders of rendered views.
+
+May import: dataio.
+"""
+
+from dataio.meshes.ray_casting import Camera, Frame, Hits, Scene
+from dataio.meshes.reading import load_mesh
+from dataio.meshes.rendering import RenderSpec, described, preset, render_scene
+from dataio.meshes.shape_folder import render_mesh
+from dataio.meshes.views_folder import QUARANTINE_NAME, open_rendered, render_records
+
+__all__ = [
+    "QUARANTINE_NAME",
+    "Camera",
+    "Frame",
+    "Hits",
+    "RenderSpec",
+    "Scene",
+    "described",
+    "load_mesh",
+    "open_rendered",
+    "preset",
+    "render_mesh",
+    "render_records",
+    "render_scene",
+]

@@ -1,0 +1,146 @@
+"""One finished run as the report sees it: everything its folder holds, read once."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from evalsuite.search import selected
+from evalsuite.vectors import Embeddings, EvaluationError, is_finished, read_embeddings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class RunView:
+    """A run folder in memory. `None` marks a file the folder does not have."""
+
+    path: Path
+    info: dict[str, Any]
+    """run.json: name, method, dataset, seed, versions, timings, data, ..."""
+    config_text: str
+    """The resolved configuration as it was written."""
+    log: list[dict[str, Any]]
+    """One record a logged step; empty for a run without a log."""
+    validation: list[dict[str, Any]]
+    """One record a step that was scored on the way; empty for a run without validation."""
+    metrics: dict[str, Any] | None
+    per_query: pa.Table | None
+    queries: Embeddings | None
+    gallery: Embeddings | None
+    initial_queries: Embeddings | None
+    """Embeddings of the untrained network, for the picture "before"."""
+    initial_gallery: Embeddings | None
+
+    @property
+    def name(self) -> str:
+        """The run's name, or its folder's name where run.json gives none."""
+        return str(self.info.get("name") or self.path.name)
+
+    @property
+    def is_source_only(self) -> bool:
+        """True for the run without adaptation, the yardstick of the others."""
+        return str(self.info.get("method", "")).replace("_", "-").lower() == "source-only"
+
+
+def load_run(path: Path | str) -> RunView:
+    """Read a run folder.
+
+    run.json, config.yaml and evaluation/metrics.json must be there; the logs, the per-query table
+    and the embeddings may be absent. Raises EvaluationError, naming the file and the remedy, for a
+    missing or unreadable file.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise EvaluationError(f"{folder} is no run folder; give the folder that holds run.json")
+    train, evaluate = "train it with `img2shape train`", f"run `img2shape eval {folder}` first"
+    vectors = folder / "embeddings"
+    return RunView(
+        path=folder,
+        info=_json_object(_required(folder / "run.json", train)),
+        config_text=_text(_required(folder / "config.yaml", train)),
+        metrics=_json_object(_required(folder / "evaluation" / "metrics.json", evaluate)),
+        log=_log(folder / "log.jsonl"),
+        validation=_log(folder / "validation.jsonl"),
+        per_query=_table(folder / "evaluation" / "per_query.parquet"),
+        queries=_embeddings(vectors / "queries"),
+        gallery=_embeddings(vectors / "gallery"),
+        initial_queries=_embeddings(vectors / "initial-queries"),
+        initial_gallery=_embeddings(vectors / "initial-gallery"),
+    )
+
+
+def _required(path: Path, remedy: str) -> Path:
+    if not path.is_file():
+        raise EvaluationError(f"{path} is missing; {remedy}")
+    return path
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise EvaluationError(f"{path} cannot be read ({error}); write the run again") from error
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        raise EvaluationError(f"{path} is not JSON ({error}); write it again") from error
+    if not isinstance(content, dict):
+        raise EvaluationError(f"{path} must hold one JSON object; write it again")
+    return content
+
+
+def _log(path: Path) -> list[dict[str, Any]]:
+    """The records of a log; a last line cut short by a killed run is left out."""
+    if not path.is_file():
+        return []
+    lines = [line for line in _text(path).splitlines() if line.strip()]
+    records: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                logger.warning("%s: the last line is cut short and left out", path)
+                break
+            remedy = "remove the line or train again"
+            raise EvaluationError(f"{path}: record {number} is not JSON; {remedy}") from error
+        if isinstance(record, dict):
+            records.append(record)
+    return records
+
+
+def _table(path: Path) -> pa.Table | None:
+    if not path.is_file():
+        return None
+    try:
+        return pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        remedy = "evaluate the run again"
+        raise EvaluationError(f"{path} is not a Parquet table ({error}); {remedy}") from error
+
+
+def _embeddings(path: Path) -> Embeddings | None:
+    """Finite rows only: a page about a run that diverged must still be readable."""
+    single = path.with_name(f"{path.name}.parquet")  # what runs of before have
+    if not is_finished(path):
+        if not single.is_file():
+            return None
+        path = single
+    embeddings = read_embeddings(path, non_finite="keep")
+    finite = np.isfinite(embeddings.vectors).all(axis=1)
+    if finite.all():
+        return embeddings
+    logger.warning("%s: %d rows hold NaN or Inf and are left out", path, int((~finite).sum()))
+    rows = np.flatnonzero(finite)
+    return selected(embeddings, rows) if len(rows) else None

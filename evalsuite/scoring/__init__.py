@@ -1,0 +1,39 @@
+"""From distances to metrics: arithmetic, counting, ranks, sharded galleries, tie rules, the result.
+
+May import: evalsuite, evalsuite.vectors.
+"""
+
+from evalsuite.scoring.canonical_distances import Limbs, distances, prepare_features, split_limbs
+from evalsuite.scoring.distance_matrix import evaluate_distances
+from evalsuite.scoring.evaluation import evaluate, score
+from evalsuite.scoring.gallery import GalleryShard, InProcess, Transport
+from evalsuite.scoring.gallery_split import partition, split_gallery
+from evalsuite.scoring.options import HEADLINES, LOWER_IS_BETTER, Options
+from evalsuite.scoring.query_scores import QueryScores, items_fingerprint, read_scores, scores_of
+from evalsuite.scoring.result import Evaluation
+from evalsuite.scoring.threads import run_in_threads, single_threaded_products
+
+__all__ = [
+    "HEADLINES",
+    "LOWER_IS_BETTER",
+    "Evaluation",
+    "GalleryShard",
+    "InProcess",
+    "Limbs",
+    "Options",
+    "QueryScores",
+    "Transport",
+    "distances",
+    "evaluate",
+    "evaluate_distances",
+    "items_fingerprint",
+    "partition",
+    "prepare_features",
+    "read_scores",
+    "run_in_threads",
+    "score",
+    "scores_of",
+    "single_threaded_products",
+    "split_gallery",
+    "split_limbs",
+]

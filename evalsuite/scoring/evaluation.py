@@ -1,0 +1,254 @@
+"""Score queries against a sharded gallery: the loop over blocks of queries.
+
+Each block of queries asks the shards twice (ranks.py), turns counts into ranks and sums
+(metrics.py) and adds to the pooled counts (pooled.py). A pair of vectors has one distance wherever
+it is computed (arithmetic.py), counts add, and what rounds is added in one order of the queries, so
+the result has the same bits for any number of shards and any ``query_block``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from evalsuite.scoring.assemble import assemble
+from evalsuite.scoring.gallery import InProcess, Transport
+from evalsuite.scoring.gallery_split import split_gallery
+from evalsuite.scoring.metrics import LEVELS, TIE_RULES, score_block, weight_tables
+from evalsuite.scoring.options import Options
+from evalsuite.scoring.pooled import curve_ranks
+from evalsuite.scoring.population import Population, population
+from evalsuite.scoring.ranks import Counted, count_before
+from evalsuite.scoring.result import Evaluation
+from evalsuite.scoring.tally import Tally
+from evalsuite.vectors import Embeddings, EvaluationError, require_finite
+
+logger = logging.getLogger(__name__)
+
+# A block also ends before this many relevant pairs, whatever query_block says (about 0.2 GB).
+PAIRS_IN_A_BLOCK = 2_000_000
+# Blocks are cut at multiples of it: whole tiles for any arithmetic.
+QUERIES_OF_TILES = 192
+
+Progress = Callable[[int, int], None]
+
+
+def evaluate(
+    queries: Embeddings,
+    gallery: Embeddings | None,
+    *,
+    shards: int = 1,
+    protocol: str = "mi3dor",
+    features: str = "raw",
+    metric: str = "euclidean",
+    arithmetic: str = "exact",
+    dcg: str = "protocol",
+    anmrr: str = "tier",
+    f_average: str = "pooled",
+    average: str = "query",
+    ties: str = "index",
+    nan_policy: str = "raise",
+    on_missing: str = "exclude",
+    query_block: int = 1024,
+    transport: Transport | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Exact retrieval metrics of ``queries`` against ``gallery``; see ``Options`` for the choices.
+
+    The gallery is cut into ``shards`` in this process, or lives behind ``transport`` already (then
+    ``gallery`` may be None). The result has the same bits for every ``shards``, ``query_block`` and
+    transport. ``progress`` is called with (queries done, queries to do) after each block.
+
+    Raises ``EvaluationError``: an option that is not a choice; different widths; NaN or Inf under
+    ``nan_policy="raise"``; a missing class under ``on_missing="error"``; no query left; shards
+    that were built with other options or do not hold the gallery.
+    """
+    options = Options(
+        protocol=protocol,
+        features=features,
+        metric=metric,
+        arithmetic=arithmetic,
+        dcg=dcg,
+        anmrr=anmrr,
+        f_average=f_average,
+        average=average,
+        ties=ties,
+        nan_policy=nan_policy,
+        on_missing=on_missing,
+    )
+    _check_embeddings(queries, gallery, options)
+    if transport is None:
+        if gallery is None:
+            raise EvaluationError("gallery=None needs a transport whose shards hold the gallery")
+        transport = InProcess(
+            split_gallery(gallery, shards, features=features, metric=metric, arithmetic=arithmetic)
+        )
+    held = transport.broadcast("describe")
+    _check_shards(held, queries, gallery, options)
+    return score(
+        transport,
+        held,
+        queries.vectors,
+        keys=queries.keys,
+        labels=queries.labels,
+        options=options,
+        query_block=query_block,
+        progress=progress,
+    )
+
+
+def score(
+    transport: Transport,
+    held: Sequence[dict[str, Any]],
+    queries: np.ndarray,
+    *,
+    keys: Sequence[str],
+    labels: Sequence[str],
+    options: Options,
+    query_block: int = 1024,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Score query rows [Q, ...] that the shards understand; ``held`` is what they described."""
+    if query_block < 1:
+        raise EvaluationError(f"query_block={query_block}: give 1 or more")
+    people = population(held, keys, labels, options.on_missing)
+    tables = weight_tables(people.gallery_size)
+    curve = curve_ranks(people.gallery_size)
+    tallies = {
+        rule: Tally(
+            rule,
+            sizes=people.sizes,
+            class_ids=people.class_ids,
+            tables=tables,
+            gallery_size=people.gallery_size,
+            largest_class=people.largest_class,
+        )
+        for rule in TIE_RULES
+    }
+    levels = np.empty((len(people.rows), LEVELS))
+    curve_hits = np.empty((len(people.rows), len(curve)), dtype=np.int32)
+    tied = done = 0
+    # Class by class, because the queries of a tile share their relevant items.
+    order = np.argsort(people.class_ids, kind="stable")
+    blocks = [order[block] for block in _blocks(people.sizes[order], query_block)]
+    for block, counted in _asked(transport, queries, np.asarray(labels, dtype=str), people, blocks):
+        if not np.array_equal(counted.sizes, people.sizes[block]):
+            raise EvaluationError("shards return other relevant items than they described")
+        found = score_block(
+            counted,
+            tables,
+            gallery_size=people.gallery_size,
+            largest_class=people.largest_class,
+            curve=curve,
+        )
+        for tally in tallies.values():
+            tally.add(block, found)
+        tied += found.tied
+        levels[block], curve_hits[block] = found.levels, found.curve_hits
+        done += len(block)
+        if progress is not None:
+            progress(done, len(people.rows))
+    result = assemble(options, people, tallies, levels=levels, curve_hits=curve_hits, tied=tied)
+    for message in result.warnings:
+        logger.warning("%s", message)
+    return result
+
+
+def _asked(
+    transport: Transport,
+    queries: np.ndarray,
+    labels: np.ndarray,
+    people: Population,
+    blocks: Sequence[np.ndarray],
+) -> Iterator[tuple[np.ndarray, Counted]]:
+    """The counts of every block in order; as many blocks are asked at a time as the transport
+    takes, so that shards elsewhere need not wait for what is done here."""
+
+    def ask(block: np.ndarray) -> Counted:
+        rows = people.rows[block]
+        return count_before(transport, queries[rows], labels[rows])
+
+    ahead = getattr(transport, "in_flight", 1)
+    if ahead == 1:
+        yield from ((block, ask(block)) for block in blocks)
+        return
+    pool = ThreadPoolExecutor(ahead)
+    waiting: deque[tuple[np.ndarray, Future[Counted]]] = deque()
+    try:
+        for block in blocks:
+            if len(waiting) == ahead:
+                oldest, answer = waiting.popleft()
+                yield oldest, answer.result()
+            waiting.append((block, pool.submit(ask, block)))
+        for oldest, answer in waiting:
+            yield oldest, answer.result()
+    finally:  # after Ctrl-C the transport ends what is still asked
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _blocks(sizes: np.ndarray, query_block: int) -> Iterator[slice]:
+    """Consecutive slices of at most ``query_block`` queries and PAIRS_IN_A_BLOCK relevant pairs,
+    whole tiles of queries where that leaves any."""
+    ends = np.cumsum(sizes)
+    start = 0
+    while start < len(sizes):
+        done = ends[start - 1] if start else 0
+        fits = int(np.searchsorted(ends, done + PAIRS_IN_A_BLOCK, side="right"))
+        stop = min(max(fits, start + 1), start + query_block, len(sizes))
+        if stop - start > QUERIES_OF_TILES and stop < len(sizes):
+            stop -= (stop - start) % QUERIES_OF_TILES
+        yield slice(start, stop)
+        start = stop
+
+
+def _check_embeddings(queries: Embeddings, gallery: Embeddings | None, options: Options) -> None:
+    for name, embeddings in (("queries", queries), ("gallery", gallery)):
+        if embeddings is not None and options.nan_policy == "raise":
+            try:
+                require_finite(embeddings)
+            except EvaluationError as error:
+                raise EvaluationError(f"{name}: {error}") from None
+    if gallery is not None:
+        _check_width(queries, gallery.width)
+
+
+def _check_width(queries: Embeddings, width: int) -> None:
+    if queries.width != width:
+        raise EvaluationError(
+            f"queries have {queries.width} components, the gallery has {width}; "
+            "extract both with one network"
+        )
+
+
+def _check_shards(
+    held: Sequence[dict[str, Any]],
+    queries: Embeddings,
+    gallery: Embeddings | None,
+    options: Options,
+) -> None:
+    for position, shard in enumerate(held):
+        _check_width(queries, shard["width"])
+        for name in ("features", "metric", "arithmetic"):
+            if shard[name] != getattr(options, name):
+                raise EvaluationError(
+                    f"gallery shard {position} was built with {name}={shard[name]!r}, asked for "
+                    f"{getattr(options, name)!r}; build the shards with the same options"
+                )
+        if len(shard["non_finite"]) and options.nan_policy == "raise":
+            raise EvaluationError(
+                f"gallery items {shard['non_finite'][:5].tolist()} hold NaN or Inf; "
+                "fix the network, or pass nan_policy='last' to rank them last"
+            )
+    indices = np.concatenate([np.empty(0, dtype=np.int64), *(s["indices"] for s in held)])
+    if len(np.unique(indices)) != len(indices):
+        raise EvaluationError("two gallery shards hold the same index; give each item one shard")
+    if gallery is not None and len(indices) != len(gallery):
+        raise EvaluationError(
+            f"the shards hold {len(indices)} items, the gallery has {len(gallery)}; "
+            "build the shards from this gallery"
+        )

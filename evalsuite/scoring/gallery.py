@@ -1,0 +1,212 @@
+"""A gallery cut into shards: what a shard answers, and how questions reach it.
+
+Two questions are enough for exact ranks. ``relevant``: the distances of a query's relevant items
+(those of its class) in this shard. ``count``: how many items of this shard come before given
+thresholds. Counts add over shards. Arguments and answers are plain numpy, so a shard can live in
+this process or in another one; ``Transport`` hides which.
+
+Shape letters: Q queries of one block, G items of this shard, D components, M thresholds of a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from threading import Lock
+from typing import Any, Protocol
+
+import numpy as np
+
+from evalsuite.scoring.arithmetic import Arithmetic
+from evalsuite.scoring.arithmetic import arithmetic as arithmetic_of
+from evalsuite.scoring.canonical_distances import prepare_features
+from evalsuite.scoring.threads import run_in_threads, thread_count
+from evalsuite.vectors import non_finite_rows
+
+_NO_ROWS = np.empty(0, dtype=np.int64)
+
+
+class Transport(Protocol):
+    """Carries one question to every shard.
+
+    With an attribute ``in_flight`` above 1, questions come from so many threads at a time.
+    """
+
+    def broadcast(self, method: str, *args: Any) -> list[Any]:
+        """Call ``method`` on every shard with ``args``; the answers in shard order."""
+        ...
+
+
+class InProcess:
+    """Shards in this process, asked one after another."""
+
+    def __init__(self, shards: Sequence[Shard]) -> None:
+        self.shards = list(shards)
+
+    def broadcast(self, method: str, *args: Any) -> list[Any]:
+        """Call ``method`` on every shard with ``args``; the answers in shard order."""
+        return [getattr(shard, method)(*args) for shard in self.shards]
+
+
+class Shard:
+    """Items of a gallery under their global indices; a subclass says how far they are.
+
+    ``arithmetic`` makes tiles of compared numbers from prepared queries and items.
+    """
+
+    arithmetic: Arithmetic
+
+    def __init__(self, labels: Sequence[str], indices: np.ndarray) -> None:
+        order = np.argsort(indices, kind="stable")
+        self.indices = np.asarray(indices, dtype=np.int64)[order]
+        self._order = order
+        rows: dict[str, list[int]] = {}
+        for row, position in enumerate(order):
+            rows.setdefault(str(labels[position]), []).append(row)
+        self._class_rows = {label: np.array(found) for label, found in rows.items()}
+
+    def prepare(self, queries: np.ndarray) -> Any:
+        """A tile's queries [q, ...] as the arithmetic takes them."""
+        return self.arithmetic.queries(queries)
+
+    def items(self, rows: slice | np.ndarray) -> Any:
+        """The items of ``rows`` (positions in ascending global index) as the arithmetic takes
+        them."""
+        raise TypeError(f"{type(self).__name__} does not say how to read items")
+
+    def non_finite(self) -> np.ndarray:
+        """Global indices of items that have NaN or Inf, int64."""
+        return np.empty(0, dtype=np.int64)
+
+    def describe(self) -> dict[str, Any]:
+        """What this shard holds: indices, class names with item counts, non-finite items."""
+        return {
+            "indices": self.indices,
+            "labels": list(self._class_rows),
+            "counts": [len(rows) for rows in self._class_rows.values()],
+            "non_finite": self.non_finite(),
+        }
+
+    def relevant(
+        self, queries: np.ndarray, labels: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Relevant items of queries [Q, D] with class names ``labels`` [Q].
+
+        Returns ``counts`` int64 [Q], and flat, query after query, ``distance`` float32 and
+        ``index`` int64 (global, ascending within a query).
+        """
+        asked = np.asarray(labels)
+        names, class_of = np.unique(asked, return_inverse=True)
+        rows = [self._class_rows.get(str(name), _NO_ROWS) for name in names]
+        counts = np.array([len(own) for own in rows], dtype=np.int64)[class_of]
+        starts = np.concatenate(([0], np.cumsum(counts)))
+        distance = np.empty(starts[-1], dtype=np.float32)
+        index = np.empty(starts[-1], dtype=np.int64)
+
+        query_tile, item_tile = self.arithmetic.query_tile, self.arithmetic.item_tile
+
+        def answer(work: tuple[np.ndarray, np.ndarray]) -> None:
+            asking, own = work
+            prepared = self.prepare(queries[asking])
+            for g in range(0, len(own), item_tile):
+                part = own[g : g + item_tile]
+                items = self.items(part)
+                tile = self.arithmetic.tile(prepared, items)[:, self.arithmetic.places(items)]
+                for row, first in zip(tile, starts[asking] + g, strict=True):
+                    distance[first : first + len(part)] = row
+                    index[first : first + len(part)] = self.indices[part]
+
+        work = [
+            (asking[q : q + query_tile], own)
+            for c, own in enumerate(rows)
+            if len(own)
+            for asking in [np.flatnonzero(class_of == c)]
+            for q in range(0, len(asking), query_tile)
+        ]
+        run_in_threads(answer, work)
+        return counts, distance, index
+
+    def count(
+        self, queries: np.ndarray, offsets: np.ndarray, distance: np.ndarray, index: np.ndarray
+    ) -> np.ndarray:
+        """Count the items of this shard, of any class, that come before each threshold.
+
+        ``queries`` [Q, D]; the thresholds of query q are entries ``offsets[q]:offsets[q+1]`` of
+        ``distance`` float32 [M] and ``index`` int64 [M] (an item's distance and global index),
+        ascending. Returns int32 [3, M]: items strictly nearer; items nearer or equally far; items
+        ordered before (distance, index). Thresholds NaN get the counts of +inf.
+        """
+        from evalsuite.scoring import counting
+
+        first, fenced, low, scale = counting.search_tables(offsets, distance)
+        query_tile, item_tile = self.arithmetic.query_tile, self.arithmetic.item_tile
+        tiles = range(0, len(queries), query_tile)
+        prepared = [self.prepare(queries[q : q + query_tile]) for q in tiles]
+        total = np.zeros((3, len(distance)), dtype=np.int32)
+        adding = Lock()
+
+        def answer(strips: range) -> None:
+            counts = np.zeros((3, len(distance) + len(queries)), dtype=np.int32)
+            for g in strips:
+                part = slice(g, g + item_tile)
+                items = self.items(part)
+                place = self.indices[:0]
+                for q, block in zip(tiles, prepared, strict=True):
+                    tile = self.arithmetic.tile(block, items)
+                    if len(place) != tile.shape[1]:
+                        place = np.full(tile.shape[1], -1)
+                        place[self.arithmetic.places(items)] = self.indices[part]
+                    counting.count_tile(
+                        tile, place, q, offsets, index, first, fenced, low, scale, counts
+                    )
+            with adding:
+                counting.cumulate(offsets, counts, total)
+
+        strips = range(0, len(self.indices), item_tile)
+        threads = min(thread_count(), len(strips))
+        run_in_threads(answer, [strips[t::threads] for t in range(threads)])
+        return total
+
+
+class GalleryShard(Shard):
+    """Vectors of a gallery part: float32 [G, D] with class names [G] and global indices [G].
+
+    ``features`` (raw, clamp-l2, l2) is applied to items and queries alike; ``metric`` is
+    euclidean or cosine, ``arithmetic`` exact or float32 (see arithmetic.py). A shard may be empty
+    ([0, D]).
+    """
+
+    def __init__(
+        self,
+        vectors: np.ndarray,
+        labels: Sequence[str],
+        indices: np.ndarray,
+        *,
+        features: str = "raw",
+        metric: str = "euclidean",
+        arithmetic: str = "exact",
+    ) -> None:
+        super().__init__(labels, indices)
+        self._options = {"features": features, "metric": metric, "arithmetic": arithmetic}
+        raw = np.ascontiguousarray(vectors, dtype=np.float32)
+        if not np.array_equal(self._order, np.arange(len(raw))):
+            raw = raw[self._order]
+        self._width = raw.shape[1]
+        self._non_finite = self.indices[non_finite_rows(raw)]
+        self.arithmetic = arithmetic_of(arithmetic, metric, width=self._width)
+        self._kept: Any = self.arithmetic.keep(prepare_features(raw, features))
+
+    def describe(self) -> dict[str, Any]:
+        """As ``Shard.describe``, with ``width`` D and the options it was built with."""
+        return {**super().describe(), "width": self._width, **self._options}
+
+    def non_finite(self) -> np.ndarray:
+        """Global indices of items that have NaN or Inf, int64."""
+        return self._non_finite
+
+    def prepare(self, queries: np.ndarray) -> Any:
+        """A tile's query vectors float32 [q, D] after the feature option."""
+        return super().prepare(prepare_features(queries, self._options["features"]))
+
+    def items(self, rows: slice | np.ndarray) -> Any:
+        """The items at ``rows`` as the arithmetic takes them."""
+        return self.arithmetic.items(self._kept, rows)

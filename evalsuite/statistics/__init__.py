@@ -1,0 +1,22 @@
+"""Bootstrap intervals, paired comparisons, and the distance between two domains.
+
+May import: evalsuite.scoring, evalsuite.vectors.
+"""
+
+from evalsuite.statistics.bootstrap import Interval, bootstrap_difference, bootstrap_mean, intervals
+from evalsuite.statistics.comparison import Comparison, Difference, compare, compare_classes
+from evalsuite.statistics.domain_distance import even_sample, proxy_a_distance, tsne
+
+__all__ = [
+    "Comparison",
+    "Difference",
+    "Interval",
+    "bootstrap_difference",
+    "bootstrap_mean",
+    "compare",
+    "compare_classes",
+    "even_sample",
+    "intervals",
+    "proxy_a_distance",
+    "tsne",
+]

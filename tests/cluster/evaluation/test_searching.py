@@ -1,0 +1,287 @@
+"""``img2shape index`` and ``img2shape search`` on a tiny trained run, as a user calls them."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cluster.evaluation.extraction import configured_stream, embed
+from cluster.evaluation.picture_files import embed_pictures, query_pixels
+from cluster.training.jobs import train_run
+from dataio.loading.batch import Stream
+from dataio.loading.sources import StreamSource
+from dataio.packing.records_to_shards import pack
+from dataio.records import DataError, Record
+from dataio.shards.opening import load_manifest
+from evalsuite.pages.search_page import Answer, Hit, write_search_page
+from evalsuite.pages.strips import Thumb
+from evalsuite.search.exact import FlatIndex
+from evalsuite.vectors.embeddings import Embeddings
+from tests.command import CONFIGS, call, small
+from trainer.config import load_config
+from trainer.extraction.trained_run import load_run
+from trainer.inputs.streams import evaluation_source
+
+
+@pytest.fixture(scope="module")
+def trained(benchmark, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("searching") / "run"
+    train_run(load_config(CONFIGS / "source-only.yaml", small(benchmark)), out, workers=0)
+    return out
+
+
+@pytest.fixture
+def run(trained, tmp_path) -> Path:
+    """A copy that a test may write to."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def embedded(trained) -> tuple[Embeddings, Embeddings]:
+    """Queries and gallery of the run."""
+    opened = load_run(trained)
+    streams = [configured_stream(opened, side) for side in ("queries", "gallery")]
+    queries, gallery = embed(opened, trained / "embeddings", streams)
+    return queries.read(), gallery.read()
+
+
+@pytest.fixture(scope="module")
+def photos(benchmark, trained, tmp_path_factory) -> dict[str, Path]:
+    """Three packed queries by key, as files."""
+    config = load_run(trained).config
+    source = evaluation_source(config, config.data.queries)
+    folder = tmp_path_factory.mktemp("photos")
+    files = {}
+    for row in source.rows[:3]:
+        manifest = source.manifest
+        member = next(m for m in manifest.members[row] if m.suffix in ("jpg", "png"))
+        shard = benchmark / manifest.shards[manifest.shard_ids[row]].name
+        content = shard.read_bytes()[member.offset : member.offset + member.size]
+        file = folder / f"{manifest.keys[row]}.{member.suffix}"
+        file.write_bytes(content)
+        files[manifest.keys[row]] = file
+    return files
+
+
+class Pieces(HTMLParser):
+    """The tags of a page, and the sources that it loads."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.sources: list[str] = []
+        self.titles: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        found = dict(attrs)
+        self.sources += [found[name] or "" for name in ("src", "href") if name in found]
+        self.titles += [found["title"] or ""] if "title" in found else []
+
+
+def test_a_picture_is_embedded_as_the_packed_query(photos, trained, embedded):
+    queries, _ = embedded
+    found = embed_pictures(load_run(trained), list(photos.values()))
+    for key, vector in zip(photos, found.vectors, strict=True):
+        expected = queries.vectors[queries.keys.index(key)]
+        np.testing.assert_allclose(vector, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_original_gives_the_pixels_of_its_packed_copy(tmp_path):
+    """Large, grey, transparent and oblong files alike, in formats that packing codes anew."""
+    rng = np.random.default_rng(0)
+    kinds = {
+        "a.jpg": ("RGB", (90, 70, 3)),
+        "b.png": ("RGB", (40, 120, 3)),
+        "c.png": ("L", (64, 64)),
+        "d.webp": ("RGB", (33, 50, 3)),
+        "e.png": ("RGBA", (80, 60, 4)),
+        "f.bmp": ("RGB", (20, 20, 3)),
+    }
+    records = []
+    for name, (mode, shape) in kinds.items():
+        path = tmp_path / name
+        Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).convert(mode).save(path)
+        records.append(Record(name[0], "image", "test", "x", image=path, source_path=name))
+    pack(records, tmp_path / "set", dataset="pictures", image_size=32)
+    manifest = load_manifest(tmp_path / "set")
+    source = StreamSource(
+        manifest=manifest, rows=np.arange(6), classes=("x",), labelled=True, image_size=24
+    )
+    stream = Stream(source, labels=None)
+    stored = stream.pixels(np.arange(6), np.zeros((6, 1), dtype=np.int64)).numpy()
+    for row, key in enumerate(manifest.keys):
+        file = next(tmp_path.glob(f"{key}.*"))
+        expected = stored[row].transpose(1, 2, 0)
+        np.testing.assert_array_equal(query_pixels(file, source), expected)
+
+
+def test_search_answers_as_the_metrics_rank(photos, run, embedded, capfd):
+    queries, gallery = embedded
+    options = [part for file in photos.values() for part in ("--image", file)]
+    result = call(capfd, "search", run, *options, "-k", 4, "--json").json
+    assert (result["kind"], result["k"], result["html"]) == ("flat", 4, None)
+    rows = [queries.keys.index(key) for key in photos]
+    asked = Embeddings(list(photos), [queries.labels[r] for r in rows], queries.vectors[rows])
+    space = {"features": result["features"], "metric": result["metric"]}
+    expected = FlatIndex(gallery, **space).search(asked, 4)
+    for answer, file, items, distances in zip(
+        result["answers"], photos.values(), expected.indices, expected.distances, strict=True
+    ):
+        assert answer["image"] == str(file)
+        assert [hit["rank"] for hit in answer["results"]] == [1, 2, 3, 4]
+        assert [hit["key"] for hit in answer["results"]] == [gallery.keys[i] for i in items]
+        assert [hit["label"] for hit in answer["results"]] == [gallery.labels[i] for i in items]
+        np.testing.assert_allclose(
+            [hit["distance"] for hit in answer["results"]], distances, rtol=1e-3, atol=1e-5
+        )
+    assert not (run / "index-flat").exists()
+
+
+def test_the_table_and_the_page(photos, run, embedded, tmp_path, monkeypatch, capfd):
+    _, gallery = embedded
+    opened = []
+    monkeypatch.setattr("webbrowser.open", lambda url: opened.append(url) or True)
+    file = tmp_path / 'photo <b> & "[red]".png'
+    Image.open(next(iter(photos.values()))).save(file)
+    done = call(capfd, "search", run, "--image", file, "-k", 5, "--open")
+    assert done.code == 0, done.err
+    assert "[red]" in done.out
+    for heading in ("rank", "distance", "class", "key"):
+        assert heading in done.out
+    assert sum(key in done.out for key in gallery.keys) == 5
+    page = run / "search.html"
+    assert opened == [page.as_uri()]
+    text = page.read_text()
+    pieces = Pieces(text)
+    assert "b" in pieces.tags  # the class of a query is bold
+    assert "<b> &" not in text
+    assert pieces.tags.count("img") == 6
+    assert all(source.startswith("data:image/jpeg;base64,") for source in pieces.sources)
+    assert pieces.titles[0] == str(file)
+    assert set(pieces.titles[1:]) < set(gallery.keys)
+
+
+def test_html_without_open_opens_nothing(photos, run, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr("webbrowser.open", lambda url: pytest.fail("opened"))
+    out = tmp_path / "pages" / "found.html"
+    image = next(iter(photos.values()))
+    result = call(capfd, "search", run, "--image", image, "--html", out, "--json").json
+    assert result["html"] == str(out)
+    assert out.read_text().startswith("<!doctype html>")
+    assert not (run / "search.html").exists()
+
+
+def test_every_name_on_the_page_is_escaped(tmp_path):
+    bad = '"><script>alert(1)</script>'
+    hit = Hit(Thumb(bad, bad, True), 0.5)
+    seen = Hit(Thumb(bad, bad, True, "data:image/jpeg;base64,AA=="), 1.5)
+    answer = Answer(Thumb(bad, bad, True), (hit, seen))
+    out = write_search_page(
+        tmp_path / "p.html", [answer], title=bad, metric="cosine", items=12345, kind="ivf"
+    )
+    text = out.read_text()
+    pieces = Pieces(text)
+    assert "script" not in pieces.tags
+    assert pieces.titles == [bad, bad, bad]
+    assert "approximate" in text
+    assert "12 345" in text
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "flat"])
+def test_a_built_index_is_measured_stored_and_used(kind, photos, run, embedded, capfd):
+    _, gallery = embedded
+    built = call(capfd, "index", run, "--kind", kind, "--json").json
+    folder = run / f"index-{kind}"
+    about = json.loads((folder / "index.json").read_text())
+    assert about["keys"] == gallery.keys
+    if kind == "flat":
+        assert "report" not in built
+    else:
+        assert about["report"] == built["report"]
+        assert built["report"]["recall"]["1"] > 0.9
+        assert set(built["report"]["not_given"]) <= {"AUC", "mAP", "DCG"}
+    image = next(iter(photos.values()))
+    answers = [
+        call(capfd, "search", run, "--image", image, "--kind", k, "--json").json["answers"]
+        for k in (kind, "flat")
+    ]
+    assert answers[0] == answers[1]
+
+    file = folder / about["file"]
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    told = call(capfd, "search", run, "--image", image, "--kind", kind).complaint
+    assert "hash" in told
+    assert f"img2shape index {run} --kind {kind}" in told
+    shown = call(capfd, "index", run, "--kind", kind)
+    assert shown.code == 0
+    assert f"index-{kind}" in shown.err
+    if kind == "hnsw":
+        assert "ANMRR" in shown.out
+        assert "speed-up over flat" in shown.err
+        assert "recall @1 " in shown.err
+    assert call(capfd, "search", run, "--image", image, "--kind", kind, "--json").code == 0
+
+
+def test_an_index_of_another_checkpoints_embeddings_is_refused(
+    photos, run, benchmark, tmp_path, capfd
+):
+    other = tmp_path / "other"
+    overrides = small(benchmark, training__seed=5)
+    train_run(load_config(CONFIGS / "source-only.yaml", overrides), other, workers=0)
+    assert call(capfd, "index", run).code == 0
+    shutil.copytree(run / "index-flat", other / "index-flat")
+    image = next(iter(photos.values()))
+    told = call(capfd, "search", other, "--image", image).complaint
+    assert "other embeddings" in told
+    assert "img2shape index" in told
+
+
+def test_bad_requests_are_one_line(photos, run, tmp_path, capfd):
+    image = next(iter(photos.values()))
+    text = tmp_path / "notes.txt"
+    text.write_text("no picture")
+    cut = tmp_path / "cut.png"
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(buffer, "PNG")
+    cut.write_bytes(buffer.getvalue()[:60])
+    for args, words in (
+        (["--image", tmp_path / "absent.jpg"], ["absent.jpg"]),
+        (["--image", image, "--image", text], ["notes.txt", "picture"]),
+        (["--image", cut], ["cut.png"]),
+        (["--image", tmp_path], [tmp_path.name]),
+        (["--image", image, "-k", 0], ["-k"]),
+        (["--image", image, "--kind", "lsh"], ["lsh", "ivfpq"]),
+        (["--image", image, "--kind", "ivf"], ["img2shape index", "--kind ivf"]),
+        ([], ["--image"]),
+    ):
+        done = call(capfd, "search", run, *args)
+        assert all(word in done.complaint for word in words), done.complaint
+        assert done.out == ""
+    for args, words in (
+        (["--kind", "lsh"], ["lsh", "ivfpq"]),
+        (["--kind", "hnsw", "--nprobe", 3], ["nprobe", "hnsw"]),
+        (["--kind", "ivfpq"], ["at least", "flat"]),
+    ):
+        done = call(capfd, "index", run, *args)
+        assert all(word in done.complaint for word in words), done.complaint
+    assert not list(run.glob("index-*"))
+
+
+def test_pictures_are_read_before_any_is_embedded(photos, trained, tmp_path, monkeypatch):
+    opened = load_run(trained)
+    monkeypatch.setattr(
+        type(opened.method), "embed_queries", lambda *_: pytest.fail("embedded"), raising=True
+    )
+    with pytest.raises(DataError, match=r"absent\.png"):
+        embed_pictures(opened, [*photos.values(), tmp_path / "absent.png"])

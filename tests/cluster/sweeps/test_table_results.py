@@ -1,0 +1,134 @@
+"""Ours beside the papers' figures: from ledger rows to a result table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cluster.sweeps.tables.paper_tables import load_table
+from cluster.sweeps.tables.table_results import result_table
+from evalsuite.tables.result_table import ResultTable, Value
+from evalsuite.tables.result_table_export import to_markdown
+from trainer.config import ConfigError
+
+METRICS = ("NN", "FT", "ST", "F", "DCG", "ANMRR", "AUC")
+
+
+def ledger_row(value: float, **changes: Any) -> dict[str, Any]:
+    """A finished run with every metric at ``value``."""
+    return {
+        "status": "finished",
+        "selection": "im",
+        "metrics": dict.fromkeys(METRICS, value),
+        "oracle": {"step": 1, "metrics": dict.fromkeys(METRICS, value + 0.1)},
+        "intervals": {"FT": [value - 0.02, value + 0.04]},
+        "error": None,
+        **changes,
+    }
+
+
+def value(table: ResultTable, label: str, side: str, column: str, metric: str) -> Value:
+    row = next(row for row in table.rows if row.label == label)
+    line = next(line for line in row.lines if line.side == side)
+    places = [(place.column, place.metric) for place in table.places]
+    return line.values[places.index((column, metric))]
+
+
+def test_ours_stand_beside_the_published_figures():
+    found = {("Only AFE", "mi3dor"): [ledger_row(0.4), ledger_row(0.6)]}
+    table = result_table(load_table("astn-3"), found, data="real")
+    ours = value(table, "Only AFE", "ours", "MI3DOR", "FT")
+    assert (ours.mean, ours.seeds, ours.published) == (pytest.approx(0.5), 2, 0.516)
+    assert ours.spread == pytest.approx(0.1 * 2**0.5)
+    assert ours.interval == (pytest.approx(0.48), pytest.approx(0.54))
+    assert ours.difference == pytest.approx(0.5 - 0.516)
+    assert value(table, "Only AFE", "oracle", "MI3DOR", "FT").mean == pytest.approx(0.6)
+    assert value(table, "DSA + AFE", "published", "MI3DOR", "FT").mean == 0.647
+    assert value(table, "DSA + AFE", "published", "MI3DOR", "FT").best
+    assert table.selections == ("im",)
+
+
+def test_columns_of_two_data_sets_have_their_own_figures():
+    table = result_table(load_table("ftspl-5"), {}, data="real")
+    for label, first, second in (("FT", 0.649, 0.645), ("SPL", 0.653, 0.650)):
+        assert value(table, label, "published", "MI3DOR", "FT").mean == first
+        assert value(table, label, "published", "MI3DOR-2", "FT").mean == second
+
+
+def test_stand_ins_are_said_to_be_stand_ins():
+    table = result_table(load_table("astn-7"), {})
+    assert [column.name for column in table.columns] == ["style a", "style b"]
+    shown = to_markdown(table)
+    assert "stands in for MI3DOR-2; compare its rows among themselves" in shown
+    real = to_markdown(result_table(load_table("astn-7"), {}, data="real"))
+    assert "stand" not in real
+
+
+def test_what_has_no_number_says_why():
+    found = {
+        ("JAN", "mi3dor"): [ledger_row(0.5, metrics=None, error="out of memory")],
+        ("DANN", "mi3dor"): [ledger_row(0.5), ledger_row(0.5, metrics=None, error="lost")],
+    }
+    table = result_table(
+        load_table("astn-1"), found, {("MEDA", "mi3dor"): "no classifier"}, data="real"
+    )
+    reasons = {row.label: row.skipped for row in table.rows if row.skipped}
+    assert reasons == {
+        "JAN": {"MI3DOR": "failed: out of memory"},
+        "MEDA": {"MI3DOR": "no classifier"},
+        "UCM-GCN": {"MI3DOR": "not part of this project"},
+    }
+    assert value(table, "DANN", "ours", "MI3DOR", "FT").seeds == 1
+
+
+def test_a_row_without_counterpart_on_the_benchmark():
+    table = load_table("astn-6")
+    assert result_table(table, {}).rows[0].skipped.keys() == {"style a"}
+    assert not result_table(table, {}, data="real").rows[0].skipped
+
+
+def test_one_oracle_makes_the_row_an_oracles():
+    found = {("ASTN", "mi3dor"): [ledger_row(0.5), ledger_row(0.6, selection="oracle")]}
+    row = result_table(load_table("astn-1"), found).rows[-1]
+    assert row.is_oracle
+
+
+@pytest.mark.parametrize("place", [("ATSN", "mi3dor"), ("ASTN", "mi3dor-2")])
+def test_a_place_that_the_table_has_not(place):
+    with pytest.raises(ConfigError, match=f"astn-1: has no row '{place[0]}' with column"):
+        result_table(load_table("astn-1"), {place: [ledger_row(0.5)]})
+
+
+@pytest.mark.slow
+def test_the_complexity_table_of_astn_comes_out():
+    table = result_table(load_table("astn-5"), {})
+    published = {
+        "AlexNet": (57.92, 723.19),
+        "MSTN": (59.24, 724.51),
+        "ASTN": (59.24, 724.51),
+    }
+    for label, (parameters, multiply_adds) in published.items():
+        for metric, figure in zip(
+            ("parameters (M)", "multiply-adds (M)"), (parameters, multiply_adds), strict=True
+        ):
+            ours = value(table, label, "ours", "complexity", metric)
+            assert ours.mean is not None
+            assert (round(ours.mean, 2), ours.published) == (figure, figure)
+    assert "computed, without any training" in to_markdown(table)
+
+
+@pytest.mark.slow
+def test_systems_of_others_are_published_only():
+    table = result_table(load_table("daisnet-4"), {})
+    first = table.rows[0]
+    assert (first.label, [line.side for line in first.lines]) == ("IBSR", ["published"])
+    assert first.skipped == {"complexity": "not part of this project"}
+    assert value(table, "IBSR", "published", "complexity", "parameters (M)").mean == 35.06
+    smaller, larger = (
+        value(table, label, "ours", "complexity", "parameters (M)").mean
+        for label in ("ResNet-18", "ResNet-34")
+    )
+    assert smaller is not None
+    assert larger is not None
+    assert larger - smaller == pytest.approx(2 * 10.11, abs=0.02), "two trunks' difference"

@@ -1,0 +1,22 @@
+"""How gradients are averaged and weights stepped: DDP and DeepSpeed ZeRO behind one strategy,
+optimisers, passes of the trunk, memory layout.
+
+May import: trainer.config, trainer.methods, trainer.networks, trainer.sections,
+trainer.synchronised.
+"""
+
+from trainer.engines.hardware import fair_threads, own_device
+from trainer.engines.memory_layout import set_layout
+from trainer.engines.strategy import Strategy, open_strategy, refusals, require_supported
+from trainer.engines.trunk_passes import set_passes
+
+__all__ = [
+    "Strategy",
+    "fair_threads",
+    "open_strategy",
+    "own_device",
+    "refusals",
+    "require_supported",
+    "set_layout",
+    "set_passes",
+]

@@ -1,0 +1,105 @@
+"""What every strategy steps with: an optimiser over a method's groups, and what updates freeze."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainer.methods import Method, Update
+from trainer.sections import OptimizerConfig
+
+
+class _PassesOverFrozen(torch.optim.Optimizer):
+    """An optimiser that leaves groups marked ``frozen``, and their state, as they are."""
+
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        groups = self.param_groups
+        self.param_groups = [g for g in groups if not g.get("frozen")]
+        try:
+            super().step(closure)
+        finally:
+            self.param_groups = groups
+
+
+class _FreezableSGD(_PassesOverFrozen, torch.optim.SGD):
+    pass
+
+
+class _FreezableAdam(_PassesOverFrozen, torch.optim.Adam):
+    pass
+
+
+PLAIN = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
+FREEZABLE = {"sgd": _FreezableSGD, "adam": _FreezableAdam}
+"""For engines that keep no gradient by parameter, whose absence would pass a parameter over."""
+
+
+def build_optimizer(
+    method: Method, config: OptimizerConfig, *, kinds: dict[str, type] = PLAIN
+) -> torch.optim.Optimizer:
+    """SGD or Adam over the trunks and, at a multiple of their rate, the new layers.
+
+    Each of its groups has the ``name`` of the method's group that it is, and its base rate.
+    """
+    multiplier = config.new_layer_multiplier if method.pretrained else 1.0
+    groups = []
+    for name, parameters in method.parameter_groups().items():
+        rate = config.learning_rate * (1.0 if name.endswith("trunk") else multiplier)
+        if parameters:
+            groups.append({"params": parameters, "name": name, "lr": rate, "base_lr": rate})
+    options: dict[str, Any] = {"weight_decay": config.weight_decay}
+    if config.kind == "sgd":
+        options["momentum"] = config.momentum
+    if kinds is PLAIN and all(p.is_cuda for p in method.parameters()):
+        options["fused"] = True  # one kernel for many parameters, which can be told to do nothing
+    return kinds[config.kind](groups, **options)
+
+
+def restored(
+    entries: Mapping[str, Any], parameter: Tensor, *, optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """A parameter's optimiser state as ``optimizer`` wants it: where the parameter is, and in its
+    memory layout; Adam's count of steps in CPU memory unless the kernel is a fused one."""
+    found = dict(entries)
+    for key, value in entries.items():
+        if key == "step" and isinstance(value, Tensor):
+            place = parameter.device if optimizer.defaults["fused"] else "cpu"
+            found[key] = value.to(place, copy=True)  # it is counted up in place
+        elif isinstance(value, Tensor):
+            found[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+    return found
+
+
+def gradient_norm(method: Method) -> Tensor:
+    """The norm of all gradients of ``method`` together, a scalar."""
+    return torch.nn.utils.get_total_norm(
+        [p.grad for p in method.parameters() if p.grad is not None]
+    )
+
+
+def set_rates(optimizer: torch.optim.Optimizer, *, factor: float) -> None:
+    """Set every group's rate to ``factor`` times its base rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
+
+
+@contextmanager
+def frozen_for(method: Method, update: Update) -> Iterator[None]:
+    """Freeze, for the block, every parameter of ``method`` outside the update's groups."""
+    if not method.alternates:
+        yield
+        return
+    groups = method.parameter_groups()
+    learning = {id(p) for name in update.groups for p in groups[name]}
+    frozen = [p for p in method.parameters() if p.requires_grad and id(p) not in learning]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)

@@ -1,0 +1,118 @@
+"""From a checkpoint to embeddings: every item of a stream exactly once, at any number of ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dataio.loading import StreamSource
+from trainer.building import DTYPES, build_method
+from trainer.config import RunConfig, parse_config
+from trainer.extraction.embed_stream import embed_batches
+from trainer.methods import Method
+from trainer.runs import Checkpoint, Scored, open_selected, start_from
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A method with trained weights and where they came from.
+
+    ``scored`` says by which score the checkpoint was chosen; None for the newest and a given one.
+    """
+
+    method: Method
+    config: RunConfig
+    checkpoint: Checkpoint
+    scored: Scored | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the weights' file and of the training data."""
+        description = self.checkpoint.description
+        return f"{description['sha256'][:16]}:{description['fingerprint']}"
+
+
+def load_run(path: Path, *, select: str = "last") -> TrainedRun:
+    """The newest whole checkpoint of a run folder, or the checkpoint that ``path`` is.
+
+    Args:
+        select: ``last``; ``oracle`` or a criterion takes the best one of the run folder by such a
+            score instead.
+
+    Raises:
+        ConfigError: ``path`` is neither, or holds no whole checkpoint; ``select`` is unknown, or
+            chooses in what is no run folder or has no such score.
+    """
+    checkpoint, scored = open_selected(path, select)
+    description = checkpoint.description
+    config = parse_config(description["config"], where=str(checkpoint.path))
+    method = build_method(without_download(config), num_classes=len(description["classes"]))
+    method.load_state_dict(checkpoint.state["method"])
+    return TrainedRun(method.eval(), config, checkpoint, scored)
+
+
+def untrained(run: TrainedRun) -> Method:
+    """The same method with the weights it had before its first step (same seed)."""
+    classes = run.checkpoint.description["classes"]
+    method = build_method(run.config, num_classes=len(classes))
+    if run.config.training.init_from is not None:
+        start_from(method, Path(run.config.training.init_from), classes=classes)
+    return method.eval()
+
+
+def without_download(config: RunConfig) -> RunConfig:
+    """The same run with a trunk that starts from scratch: pre-trained weights are not fetched.
+
+    For networks whose weights come from a checkpoint, or do not matter.
+    """
+    network = config.network.model_copy(update={"weights": "none"})
+    return config.model_copy(update={"network": network})
+
+
+@torch.inference_mode()
+def extract(
+    method: Method,
+    source: StreamSource,
+    *,
+    batch: int,
+    precision: str,
+    device: torch.device | str = "cpu",
+    rank: int = 0,
+    world_size: int = 1,
+    on_items: Callable[[int], None] | None = None,
+) -> tuple[list[str], list[str], np.ndarray]:
+    """Embed this rank's share of a stream in evaluation mode.
+
+    Args:
+        source: queries (images) or gallery (shapes, all views).
+        batch: samples per forward pass.
+        on_items: called with the number of items after each batch.
+
+    Returns keys, class names as the data set gives them, and float32 embeddings ``[n, D]``, in the
+    order of the stream.
+    """
+    method = method.to(device).eval()
+    keys: list[str] = []
+    labels: list[str] = []
+    vectors: list[np.ndarray] = []
+    parts = embed_batches(
+        method,
+        source,
+        batch=batch,
+        dtype=DTYPES[precision],
+        device=device,
+        rank=rank,
+        world_size=world_size,
+    )
+    for part, embedded in parts:
+        vectors.append(embedded.float().cpu().numpy())
+        keys += part.keys
+        labels += [str(source.manifest.labels[row]) for row in part.row.tolist()]
+        if on_items is not None:
+            on_items(len(part.keys))
+    width = vectors[0].shape[1] if vectors else 0
+    return keys, labels, np.concatenate(vectors or [np.zeros((0, width), np.float32)])

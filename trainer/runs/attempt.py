@@ -1,0 +1,134 @@
+"""Which start of a training may write into a run folder: the newest one.
+
+Each start takes the next number, kept in ``run.json``. Whoever holds a smaller number, such as a
+process that was believed dead, finds that out before it changes anything, and stops.
+
+``attempts.jsonl`` has a line for every start that came as far as its first step: its number, where
+it continued, on how many processes, and why there was a start.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from dataio.atomic import write_whole
+from dataio.file_locks import claimed
+from trainer.runs.records import write_json
+
+log = logging.getLogger(__name__)
+LOCK_NAME = ".attempt.lock"
+STARTS_NAME = "attempts.jsonl"
+
+
+class SupersededError(RuntimeError):
+    """A later start of this training has taken the run folder over."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """A line of ``attempts.jsonl``.
+
+    Attributes:
+        attempt: the number of :class:`Attempt`.
+        step: steps that were done before, which it did not repeat.
+        world_size: its processes.
+        reason: ``start``, ``continued`` (by a command), or what ended the group before.
+    """
+
+    attempt: int
+    step: int
+    world_size: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One start of training on the run folder whose facts are in ``facts`` (``run.json``)."""
+
+    facts: Path
+    number: int
+
+    def require_newest(self) -> None:
+        """Check that no later start has taken over.
+
+        Raises:
+            SupersededError: one has; the message names both.
+        """
+        newest = _newest(self.facts)
+        if newest > self.number:
+            raise SupersededError(
+                f"attempt {self.number} was superseded by attempt {newest}, which trains in "
+                f"{self.facts.parent} now; this one stops and leaves the folder alone"
+            )
+
+    def begin(self, *, step: int, world_size: int, reason: str | None = None) -> None:
+        """Note that this attempt starts to train; ``reason`` None says a command started it.
+
+        The history is worth no run: a folder that cannot be written ends it at a checkpoint.
+        """
+        if not self.number:  # nobody's run folder
+            return
+        reason = reason or ("continued" if step else "start")
+        folder, start = self.facts.parent, Start(self.number, step, world_size, reason)
+        path = folder / STARTS_NAME
+        try:
+            with run_lock(folder):  # whole, so that a line cut short spoils no other
+                lines = [json.dumps(asdict(s)) for s in (*read_starts(folder), start)]
+                write_whole(path, "".join(f"{line}\n" for line in lines).encode())
+        except OSError as err:
+            log.warning("%s: cannot be written (%s)", path, err)
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Nobody takes over during the block; raises like :meth:`require_newest` before it."""
+        with run_lock(self.facts.parent):
+            self.require_newest()
+            yield
+
+
+def take_attempt(facts: Path) -> Attempt:
+    """The next attempt on a run folder; from here on the earlier ones can write no checkpoint.
+
+    A folder that nobody has claimed (no ``run.json``) is left as it is and gives number 0.
+
+    Raises:
+        OSError: ``run.json`` cannot be written.
+    """
+    if not facts.exists():
+        return Attempt(facts, 0)
+    with run_lock(facts.parent):
+        number = _newest(facts) + 1
+        write_json(facts, {**json.loads(facts.read_text()), "attempt": number})
+    return Attempt(facts, number)
+
+
+def read_starts(folder: Path) -> list[Start]:
+    """What ``attempts.jsonl`` in the run folder tells, oldest first; a line cut short is none."""
+    try:
+        text = (folder / STARTS_NAME).read_text()
+    except (FileNotFoundError, NotADirectoryError):  # a file is refused as a run folder elsewhere
+        return []
+    found = []
+    for line in text.splitlines():
+        try:
+            found.append(Start(**json.loads(line)))
+        except (ValueError, TypeError):
+            continue
+    return found
+
+
+def run_lock(folder: Path) -> AbstractContextManager[object]:
+    """One process or thread at a time changes ``run.json`` or renames checkpoints in ``folder``."""
+    return claimed(folder / LOCK_NAME)
+
+
+def _newest(facts: Path) -> int:
+    try:
+        return int(json.loads(facts.read_text()).get("attempt", 0))
+    except FileNotFoundError:
+        return 0

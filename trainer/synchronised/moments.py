@@ -1,0 +1,70 @@
+"""Means and covariances over the rows of all ranks, in float64.
+
+Axis letters: n local rows, K classes, D embedding width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from trainer.synchronised.collectives import all_reduce_sum
+from trainer.synchronised.statistics import class_sums
+
+
+@dataclass(frozen=True)
+class ClassMoments:
+    """Per class: rows ``counts [K]``, ``means [K, D]`` and ``covariances [K, D, D]``, float64."""
+
+    counts: Tensor
+    means: Tensor
+    covariances: Tensor
+
+    @property
+    def present(self) -> Tensor:
+        """``[K]`` bool: the class has at least one row."""
+        return self.counts > 0
+
+
+@torch.no_grad()
+def class_moments(rows: Tensor, labels: Tensor, *, num_classes: int) -> ClassMoments:
+    """Global class means and full covariances Σ(x-μ)(x-μ)ᵀ/n_k in float64, no gradient.
+
+    Args:
+        rows: ``[n, D]`` of this rank; n may be 0.
+        labels: ``[n]`` int64 in 0..K-1.
+        num_classes: K.
+
+    Two all-reduces, O(K·D) and O(K·D²): the second moments are taken about the global means of the
+    first, since Σxxᵀ/n - μμᵀ cancels for features far from 0 and may lose positive
+    semi-definiteness. With one row the covariance is 0 (its shrinkage to the diagonal is too);
+    with none the mean is 0 as well.
+    """
+    rows = rows.double()
+    (first,) = class_sums((rows, labels), num_classes=num_classes)
+    centered = rows - first.means[labels]
+    parts = [centered[labels == k] for k in range(num_classes)]
+    second = all_reduce_sum(torch.stack([x.T @ x for x in parts]))
+    return ClassMoments(
+        first.counts, first.means, second / first.counts.clamp(min=1)[:, None, None]
+    )
+
+
+@torch.no_grad()
+def standardised(rows: Tensor, kind: Literal["none", "center", "zscore"]) -> Tensor:
+    """``rows [n, D]`` in float64 with the mean of all ranks' rows taken away (``center``), and
+    divided by each feature's standard deviation too (``zscore``); a constant feature becomes 0."""
+    rows = rows.double()
+    if kind == "none":
+        return rows
+    total = all_reduce_sum(torch.cat([rows.sum(0), rows.new_tensor([float(len(rows))])]))
+    mean = total[:-1] / total[-1].clamp(min=1)
+    rows = rows - mean
+    if kind == "center":
+        return rows
+    scale = (all_reduce_sum(rows.square().sum(0)) / total[-1].clamp(min=1)).sqrt()
+    # Relative to the mean: the spread of a constant feature is rounding noise, rarely exact 0.
+    return torch.where(scale > 1e-12 * mean.abs(), rows / scale.clamp(min=1e-300), 0.0)

@@ -1,0 +1,9 @@
+"""Scores of a run on its way, by a metric and by criteria without labels.
+
+May import: dataio, trainer.choosing, trainer.config, trainer.extraction, trainer.inputs,
+trainer.methods, trainer.runs, trainer.sections, trainer.synchronised, evalsuite.
+"""
+
+from trainer.validation.validation import Validation, require_scorable
+
+__all__ = ["Validation", "require_scorable"]
