@@ -21,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 
-from dataio.datasets import found
 from dataio.names import nearest
 from dataio.packing.foreign_tar import ForeignSample, TarIndex, scan_tar
 from dataio.parallel import OrderedMap, in_threads
@@ -112,6 +111,8 @@ def _tars(root: Path, patterns: Sequence[str]) -> list[Path]:
             raise DataError(f"--tar {pattern!r}: must be relative to {root} and stay inside")
         paths = [path for path in root.glob(pattern) if not _is_hidden(path, root)]
         if not paths:
+            from dataio.datasets import found  # imports mesh libraries that packing does without
+
             raise DataError(f"{root}: no file matches {pattern!r}. Found: {found(root)}.")
         chosen.update(paths)
     for path in chosen:
