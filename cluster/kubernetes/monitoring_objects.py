@@ -14,8 +14,8 @@ _INTERVAL = "15s"
 def monitoring_objects(options: Options, *, metadata: dict[str, Any]) -> list[dict[str, Any]]:
     """PodMonitor of the run, PrometheusRule with all alerts, ConfigMap with the dashboards.
 
-    Rules and dashboards are the same for all runs and named so: the second run brings no second
-    copy.
+    Alerts and dashboards are the files of ``k8s/monitoring``. They are the same for all runs and
+    have the same names, so a second run adds no second copy.
     """
     from cluster.monitoring import dashboards, rule_groups
 
@@ -55,4 +55,5 @@ def pod_monitor(options: Options, *, metadata: dict[str, Any]) -> dict[str, Any]
 
 
 def _one_line(dashboard: dict[str, Any]) -> str:
+    """The dashboard without line breaks: rendered objects stay short enough to read."""
     return json.dumps(dashboard, ensure_ascii=False, separators=(",", ":")) + "\n"

@@ -1,15 +1,13 @@
-"""What a run shows of itself while it lives: Prometheus metrics, dashboards and alerts.
+"""Prometheus metrics of runs and sweeps while they work, and the shipped dashboards and alerts.
 
 May import: trainer, cluster.terminal.
 """
 
-from cluster.monitoring.alerts import rule_groups
-from cluster.monitoring.dashboard_json import dashboards
 from cluster.monitoring.exported_metrics import SWEEP_STATES
 from cluster.monitoring.exporter import PORTS, Exporter
 from cluster.monitoring.families import Families
 from cluster.monitoring.run_monitoring import monitored
-from cluster.monitoring.written import write_files
+from cluster.monitoring.shipped import dashboards, rule_groups, write_files
 
 __all__ = [
     "PORTS",

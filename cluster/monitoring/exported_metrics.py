@@ -1,8 +1,10 @@
-"""Every metric that a run or a sweep exports, in one place.
+"""The list of every metric that a run or a sweep exports.
 
-The exporter makes its series from this list, panels and alerts name its entries, and
-docs/monitoring.md prints it. Units are base units (seconds, bytes, ratios in [0, 1]). Label values
-come from small closed sets: the streams, phases, terms and health signals of one run.
+A metric that is not in this list cannot be exported (:mod:`cluster.monitoring.families`). The
+dashboards and alerts of ``k8s/monitoring`` and the table of docs/monitoring.md name these metrics;
+tests compare them. Units are base units: seconds, bytes, ratios in [0, 1]. Label values come from
+small closed sets, such as the streams, phases, loss terms and health signals of a run, so that the
+number of series stays small.
 """
 
 from __future__ import annotations
@@ -21,10 +23,10 @@ class Metric:
     """One metric family.
 
     Attributes:
-        name: as Prometheus shows it; counters end in ``_total``.
-        labels: names beside ``run`` or ``sweep``, which every series has.
-        of: what a series belongs to, and so the first label.
-        buckets: upper bounds of a histogram.
+        name: name in Prometheus. Names of counters end in ``_total``.
+        labels: label names beside ``run`` or ``sweep``, which every series has.
+        of: what the series belong to; this is their first label.
+        buckets: upper bounds of a histogram's buckets.
     """
 
     name: str
@@ -36,7 +38,7 @@ class Metric:
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """All labels, the owner first."""
+        """All label names; the first is ``run`` or ``sweep``."""
         return (self.of, *self.labels)
 
 
@@ -45,25 +47,31 @@ METRICS = (
     Metric(
         "img2shape_build_info",
         "gauge",
-        "Versions that run; always 1.",
+        "Versions of img2shape, Python, torch and Ray; always 1.",
         ("version", "python", "torch", "ray"),
     ),
     Metric(
         "img2shape_run_info",
         "gauge",
-        "What the run is; always 1.",
+        "Method, data set, backbone, strategy and identity of the run; always 1.",
         ("method", "dataset", "backbone", "strategy", "identity"),
     ),
-    Metric("img2shape_run_state", "gauge", "1 for the state the run is in, else 0.", ("state",)),
-    Metric("img2shape_run_start_timestamp_seconds", "gauge", "When this call began, Unix time."),
+    Metric(
+        "img2shape_run_state", "gauge", "1 for the state of the run, 0 for the others.", ("state",)
+    ),
+    Metric("img2shape_run_start_timestamp_seconds", "gauge", "Unix time of the command's start."),
     # Progress and loss.
     Metric("img2shape_step", "gauge", "Steps done: the position in the training."),
     Metric("img2shape_steps_planned", "gauge", "Steps of the whole training."),
-    Metric("img2shape_steps_total", "counter", "Steps worked, repeated ones included."),
-    Metric("img2shape_last_step_timestamp_seconds", "gauge", "When a step ended last, Unix time."),
-    Metric("img2shape_samples_total", "counter", "Samples trained on, all ranks.", ("stream",)),
+    Metric(
+        "img2shape_steps_total", "counter", "Steps that this command has done, repeated ones too."
+    ),
+    Metric(
+        "img2shape_last_step_timestamp_seconds", "gauge", "Unix time of the end of the last step."
+    ),
+    Metric("img2shape_samples_total", "counter", "Samples that all ranks trained on.", ("stream",)),
     Metric("img2shape_loss", "gauge", "The weighted sum of the loss terms."),
-    Metric("img2shape_loss_term", "gauge", "One term of the loss, not weighted.", ("term",)),
+    Metric("img2shape_loss_term", "gauge", "One term of the loss before its weight.", ("term",)),
     Metric("img2shape_gradient_norm", "gauge", "Norm of the whole gradient before clipping."),
     Metric("img2shape_learning_rate", "gauge", "The learning rate of the trunk."),
     Metric(
@@ -80,73 +88,93 @@ METRICS = (
     Metric(
         "img2shape_pseudo_label_coverage_ratio",
         "gauge",
-        "Share of the classes that some pseudo-label has.",
+        "Share of the classes that have a pseudo-label.",
     ),
     Metric(
         "img2shape_pseudo_label_agreement_ratio",
         "gauge",
-        "Share of samples whose pseudo-label is that of the last time.",
+        "Share of the samples whose pseudo-label is the same as the time before.",
     ),
     Metric(
         "img2shape_discriminator_accuracy_ratio",
         "gauge",
-        "How often a domain discriminator is right; 0.5 is confusion.",
+        "Accuracy of a domain discriminator; 0.5 means that the domains are confused.",
         ("discriminator",),
     ),
-    Metric("img2shape_gate_value", "gauge", "A gate's value.", ("gate",)),
+    Metric(
+        "img2shape_gate_value",
+        "gauge",
+        "Value of a gate: how much of a stage's features it lets through.",
+        ("gate",),
+    ),
     Metric(
         "img2shape_health",
         "gauge",
-        "A method's other health signals, by the name they have in log.jsonl.",
+        "Other health signals of the method, by their names in log.jsonl.",
         ("signal",),
     ),
     # Throughput and time budget.
     Metric(
         "img2shape_step_seconds",
         "histogram",
-        "How long steps take, log, checkpoint and round included.",
+        "Duration of a step; logging, checkpoint and round count.",
         buckets=STEP_BUCKETS,
     ),
     Metric(
         "img2shape_phase_seconds_total",
         "counter",
-        "Where rank 0's time goes; the phases sum to the wall clock.",
+        "Time of rank 0 in each phase; the phases sum to the wall-clock time.",
         ("phase",),
     ),
-    Metric("img2shape_world_size", "gauge", "Processes that train."),
+    Metric("img2shape_world_size", "gauge", "Number of processes that train."),
     Metric(
         "img2shape_rank_skew_ratio",
         "gauge",
-        "How much more time than the mean the slowest rank spends on its own work.",
+        "Time the slowest rank spends on its own work / mean of all ranks - 1.",
     ),
-    Metric("img2shape_shard_read_bytes_total", "counter", "Bytes read of shards, all ranks."),
-    Metric("img2shape_cache_bytes", "gauge", "Bytes of decoded samples in memory, all ranks."),
+    Metric("img2shape_shard_read_bytes_total", "counter", "Bytes that all ranks read from shards."),
+    Metric(
+        "img2shape_cache_bytes", "gauge", "Bytes of decoded samples in the memory of all ranks."
+    ),
     # Reliability.
-    Metric("img2shape_checkpoint_step", "gauge", "Step of the newest whole checkpoint."),
-    Metric("img2shape_checkpoint_timestamp_seconds", "gauge", "When it was complete, Unix time."),
-    Metric("img2shape_checkpoint_bytes", "gauge", "Its size."),
-    Metric("img2shape_checkpoint_write_seconds", "gauge", "How long writing it took."),
-    Metric("img2shape_restarts_total", "counter", "Starts after the first one.", ("reason",)),
+    Metric("img2shape_checkpoint_step", "gauge", "Step of the newest complete checkpoint."),
+    Metric(
+        "img2shape_checkpoint_timestamp_seconds", "gauge", "Unix time of the newest checkpoint."
+    ),
+    Metric("img2shape_checkpoint_bytes", "gauge", "Size of the newest checkpoint."),
+    Metric(
+        "img2shape_checkpoint_write_seconds",
+        "gauge",
+        "Time that writing the newest checkpoint took.",
+    ),
+    Metric(
+        "img2shape_restarts_total",
+        "counter",
+        "Starts of the workers after the first one.",
+        ("reason",),
+    ),
     Metric("img2shape_bad_samples", "gauge", "Samples of the training data in quarantine."),
     Metric(
         "img2shape_evaluation_score",
         "gauge",
-        "The last validation: retrieval metrics (with target labels) and criteria (without).",
+        "Scores of the last validation: retrieval metrics with target labels, criteria without.",
         ("metric",),
     ),
-    Metric("img2shape_evaluation_step", "gauge", "The step it was made at."),
+    Metric("img2shape_evaluation_step", "gauge", "Step of the last validation."),
     # Sweeps.
-    Metric("img2shape_sweep_cells", "gauge", "Cells by state.", ("state",), of="sweep"),
+    Metric(
+        "img2shape_sweep_cells", "gauge", "Number of cells in each state.", ("state",), of="sweep"
+    ),
     Metric(
         "img2shape_sweep_start_timestamp_seconds",
         "gauge",
-        "When this call began, Unix time.",
+        "Unix time of the command's start.",
         of="sweep",
     ),
     Metric(
         "img2shape_sweep_cell_seconds_total",
         "counter",
-        "Wall-clock seconds of the cells that ended in this call.",
+        "Total wall-clock time of the cells that ended since the command started.",
         of="sweep",
     ),
     Metric(
@@ -160,9 +188,9 @@ METRICS = (
 
 
 def metric(name: str) -> Metric:
-    """The entry of this name.
+    """The entry with this name.
 
     Raises:
-        KeyError: there is none.
+        KeyError: no entry has this name.
     """
     return {m.name: m for m in METRICS}[name]

@@ -18,16 +18,16 @@ from cluster.terminal import say
 from trainer.config import ConfigError
 
 log = logging.getLogger(__name__)
-PORTS = 100  # that are tried, from the configured one on
-LAST_SCRAPE_SECONDS = 60.0  # the longest wait for it
+PORTS = 100  # how many ports are tried, beginning with the configured one
+LAST_SCRAPE_SECONDS = 60.0  # longest wait for the last scrape
 PATH = "/metrics"
 
 
 def _require_host(host: str) -> None:
-    """Check that ``monitoring.host`` names some address.
+    """Check that ``monitoring.host`` resolves to an address.
 
     Raises:
-        ConfigError: it does not.
+        ConfigError: it does not resolve.
     """
     try:
         socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -40,21 +40,22 @@ def _require_host(host: str) -> None:
 
 
 class Exporter:
-    """Serves a registry at ``/metrics`` until :meth:`close`, in a thread of its own.
+    """Serves a registry at ``/metrics`` until :meth:`close`, in its own thread.
 
-    Where no port can be had it says so and serves nothing: monitoring ends no training.
+    If it cannot listen on any port, it prints a line and serves nothing. Monitoring never ends a
+    training.
 
     Args:
-        host, port: where to listen; a busy port gives way to the next free one of ``PORTS``, and 0
-            takes any.
-        before_scrape: called before each answer, in the thread that answers; what it raises is
-            logged.
+        host, port: address to listen on. If the port is busy, the next free one of ``PORTS`` ports
+            is taken. Port 0 takes any free one.
+        before_scrape: called before each answer, in the thread that answers. An exception in it is
+            logged, and the answer has the values of the time before.
 
     Attributes:
-        port: where it listens; None where it does not.
+        port: port it listens on, None if it does not listen.
 
     Raises:
-        ConfigError: ``host`` is no address.
+        ConfigError: ``host`` is not an address.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Exporter:
     ) -> None:
         _require_host(host)
         self._app, self._before_scrape = make_wsgi_app(registry), before_scrape
-        self._scraped_seconds: list[float] = []  # the last two, as time.monotonic has it
+        self._scraped_seconds: list[float] = []  # times of the last two (time.monotonic)
         self._final, self._seen_final = False, threading.Event()
         self._server = _listening(host, port)
         self.port = self._server.server_port if self._server else None
@@ -84,8 +85,9 @@ class Exporter:
     def close(self, *, wait_seconds: float = LAST_SCRAPE_SECONDS) -> None:
         """Stop listening, after one more scrape if somebody scrapes at intervals.
 
-        So the last values are seen, and above all that the run has ended and how. The wait ends at
-        that scrape, when it is overdue by an interval, after ``wait_seconds``, or with Ctrl-C.
+        The last scrape shows Prometheus the final values, and above all the state that the run
+        ended in. The wait ends with that scrape, when the scrape is overdue by one interval, after
+        ``wait_seconds``, or with Ctrl-C.
         """
         if self._server is None:
             return
@@ -103,8 +105,10 @@ class Exporter:
             server.server_close()
 
     def _due_seconds(self) -> float:
-        """How long from now a scrape may take until it is overdue by one interval; 0 where nobody
-        scrapes at intervals, or not any more."""
+        """Seconds until the next scrape is overdue by one interval.
+
+        0 if nobody scrapes at intervals, or if the scrapes have stopped.
+        """
         if len(self._scraped_seconds) < 2:
             return 0.0
         before, last = self._scraped_seconds
@@ -114,18 +118,18 @@ class Exporter:
         if environ["PATH_INFO"] != PATH:
             start_response("404 Not Found", [("Content-Type", "text/plain; charset=utf-8")])
             return [f"the metrics are at {PATH}\n".encode()]
-        final = self._final  # what is seen before is not the end
+        final = self._final  # read before the values: an earlier answer is not the last one
         try:
             self._before_scrape()
-        except Exception as err:  # the values of the look before are better than none
+        except Exception as err:  # the values of the time before are better than none
             log.warning("metrics: %s: %s", type(err).__name__, err)
         if environ["REQUEST_METHOD"] == "GET":
             self._scraped_seconds = [*self._scraped_seconds[-1:], time.monotonic()]
-        return _Told(self._app(environ, start_response), self._seen_final.set if final else None)
+        return _Answer(self._app(environ, start_response), self._seen_final.set if final else None)
 
 
-class _Told:
-    """An answer, and what to do when it has been sent."""
+class _Answer:
+    """The body of an HTTP answer, which calls ``then`` once it was sent."""
 
     def __init__(self, parts: Iterable[bytes], then: Callable[[], None] | None) -> None:
         self._parts, self._then = parts, then
@@ -139,7 +143,7 @@ class _Told:
 
 
 class _Server(socketserver.ThreadingMixIn, WSGIServer):
-    daemon_threads = True  # who asks and does not listen must not keep the command from its end
+    daemon_threads = True  # a client that never reads its answer must not keep the command alive
     block_on_close = False
 
     def __init__(self, family: socket.AddressFamily, address: Any) -> None:
@@ -147,7 +151,7 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
         super().__init__(address, _Handler)
 
     def server_bind(self) -> None:
-        # Not HTTPServer's: it looks the host's name up, which may take seconds.
+        # HTTPServer.server_bind looks up the host's name, which may take seconds.
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
         self.setup_environ()
@@ -157,14 +161,14 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
 
 
 class _Handler(WSGIRequestHandler):
-    timeout = 10.0  # seconds, for a request to be told
+    timeout = 10.0  # seconds for a request to arrive
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
 
 
 def _listening(host: str, port: int) -> _Server | None:
-    """A server at the first port that can be had; says which, or why there is none."""
+    """A server on the first free port. Prints its URL, or why there is no server."""
     failure: OSError | None = None
     for number in [port] if port == 0 else range(port, min(port + PORTS, 65536)):
         try:

@@ -1,4 +1,4 @@
-"""The metric families of the catalogue for one run or one sweep, with the values they have now."""
+"""The exported metrics of one run or one sweep, with their present values."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from prometheus_client.utils import floatToGoString
 from cluster.monitoring.exported_metrics import METRICS
 from cluster.monitoring.exported_metrics import Metric as Entry
 
-Labels = tuple[str, ...]  # values, in the order of the entry's label names
+Labels = tuple[str, ...]  # label values, in the order of the entry's labels
 
 
 class Families(Collector):
-    """Holds values and gives them to a registry; a series that nobody has set does not exist.
+    """Holds the values of metrics and gives them to a registry.
 
-    Safe to share between threads. A scrape sees all of what was set inside one :meth:`together`
-    block, or none of it.
+    A series exists once it has been set. Threads may share this object. A scrape sees all changes
+    of one :meth:`together` block or none of them.
 
     Args:
-        of: whose metrics: a run's or a sweep's.
-        owner: its name, the first label of every series.
+        of: whether these are the metrics of a run or of a sweep.
+        owner: name of the run or sweep, the value of the first label of every series.
     """
 
     def __init__(
@@ -40,13 +40,13 @@ class Families(Collector):
         self._owner = owner
         self._entries = {entry.name: entry for entry in METRICS if entry.of == of}
         self._values: dict[str, dict[Labels, float]] = {name: {} for name in self._entries}
-        self._histograms: dict[str, tuple[list[float], float]] = {}  # counts by bucket, and sum
+        self._histograms: dict[str, tuple[list[float], float]] = {}  # cumulative counts and sum
         self._lock = threading.RLock()
         registry.register(self)
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """No scrape comes between the changes that the block makes."""
+        """No scrape sees some of the changes of this block without the others."""
         with self._lock:
             yield
 
@@ -54,13 +54,13 @@ class Families(Collector):
         """Set one series of a gauge.
 
         Raises:
-            KeyError: no metric of this name, or other labels than the catalogue's.
+            KeyError: the metric is not exported, or it has other labels.
         """
         with self._lock:
             self._values[name][self._key(name, labels)] = float(value)
 
     def add(self, name: str, amount: float, **labels: str) -> None:
-        """Add to one series of a counter; 0 makes it exist. Raises as :meth:`set`."""
+        """Add to one series of a counter. Adding 0 makes it exist. Raises as :meth:`set` does."""
         with self._lock:
             series, key = self._values[name], self._key(name, labels)
             series[key] = series.get(key, 0.0) + max(0.0, amount)
@@ -69,9 +69,9 @@ class Families(Collector):
         """Add observations to a histogram.
 
         Args:
-            counts: how many fell at or below each bound of the entry, and at last how many there
-                were, as Prometheus counts them: cumulative.
-            seconds: their sum.
+            counts: number of observations at or below each bound of the entry (cumulative, as in
+                Prometheus), then the number of all observations.
+            seconds: sum of all observations.
         """
         added = list(counts)
         assert len(added) == len(self._entries[name].buckets) + 1, name
@@ -81,20 +81,24 @@ class Families(Collector):
             self._histograms[name] = (summed, total + seconds)
 
     def replace(self, name: str, series: Mapping[str, float]) -> None:
-        """Set the series of a gauge with one label beside the owner, and drop all others of it."""
+        """Replace all series of a gauge that has one label beside the owner's.
+
+        Args:
+            series: value by label value.
+        """
         with self._lock:
             self._values[name].clear()
             for label, value in series.items():
                 self.set(name, value, **{self._entries[name].labels[0]: label})
 
     def clear(self, name: str) -> None:
-        """Drop the series of a metric: its value is not known any more."""
+        """Drop all series of a metric, since its value is not known any more."""
         with self._lock:
             self._values[name].clear()
             self._histograms.pop(name, None)
 
     def values(self) -> Iterator[tuple[Entry, Labels, float]]:
-        """All series of gauges and counters: entry, label values (the owner first), value."""
+        """Every series of the gauges and counters: entry, label values (owner first), value."""
         with self._lock:
             found = [
                 (self._entries[name], (self._owner, *key), value)
@@ -104,12 +108,12 @@ class Families(Collector):
         yield from found
 
     def collect(self) -> list[Metric]:
-        """Called by the registry at each scrape."""
+        """The registry calls this at each scrape."""
         with self._lock:
             return [made for entry in self._entries.values() if (made := self._family(entry))]
 
     def describe(self) -> list[Metric]:
-        """What :meth:`collect` may give; two owners share a registry only by other names."""
+        """The families that :meth:`collect` may return, for the registry's check of duplicates."""
         return [self._empty(entry) for entry in self._entries.values()]
 
     def _key(self, name: str, labels: Mapping[str, str]) -> Labels:

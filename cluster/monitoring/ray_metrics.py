@@ -1,10 +1,10 @@
-"""The metrics of a run on Ray's own metrics endpoint as well, for clusters that scrape that.
+"""Copies the metrics of a run to Ray's own metrics endpoint, for clusters that scrape that one.
 
-Ray puts ``ray_`` in front of the names and ``_total`` behind counters. Histograms are not shown
-there, since Ray's take single observations only, and a series that has ended keeps its last value
-until the command ends: Ray cannot take one back. The endpoint is the port of the agent on the node
-where the command runs (``ray.nodes()[i]["MetricsExportPort"]``); a cluster of ``ray start`` has it
-if Ray was installed as ``ray[default]``.
+Ray adds ``ray_`` before the names and ``_total`` after the names of counters. Histograms are not
+copied, since Ray's histograms take single observations only. Ray cannot remove a series, so a
+series that has ended keeps its last value until the command ends. The endpoint is the metrics port
+of the agent on the command's node (``ray.nodes()[i]["MetricsExportPort"]``). A cluster started by
+``ray start`` has it if Ray was installed as ``ray[default]``.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ log = logging.getLogger(__name__)
 
 
 class RayMirror:
-    """Passes gauges and counters on to the Ray session of this process, if there is one.
+    """Copies gauges and counters to the Ray session of this process, if it has one.
 
-    A failure is logged once and ends the passing on, never a training.
+    After a failure, which is logged once, nothing more is copied. The training goes on.
     """
 
     def __init__(self, families: Families) -> None:
@@ -32,18 +32,18 @@ class RayMirror:
         self._broken = False
 
     def look(self) -> None:
-        """Pass on what the families have now."""
-        ray = sys.modules.get("ray")  # who has a session has imported it
+        """Copy the present values."""
+        ray = sys.modules.get("ray")  # a process with a session has imported ray
         if self._broken or ray is None or not ray.is_initialized():
             return
         try:
             for entry, labels, value in self._families.values():
-                self._pass_on(entry, labels, value)
-        except Exception as err:  # whatever Ray's metrics break by
+                self._copy(entry, labels, value)
+        except Exception as err:  # no failure of Ray's metrics may end a training
             self._broken = True
             log.warning("Ray's metrics endpoint: %s: %s", type(err).__name__, err)
 
-    def _pass_on(self, entry: Metric, labels: Labels, value: float) -> None:
+    def _copy(self, entry: Metric, labels: Labels, value: float) -> None:
         tags = dict(zip(entry.label_names, labels, strict=True))
         metric = self._metric(entry)
         if entry.kind == "gauge":

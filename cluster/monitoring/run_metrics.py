@@ -1,7 +1,7 @@
-"""What a run's own files say, as metrics: the run folder is the only thing that is looked at.
+"""The metrics of a run, read from the files of its run folder.
 
-So the process that exports needs nothing of the processes that train, and a run looks the same
-whether it trains in the command's process, under ``torchrun`` or in Ray workers.
+The process that exports needs no connection to the processes that train. So a run has the same
+metrics whether it trains in the command's process, under ``torchrun`` or in Ray workers.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ from prometheus_client import CollectorRegistry
 
 from cluster.monitoring.exported_metrics import RUN_STATES
 from cluster.monitoring.families import Families
-from cluster.monitoring.health_signals import health_series
 from trainer.config import load_config
 from trainer.runs import RunFolder, Start, read_starts
 from trainer.watching import FORMAT
 
 log = logging.getLogger(__name__)
 
-# What attempts.jsonl has in words, by what it begins with; the label's values are a closed set.
+# Reasons in attempts.jsonl, by their first words -> values of the label ``reason``.
 _REASONS = {
     "worker death": "worker_death",
     "hang": "hang",
@@ -37,21 +36,67 @@ _REASONS = {
 }
 RESTART_REASONS = (*_REASONS.values(), "other")
 
+# Health signals that several methods have, or that alerts use, have their own metrics. The others
+# share the metric img2shape_health, with the name of the signal as a label.
+_ALONE = {
+    "gradient_norm": "img2shape_gradient_norm",
+    "domain_mmd": "img2shape_domain_mmd",
+    "pseudo_label_coverage": "img2shape_pseudo_label_coverage_ratio",
+    "pseudo_label_agreement": "img2shape_pseudo_label_agreement_ratio",
+}
+_DRIFT, _ACCURACY, _GATE = "_center_drift", "discriminator_accuracy", "gate_"
+_LABELLED = (
+    "img2shape_center_drift",
+    "img2shape_discriminator_accuracy_ratio",
+    "img2shape_gate_value",
+    "img2shape_health",
+)
+Series = list[tuple[dict[str, str], float]]
+
 
 def restart_reason(words: str) -> str:
-    """The label value for a :class:`~trainer.runs.attempt.Start`'s reason."""
+    """The value of the label ``reason`` for the reason of a :class:`~trainer.runs.attempt.Start`."""
     return next((label for begin, label in _REASONS.items() if words.startswith(begin)), "other")
 
 
-class RunMetrics:
-    """The metrics of one call for one run; :meth:`look` renews them.
-
-    What earlier calls have left in the folder does not count: counters begin at 0 here, and nothing
-    of the training is shown before it has begun. A file that cannot be read, such as one that is
-    being made, changes nothing. Safe to share between threads.
+def health_series(health: Mapping[str, float]) -> dict[str, Series]:
+    """The series of all health metrics: metric name -> (labels, value) of each series.
 
     Args:
-        registry: the one to export; it holds this run alone.
+        health: values by the names that the signals have in ``log.jsonl``. A metric without a
+            signal has no series.
+    """
+    found: dict[str, Series] = {name: [] for name in (*_ALONE.values(), *_LABELLED)}
+    for signal, value in health.items():
+        name, labels = _metric_of(signal)
+        found[name].append((labels, value))
+    return found
+
+
+def _metric_of(signal: str) -> tuple[str, dict[str, str]]:
+    """Metric name and labels of a health signal."""
+    if signal in _ALONE:
+        return _ALONE[signal], {}
+    if signal.endswith(_DRIFT):
+        return "img2shape_center_drift", {"domain": signal.removesuffix(_DRIFT)}
+    if signal.endswith(_ACCURACY):
+        # The only discriminator of a method has no name in the signal; it is called "domain".
+        name = signal.removesuffix(_ACCURACY).rstrip("_") or "domain"
+        return "img2shape_discriminator_accuracy_ratio", {"discriminator": name}
+    if signal.startswith(_GATE):
+        return "img2shape_gate_value", {"gate": signal.removeprefix(_GATE)}
+    return "img2shape_health", {"signal": signal}
+
+
+class RunMetrics:
+    """The metrics of one run while one command trains it; :meth:`look` updates them.
+
+    Counters begin at 0 with the command. What earlier commands left in the folder is not shown:
+    series of the training exist once this command's training has begun. A file that cannot be read,
+    such as one that is not complete yet, changes nothing. Threads may share this object.
+
+    Args:
+        registry: registry to export; it has no other run.
         run: value of the label ``run``.
     """
 
@@ -62,38 +107,44 @@ class RunMetrics:
         self._starts_seen = 0
         self._attempt_before = int((_read(folder.facts) or {}).get("attempt", 0))
         self._attempt = 0
-        self._counted: dict[tuple[str, ...], float] = {}  # of this attempt, by series
+        self._counted: dict[tuple[str, ...], float] = {}  # values of this attempt, by series
         self._state = "starting"
         self._begin()
 
     def state(self, name: str) -> None:
-        """Say which of ``RUN_STATES`` the run is in; ``training`` is found out by looking."""
+        """Set the state of the run, one of ``RUN_STATES``. :meth:`look` finds out ``training``."""
         with self.families.together():
             self._state = name
             self.families.replace("img2shape_run_state", {s: float(s == name) for s in RUN_STATES})
 
     def nonfinite(self) -> None:
-        """A loss or a gradient was not finite, which ended the run."""
+        """Count a loss or a gradient that was not finite, which ended the run."""
         self.families.add("img2shape_nonfinite_total", 1)
 
     def look(self) -> None:
-        """Read the folder and set what has changed since; raises nothing that a file is to blame
-        for."""
+        """Read the run folder and update the metrics.
+
+        A file with unexpected content is logged and changes nothing.
+        """
         try:
             self._look()
         except (LookupError, TypeError, ValueError, AttributeError) as err:
-            log.warning("%s: not as it should be (%r); metrics stay", self._folder.path, err)
+            log.warning(
+                "%s: not as it should be (%r); the metrics keep their values",
+                self._folder.path,
+                err,
+            )
 
     def _look(self) -> None:
         with self.families.together():
             starts = _starts(self._folder)[self._starts_before :]
             self._look_at_starts(starts)
-            if not starts:  # whatever is there is of an earlier call
+            if not starts:  # the other files are still those of an earlier command
                 self._describe()
                 return
-            told = _read(self._folder.telemetry) or {}
-            if told.get("format") == FORMAT and told["attempt"] > self._attempt_before:
-                self._look_at(told)
+            telemetry = _read(self._folder.telemetry) or {}
+            if telemetry.get("format") == FORMAT and telemetry["attempt"] > self._attempt_before:
+                self._look_at(telemetry)
             self._look_at_validation()
 
     def _begin(self) -> None:
@@ -105,7 +156,7 @@ class RunMetrics:
             set_(
                 "img2shape_build_info", 1, version=_version("img2shape"), python=python, **versions
             )
-            # These are 0 in truth, and a rate needs the 0 that an event is counted from.
+            # These begin at 0: Prometheus needs a first value to see the first increase.
             for name in ("img2shape_steps_total", "img2shape_nonfinite_total"):
                 add(name, 0)
             for reason in RESTART_REASONS:
@@ -114,8 +165,11 @@ class RunMetrics:
             self._describe()
 
     def _describe(self) -> None:
-        """What the run is, once its folder tells; again as long as no training has begun, since
-        the folder may have told what an earlier call ran with."""
+        """Set what the run is and how many steps are planned, once its folder has both.
+
+        This is repeated until the training begins, since until then the folder may describe an
+        earlier command's training.
+        """
         facts = _read(self._folder.facts)
         try:
             config = load_config(self._folder.config)
@@ -148,27 +202,27 @@ class RunMetrics:
         if self._state in ("starting", "waiting"):
             self.state("training")
 
-    def _look_at(self, told: Mapping[str, Any]) -> None:
-        if told["attempt"] != self._attempt:  # whose numbers began at 0 again
-            self._attempt = told["attempt"]
+    def _look_at(self, telemetry: Mapping[str, Any]) -> None:
+        if telemetry["attempt"] != self._attempt:  # a new attempt counts from 0 again
+            self._attempt = telemetry["attempt"]
             self._counted.clear()
         gauge = self._gauge
-        gauge("img2shape_step", told.get("step"))
-        gauge("img2shape_world_size", told.get("world_size"))
-        gauge("img2shape_last_step_timestamp_seconds", told.get("last_step_time"))
-        gauge("img2shape_rank_skew_ratio", told.get("rank_skew"))
-        gauge("img2shape_cache_bytes", told.get("cache_bytes"))
-        gauge("img2shape_bad_samples", told.get("bad_samples"))
-        self._count("img2shape_steps_total", told.get("steps"))
-        self._count("img2shape_shard_read_bytes_total", told.get("read_bytes"))
-        for stream, samples in told.get("samples", {}).items():
+        gauge("img2shape_step", telemetry.get("step"))
+        gauge("img2shape_world_size", telemetry.get("world_size"))
+        gauge("img2shape_last_step_timestamp_seconds", telemetry.get("last_step_time"))
+        gauge("img2shape_rank_skew_ratio", telemetry.get("rank_skew"))
+        gauge("img2shape_cache_bytes", telemetry.get("cache_bytes"))
+        gauge("img2shape_bad_samples", telemetry.get("bad_samples"))
+        self._count("img2shape_steps_total", telemetry.get("steps"))
+        self._count("img2shape_shard_read_bytes_total", telemetry.get("read_bytes"))
+        for stream, samples in telemetry.get("samples", {}).items():
             self._count("img2shape_samples_total", samples, stream=stream)
-        for phase, seconds in told.get("phases", {}).items():
+        for phase, seconds in telemetry.get("phases", {}).items():
             if phase != "total":
                 self._count("img2shape_phase_seconds_total", seconds, phase=phase)
-        self._look_at_steps(told.get("step_seconds") or {})
-        self._look_at_checkpoint(told.get("checkpoint") or {})
-        self._look_at_record(told.get("record") or {})
+        self._look_at_steps(telemetry.get("step_seconds") or {})
+        self._look_at_checkpoint(telemetry.get("checkpoint") or {})
+        self._look_at_record(telemetry.get("record") or {})
 
     def _look_at_steps(self, histogram: Mapping[str, Any]) -> None:
         if not histogram:
@@ -209,7 +263,7 @@ class RunMetrics:
         self.families.replace("img2shape_evaluation_score", scores)
 
     def _gauge(self, name: str, value: float | None) -> None:
-        """Set a gauge without labels; what is not known has no series."""
+        """Set a gauge without labels, or drop its series if the value is not known."""
         self.families.clear(name)
         if value is not None:
             self.families.set(name, value)
@@ -219,7 +273,7 @@ class RunMetrics:
             self.families.add(name, self._growth((name, *labels.values()), value), **labels)
 
     def _growth(self, key: tuple[str, ...], value: float) -> float:
-        """How much a number of this attempt has grown since the last look."""
+        """How much a counted value of this attempt has grown since the last look."""
         before, self._counted[key] = self._counted.get(key, 0.0), value
         return max(0.0, value - before)
 
@@ -229,12 +283,13 @@ def _starts(folder: RunFolder) -> list[Start]:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """A file's JSON object; None while it cannot be read."""
+    """The JSON object in a file, None if it cannot be read."""
     found = _or(None, lambda: json.loads(path.read_text()))
     return found if isinstance(found, dict) else None
 
 
 def _or(otherwise: Any, read: Callable[[], Any]) -> Any:
+    """What ``read`` returns, or ``otherwise`` if the file is missing or damaged."""
     try:
         return read()
     except (OSError, ValueError):
@@ -242,7 +297,7 @@ def _or(otherwise: Any, read: Callable[[], Any]) -> Any:
 
 
 def _known(values: Mapping[str, Any]) -> dict[str, float]:
-    """Without those that are null, as the files have what is not finite."""
+    """The values without nulls, which the files have in place of NaN and infinities."""
     return {name: float(v) for name, v in values.items() if isinstance(v, int | float)}
 
 

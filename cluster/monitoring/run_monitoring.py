@@ -1,4 +1,4 @@
-"""Monitoring around one training: metrics, the endpoint, and the state that the run ends in."""
+"""Monitoring of one training: its metrics, its endpoint, and the state that it ends in."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ MIRROR_SECONDS = 5.0
 
 
 class Monitor:
-    """What a training tells its metrics by itself; all else they find in the run folder.
+    """What the command tells the metrics of its training. They read the rest from the run folder.
 
     Args:
-        metrics: None where nothing is exported.
+        metrics: None if nothing is exported.
     """
 
     def __init__(self, metrics: RunMetrics | None) -> None:
@@ -33,12 +33,12 @@ class Monitor:
         self._next_seconds = 0.0
 
     def waiting(self) -> None:
-        """The run waits for room in the cluster, until it trains."""
+        """Set the state ``waiting``: the run waits for room in the cluster."""
         if self._metrics is not None:
             self._metrics.state("waiting")
 
     def look(self) -> None:
-        """Show the metrics on Ray's endpoint too, now and then."""
+        """Copy the metrics to Ray's endpoint, at most every ``MIRROR_SECONDS``."""
         now_seconds = time.monotonic()
         if self._metrics is None or self._mirror is None or now_seconds < self._next_seconds:
             return
@@ -49,12 +49,12 @@ class Monitor:
 
 @contextmanager
 def monitored(config: RunConfig, folder: Path) -> Iterator[Monitor]:
-    """Export the metrics of a training of ``config`` in ``folder`` while the block lasts.
+    """Export the metrics of a training of ``config`` in ``folder`` while the block runs.
 
-    Under ``torchrun`` rank 0 alone does, and nobody with ``monitoring.enabled=false``.
+    Under ``torchrun`` only rank 0 exports. With ``monitoring.enabled=false`` no process does.
 
     Raises:
-        ConfigError: ``monitoring.host`` is no address.
+        ConfigError: ``monitoring.host`` is not an address.
     """
     options, leader = config.monitoring, os.environ.get("RANK", "0") == "0"
     if not options.enabled or not leader:

@@ -1,4 +1,4 @@
-"""What a sweep shows of itself: its cells by state, the time they took, the best scores so far."""
+"""The metrics of a sweep: cells by state, the time they took, the best scores so far."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainer.sections import MonitoringConfig
 
 
 class SweepMetrics:
-    """The metrics of one call for one sweep; :meth:`look` renews them from its progress."""
+    """The metrics of a sweep while one command works on it; :meth:`look` updates them."""
 
     def __init__(self, name: str, progress: Progress, *, registry: CollectorRegistry) -> None:
         self.families = Families("sweep", name, registry=registry)
@@ -27,7 +27,7 @@ class SweepMetrics:
         self.look()
 
     def look(self) -> None:
-        """Set what has changed since."""
+        """Update the metrics from the progress of the sweep."""
         with self.families.together():
             self.families.replace("img2shape_sweep_cells", self._cells())
             ended = self._progress.rows[self._counted :]
@@ -48,7 +48,7 @@ class SweepMetrics:
 
 
 def best_scores(rows: list[Mapping[str, Any]]) -> dict[str, float]:
-    """The best value of each metric among finished rows, of the checkpoints that were selected."""
+    """The best value of each metric among the finished rows, for their selected checkpoints."""
     scores = [row["metrics"] or {} for row in rows if row["status"] == "finished"]
     found = {}
     for name in HEADLINES:
@@ -59,14 +59,14 @@ def best_scores(rows: list[Mapping[str, Any]]) -> dict[str, float]:
 
 
 class _Export:
-    """The sweep's endpoint, opened as its first cell says."""
+    """The endpoint of a sweep. The run description of its first cell has the options."""
 
     def __init__(self, name: str, progress: Progress, stack: ExitStack) -> None:
         self._name, self._progress, self._stack = name, progress, stack
         self._open = False
 
     def begin(self, monitoring: MonitoringConfig) -> None:
-        """Open it unless it is open, or the description says that there is none."""
+        """Open the endpoint, unless it is open or ``monitoring.enabled`` is false."""
         if self._open or not monitoring.enabled:
             return
         self._open, registry = True, CollectorRegistry()
@@ -79,6 +79,6 @@ class _Export:
 
 @contextmanager
 def exported(name: str, progress: Progress) -> Iterator[_Export]:
-    """A Prometheus endpoint for a sweep until the block ends; its cells have none of their own."""
+    """A Prometheus endpoint for a sweep until the block ends. Its cells have no own endpoints."""
     with ExitStack() as stack:
         yield _Export(name, progress, stack)

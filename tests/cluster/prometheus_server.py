@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from cluster.monitoring.alerts import alert_rules
+from tests.cluster.shipped_monitoring import RULES_TEXT
 from tests.spawn import free_port
 
 __all__ = ["PROMETHEUS", "Prometheus", "running_prometheus"]
@@ -77,7 +77,7 @@ def running_prometheus(folder: Path) -> Iterator[Prometheus]:
 
 
 def _configure(folder: Path) -> None:
-    (folder / "alerts.yaml").write_text(alert_rules())
+    (folder / "alerts.yaml").write_text(RULES_TEXT)
     (folder / "targets.json").write_text("[]")
     often = {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "500ms"}
     targets = [{"files": ["targets.json"], "refresh_interval": "1s"}]

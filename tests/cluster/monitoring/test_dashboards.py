@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from cluster.monitoring.alerts import ALERTS
-from cluster.monitoring.dashboard_json import BOARDS, dashboard_text, dashboards
 from cluster.monitoring.exported_metrics import METRICS, RUN_STATES, SWEEP_STATES, metric
-from cluster.monitoring.reference import renewed
 from tests.cluster.promql import named
-from tests.command import ROOT, call
+from tests.cluster.shipped_monitoring import ALERTS, BOARDS, expressions, marks, panels
 
 # Ids of Grafana's units, of those it knows (its package `@grafana/data`, value formats).
 UNITS = {"none", "short", "s", "bytes", "Bps", "percentunit"}
@@ -23,19 +19,27 @@ KINDS = {"timeseries", "stat", "heatmap", "state-timeline", "bargauge"}
 # Labels that Prometheus gives (on Kubernetes its PodMonitor too), and a histogram's own.
 GIVEN = {"namespace", "job", "instance", "le"}
 EXPRESSIONS = [
-    *((f"{b.name}: {p.title}", e) for b in BOARDS for p in b.panels() for _, e in p.expressions),
-    *((f"{b.name}: {a.name}", a.expression) for b in BOARDS for a in b.annotations),
-    *((a.name, a.expression) for a in ALERTS),
+    *(
+        (f"{name}: {panel['title']}", expression)
+        for name, board in BOARDS.items()
+        for panel in panels(board)
+        for _, expression in expressions(panel)
+    ),
+    *((f"{name}: {m['name']}", m["expr"]) for name, b in BOARDS.items() for m in marks(b)),
+    *((name, rule["expr"]) for name, rule in ALERTS.items()),
 ]
 
 
-@pytest.fixture(params=[board.name for board in BOARDS])
+@pytest.fixture(params=list(BOARDS))
 def dashboard(request) -> Any:
-    return dashboards()[request.param]
+    return BOARDS[request.param]
 
 
-def panels(dashboard: dict[str, Any]) -> list[dict[str, Any]]:
-    return [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+def unit(panel: dict[str, Any]) -> str:
+    """Grafana's name of the unit that a panel shows."""
+    if panel["type"] == "heatmap":
+        return panel["options"]["yAxis"]["unit"]
+    return panel["fieldConfig"]["defaults"]["unit"]
 
 
 def cells(panel: dict[str, Any]) -> Iterator[tuple[int, int]]:
@@ -81,7 +85,7 @@ def test_every_panel_has_what_grafana_needs(dashboard):
 
 
 def test_units_are_grafanas():
-    assert {p.unit for b in BOARDS for p in b.panels()} <= UNITS
+    assert {unit(panel) for board in BOARDS.values() for panel in panels(board)} <= UNITS
 
 
 def test_variables_and_annotations(dashboard):
@@ -89,32 +93,32 @@ def test_variables_and_annotations(dashboard):
     assert (source["name"], source["type"]) == ("datasource", "datasource")
     assert owner["multi"] is owner["includeAll"] is True
     assert re.fullmatch(r"label_values\((\w+), (\w+)\)", owner["query"]["query"])
-    for annotation in dashboard["annotations"]["list"][1:]:
+    for annotation in marks(dashboard):
         assert annotation["target"]["expr"] == annotation["expr"]
         assert "changes(" in annotation["expr"]
     assert dashboard["schemaVersion"] >= 39
     assert "id" not in dashboard  # Grafana's own; an import makes one
 
 
-@pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.name)
-def test_panels_follow_the_chosen_runs(board):
-    chosen = f'{board.variable}=~"${board.variable}"'
-    for panel in board.panels():
-        for _, expression in panel.expressions:
+@pytest.mark.parametrize("name", BOARDS)
+def test_panels_follow_the_chosen_runs(name):
+    chosen = f'{name}=~"${name}"'
+    for panel in panels(BOARDS[name]):
+        for _, expression in expressions(panel):
             selectors = len(named(expression).selected)
-            assert expression.count(chosen) == selectors, (panel.title, expression)
+            assert expression.count(chosen) == selectors, (panel["title"], expression)
 
 
-@pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.name)
-def test_legends_name_labels_that_are_left(board):
-    for panel in board.panels():
-        for legend, expression in panel.expressions:
+@pytest.mark.parametrize("name", BOARDS)
+def test_legends_name_labels_that_are_left(name):
+    for panel in panels(BOARDS[name]):
+        for legend, expression in expressions(panel):
             wanted = set(re.findall(r"{{(\w+)}}", legend))
-            assert wanted <= named(expression).grouped, (panel.title, legend)
+            assert wanted <= named(expression).grouped, (panel["title"], legend)
 
 
 @pytest.mark.parametrize(("where", "expression"), EXPRESSIONS)
-def test_names_and_labels_are_the_catalogues(where, expression):
+def test_names_and_labels_are_exported(where, expression):
     found = named(expression)
     assert found.selected
     known: set[str] = set(GIVEN)
@@ -132,41 +136,9 @@ def test_names_and_labels_are_the_catalogues(where, expression):
 def test_every_metric_is_shown():
     shown = {
         name
-        for board in BOARDS
-        for panel in board.panels()
-        for _, expression in panel.expressions
+        for board in BOARDS.values()
+        for panel in panels(board)
+        for _, expression in expressions(panel)
         for name in named(expression).metrics
     }
     assert shown == {entry.name for entry in METRICS}
-
-
-def test_the_command_writes_the_same_bytes_each_time(tmp_path, capfd):
-    told = call(capfd, "dashboards", "--out", tmp_path / "a", "--json").json
-    assert told == {"files": [str(tmp_path / "a" / name) for name in FILES]}
-    assert call(capfd, "dashboards", "--out", tmp_path / "b").code == 0
-    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == sorted(FILES)
-    for name in FILES:
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    for name, board in dashboards().items():
-        text = (tmp_path / "a" / f"{name}.json").read_text()
-        assert text == dashboard_text(board)
-        assert json.loads(text) == board
-
-
-FILES = ("run.json", "sweep.json", "alerts.yaml")
-
-
-def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, capfd):
-    (tmp_path / "file").write_text("")
-    complaint = call(capfd, "dashboards", "--out", tmp_path / "file" / "d").complaint
-    assert str(tmp_path / "file") in complaint
-
-
-def test_the_page_has_every_metric_panel_and_alert_as_the_code_has_them():
-    page = (ROOT / "docs/monitoring.md").read_text()
-    assert renewed(page) == page, "python -m cluster.monitoring.reference docs/monitoring.md"
-
-
-def test_a_page_without_a_place_is_refused():
-    with pytest.raises(ValueError, match="metrics"):
-        renewed("# Monitoring\n")

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.monitoring.alerts import ALERTS, alert_rules, rule_groups
+from cluster.monitoring.shipped import rule_groups, with_job
 from tests.cluster.alert_cases import CASES, QUIET, Case, Series, written
+from tests.cluster.shipped_monitoring import ALERTS, RULES_TEXT, condition
 
 PROMTOOL = shutil.which("promtool")
 needs_promtool = pytest.mark.skipif(
     PROMTOOL is None, reason="promtool is not installed: apt-get install prometheus"
 )
-BY_NAME = {alert.name: alert for alert in ALERTS}
 FIRING = 'count by (alertname) (ALERTS{alertstate="firing"})'
 
 
@@ -27,9 +27,11 @@ def promtool(*args: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([PROMTOOL, *map(str, args)], capture_output=True, text=True)
 
 
-def rule_test(folder: Path, tests: list[dict[str, Any]]) -> subprocess.CompletedProcess[str]:
-    """``promtool test rules`` on the rules as they are written to a file."""
-    (folder / "alerts.yaml").write_text(alert_rules())
+def rule_test(
+    folder: Path, tests: list[dict[str, Any]], *, rules: str = RULES_TEXT
+) -> subprocess.CompletedProcess[str]:
+    """``promtool test rules`` on the text of a rule file."""
+    (folder / "alerts.yaml").write_text(rules)
     content = {"rule_files": ["alerts.yaml"], "evaluation_interval": "1m", "tests": tests}
     (folder / "tests.yaml").write_text(yaml.safe_dump(content, width=10_000))
     return promtool("test", "rules", folder / "tests.yaml")
@@ -52,10 +54,10 @@ def filled(template: str, case: Case) -> str:
 
 
 def case_test(name: str, case: Case) -> dict[str, Any]:
-    alert = BY_NAME[name]
-    annotations = {key: filled(t, case) for key, t in alert.rule()["annotations"].items()}
+    rule = ALERTS[name]
+    annotations = {key: filled(t, case) for key, t in rule["annotations"].items()}
     raised = {
-        "exp_labels": {**case.labels, "severity": alert.severity},
+        "exp_labels": {**case.labels, "severity": rule["labels"]["severity"]},
         "exp_annotations": annotations,
     }
     fired = [firing(case.fires_at - 1), firing(case.fires_at, name)]
@@ -70,13 +72,14 @@ def case_test(name: str, case: Case) -> dict[str, Any]:
 
 
 def test_every_alert_has_a_case():
-    assert set(CASES) == set(BY_NAME)
-    assert len(ALERTS) == len(BY_NAME)
+    assert set(CASES) == set(ALERTS)
+    assert len(ALERTS) == sum(len(group["rules"]) for group in rule_groups())
 
 
 @needs_promtool
-def test_the_rule_file_is_valid(tmp_path):
-    (tmp_path / "alerts.yaml").write_text(alert_rules())
+@pytest.mark.parametrize("rules", [RULES_TEXT, with_job(RULES_TEXT, 'a "job"')])
+def test_the_rule_file_is_valid(rules, tmp_path):
+    (tmp_path / "alerts.yaml").write_text(rules)
     checked = promtool("check", "rules", "--lint-fatal", tmp_path / "alerts.yaml")
     assert checked.returncode == 0, checked.stderr
     assert f"{len(ALERTS)} rules found" in checked.stdout
@@ -111,16 +114,30 @@ def test_the_tests_can_fail(tmp_path):
     assert "Img2ShapeRankSkew" in told.stdout + told.stderr
 
 
+# Among them the selectors of all kinds: with labels, without, and of several metrics.
+@needs_promtool
+@pytest.mark.parametrize("name", ["Img2ShapeNoProgress", "Img2ShapeExporterGone"])
+def test_rules_of_one_job_look_at_that_job_alone(name, tmp_path):
+    case = CASES[name]
+    told = rule_test(tmp_path, [case_test(name, case)], rules=with_job(RULES_TEXT, "img2shape"))
+    assert told.returncode == 0, told.stdout + told.stderr
+    silent = {
+        "interval": "1m",
+        "input_series": input_series(case.series),
+        "promql_expr_test": [firing(case.fires_at)],
+    }
+    told = rule_test(tmp_path, [silent], rules=with_job(RULES_TEXT, "another"))
+    assert told.returncode == 0, told.stdout + told.stderr
+
+
 def test_alerts_say_what_to_do():
-    for alert in ALERTS:
-        assert alert.name.startswith("Img2Shape")
-        assert alert.runbook.endswith(".")
-        for text in (alert.summary, alert.description, alert.runbook):
-            assert text, alert.name
-            assert "\n" not in text, alert.name
-
-
-def test_the_file_holds_the_groups_and_is_the_same_each_time():
-    assert yaml.safe_load(alert_rules()) == {"groups": rule_groups()}
-    assert alert_rules() == alert_rules()
-    assert [r["alert"] for g in rule_groups() for r in g["rules"]] == list(BY_NAME)
+    for name, rule in ALERTS.items():
+        assert name.startswith("Img2Shape")
+        assert rule["labels"]["severity"] in ("critical", "warning"), name
+        texts = rule["annotations"]
+        assert set(texts) == {"summary", "description", "runbook"}, name
+        assert texts["runbook"].endswith(".")
+        for text in texts.values():
+            assert text, name
+            assert "\n" not in text, name
+        assert condition(rule)[0], name

@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry, start_http_server
 
-from cluster.monitoring.alerts import ALERTS
-from cluster.monitoring.dashboard_json import BOARDS
+from cluster.monitoring.shipped import with_job
 from cluster.sweeps.exported import SweepMetrics
 from cluster.sweeps.live import Progress
 from tests.cluster.prometheus_server import PROMETHEUS, Prometheus, running_prometheus
+from tests.cluster.shipped_monitoring import ALERTS, BOARDS, condition, expressions, marks, panels
 from tests.cluster.sweeps.test_sweep_live import told
 from tests.command import CONFIGS, outcome, process, small
 
@@ -44,17 +44,18 @@ def instant(expression: str) -> str:
 
 
 PANELS = {
-    f"{board.name}: {panel.title} {legend}": instant(expression)
-    for board in BOARDS
-    for panel in board.panels()
-    for legend, expression in panel.expressions
+    f"{name}: {panel['title']} {legend}": instant(expression)
+    for name, board in BOARDS.items()
+    for panel in panels(board)
+    for legend, expression in expressions(panel)
 }
 MARKS = {  # without their threshold
-    f"{board.name}: {mark.name}": instant(mark.expression.removesuffix(" > 0"))
-    for board in BOARDS
-    for mark in board.annotations
+    f"{name}: {mark['name']}": instant(mark["expr"].removesuffix(" > 0"))
+    for name, board in BOARDS.items()
+    for mark in marks(board)
 }
-MEASURED = {alert.name: instant(alert.measured) for alert in ALERTS}
+MEASURED = {name: instant(condition(rule)[0]) for name, rule in ALERTS.items()}
+ALL = {**PANELS, **MARKS, **MEASURED}
 
 
 @pytest.fixture(scope="module")
@@ -118,15 +119,22 @@ def eventually(answer: Callable[[], Any], running: subprocess.Popen[str]) -> Any
     raise AssertionError(outcome(running) if running.poll() is not None else "no data")
 
 
-@pytest.mark.parametrize("what", [*PANELS, *MARKS, *MEASURED])
+@pytest.mark.parametrize("what", ALL)
 def test_it_has_data(what, prometheus, training):
-    expression = {**PANELS, **MARKS, **MEASURED}[what]
-    eventually(lambda: prometheus.values(expression), training)
+    eventually(lambda: prometheus.values(ALL[what]), training)
+
+
+def test_another_job_has_no_data(prometheus, training):
+    """Every query stays valid with a job filled in, and asks for the series of that job alone."""
+    for what, expression in ALL.items():
+        assert prometheus.values(with_job(expression, "another")) == [], what
+    state = "img2shape_run_state"
+    assert prometheus.values(with_job(state, "img2shape")) == prometheus.values(state) != []
 
 
 def test_phases_sum_to_the_wall_clock(prometheus, training):
-    (found,) = [p for p in BOARDS[0].panels() if p.title == "Where the time goes"]
-    whole = f"sum({instant(found.expressions[0][1])})"
+    (found,) = [p for p in panels(BOARDS["run"]) if p["title"] == "Where the time goes"]
+    whole = f"sum({instant(expressions(found)[0][1])})"
 
     def shares() -> list[float]:  # over ten seconds, of a file that is written once a second
         return [share for _, share in prometheus.values(whole) if 0.5 < share < 1.5]
@@ -140,7 +148,7 @@ def test_rules_are_evaluated_and_say_what_they_should(prometheus, training):
         return rules if all(rule["health"] == "ok" for rule in rules) else []
 
     rules = eventually(evaluated, training)
-    assert [rule["name"] for rule in rules] == [alert.name for alert in ALERTS]
+    assert [rule["name"] for rule in rules] == list(ALERTS)
     firing = eventually(lambda: prometheus.api("alerts")["alerts"], training)
     (failed,) = [a for a in firing if a["labels"]["alertname"] == "Img2ShapeSweepCellsFailed"]
     assert failed["labels"]["sweep"] == "s"
@@ -149,12 +157,12 @@ def test_rules_are_evaluated_and_say_what_they_should(prometheus, training):
 
 def test_a_killed_run_is_missed_and_shows_nothing_any_more(prometheus, training):
     """The last test: it ends the training."""
-    (gone,) = [alert for alert in ALERTS if alert.name == "Img2ShapeExporterGone"]
-    assert prometheus.values(gone.expression) == []
+    gone = ALERTS["Img2ShapeExporterGone"]["expr"]
+    assert prometheus.values(gone) == []
     os.killpg(training.pid, signal.SIGKILL)
     training.wait()
     end = time.monotonic() + PATIENCE_SECONDS
-    while not (found := prometheus.values(gone.expression)) and time.monotonic() < end:
+    while not (found := prometheus.values(gone)) and time.monotonic() < end:
         time.sleep(0.2)
     ((labels, _),) = found
     assert labels["run"] == RUN

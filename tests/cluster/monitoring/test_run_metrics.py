@@ -16,9 +16,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cluster.monitoring.exported_metrics import METRICS, RUN_STATES, metric
 from cluster.monitoring.families import Families
-from cluster.monitoring.health_signals import health_series
 from cluster.monitoring.ray_metrics import RayMirror
-from cluster.monitoring.run_metrics import RESTART_REASONS, RunMetrics, restart_reason
+from cluster.monitoring.run_metrics import (
+    RESTART_REASONS,
+    RunMetrics,
+    health_series,
+    restart_reason,
+)
 from trainer.config import RunConfig, parse_config
 from trainer.runs.attempt import Attempt, take_attempt
 from trainer.runs.run_folder import RunFolder
