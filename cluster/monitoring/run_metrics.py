@@ -55,7 +55,7 @@ Series = list[tuple[dict[str, str], float]]
 
 
 def restart_reason(words: str) -> str:
-    """The value of the label ``reason`` for the reason of a :class:`~trainer.runs.attempt.Start`."""
+    """The label ``reason`` for the words of a start in ``attempts.jsonl``."""
     return next((label for begin, label in _REASONS.items() if words.startswith(begin)), "other")
 
 
