@@ -5,7 +5,7 @@ PYTHON ?= python3
 TEST_PROCESSES ?= 2
 BIN := .venv/bin
 
-.PHONY: demo quick test test-faults lint clean
+.PHONY: demo quick test test-faults lint docs clean
 
 demo: .venv/installed
 	$(BIN)/img2shape demo
@@ -23,6 +23,12 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+# Writes build/site and fails on a warning, such as a link to nowhere. Needs Python 3.11.
+docs: .venv/installed
+	$(BIN)/python docs/generate.py build/docs
+	$(BIN)/zensical build --strict --clean
+	$(BIN)/python docs/no_requests.py build/site
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.12")'

@@ -32,11 +32,11 @@ from trainer.config import load_config
 CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "procedural"
 INTRO = """# Results on the built-in benchmark
 
-`python benchmarks/methods.py --markdown docs/results.md` trains every cell again: the ready
-configurations in `configs/procedural`, in float32, one thread a run, one process a run; the `small`
-set. Mean ± standard deviation over the seeds, `mi3dor` protocol, last checkpoint. Configurations
-were tuned on the validation split; these are test queries against the test gallery. ANMRR is better
-when lower.
+`python benchmarks/methods.py --markdown docs/evidence/results.md` trains every cell again: the
+ready configurations in `configs/procedural`, in float32, one thread and one process for each run,
+on the `small` set. Mean ± standard deviation over the seeds, `mi3dor` protocol, last checkpoint.
+The configurations were tuned on the validation split; these are test queries against the test
+gallery. ANMRR is better when lower.
 
 """
 Rows = dict[str, list[dict[str, float]]]

@@ -181,9 +181,9 @@ def test_balanced_methods_set_the_batch(name):
 
 
 def documented_ablations() -> list[tuple[str, str]]:
-    """Configuration and overrides of every row of docs/ablations.md."""
+    """Configuration and overrides of every row of docs/evidence/ablations.md."""
     found, config = [], ""
-    for line in (CONFIGS.parent / "docs" / "ablations.md").read_text().splitlines():
+    for line in (CONFIGS.parent / "docs" / "evidence" / "ablations.md").read_text().splitlines():
         if line.startswith("## ") and "`" in line:
             config = line.split("`")[1]
         elif line.startswith("| ") and not line.startswith("| table"):

@@ -119,7 +119,7 @@ def _commands(page: str) -> list[list[str]]:
     return [shlex.split(line)[1:] for line in lines if line.startswith("img2shape k8s ")]
 
 
-@pytest.mark.parametrize("words", _commands("docs/kubernetes.md"), ids=" ".join)
+@pytest.mark.parametrize("words", _commands("docs/guides/kubernetes.md"), ids=" ".join)
 def test_the_commands_of_the_page_work(words, capfd, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     args = words[: words.index("|")] if "|" in words else words
@@ -129,7 +129,7 @@ def test_the_commands_of_the_page_work(words, capfd, tmp_path, monkeypatch):
 
 
 def test_the_page_needs_ten_commands():
-    text = (ROOT / "docs/kubernetes.md").read_text()
+    text = (ROOT / "docs/guides/kubernetes.md").read_text()
     block = re.findall(r"^```\n(.*?)^```", text.split("## From an empty")[1], re.M | re.S)[0]
     assert len(block.splitlines()) == 10
     assert f"img2shape:{metadata.version('img2shape')}-cuda" in block
@@ -138,7 +138,7 @@ def test_the_page_needs_ten_commands():
 def test_the_page_names_options_that_exist(capfd):
     from cluster.cli.kubernetes import render
 
-    page = (ROOT / "docs/kubernetes.md").read_text()
+    page = (ROOT / "docs/guides/kubernetes.md").read_text()
     shown = call(capfd, "k8s", "render", "--help").out
     for option in sorted(set(re.findall(r"`(--[a-z-]+)", page)) - {"--batch-scheduler"}):
         name = option.removeprefix("--").replace("-", "_")

@@ -26,7 +26,7 @@ from tests.command import ROOT, call
 COPIES = ("run.json", "sweep.json", "alerts.yaml")  # what the command writes
 FILES = dict(zip(COPIES, (*DASHBOARDS.values(), "alerts.yaml"), strict=True))
 TEXTS = {file: (FOLDER / file).read_text() for file in FILES.values()}
-PAGE = (ROOT / "docs/monitoring.md").read_text()
+PAGE = (ROOT / "docs/guides/monitoring.md").read_text()
 HISTOGRAM_SERIES = ("_bucket", "_sum", "_count")
 EXPORTED = {
     f"{entry.name}{suffix}"
@@ -173,7 +173,7 @@ def test_dashboards_are_written_as_the_readme_says():
 
 
 def rows(name: str) -> list[tuple[str, ...]]:
-    """The cells of a table of docs/monitoring.md, without its head."""
+    """The cells of a table of docs/guides/monitoring.md, without its head."""
     found = re.search(rf"<!-- {name} -->\n(.*?)<!-- end -->", PAGE, re.S)
     assert found, f"no table <!-- {name} --> ... <!-- end -->"
     lines = [line.strip("| ").split(" | ") for line in found[1].splitlines()]

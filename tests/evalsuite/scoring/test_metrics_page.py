@@ -1,4 +1,4 @@
-"""The examples of docs/metrics.md run, and every headline metric has one."""
+"""The examples of docs/reference/metrics.md run, and every headline metric has one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from evalsuite.scoring.options import HEADLINES, Options
 from evalsuite.vectors.embeddings import EvaluationError
 from tests.command import ROOT
 
-PAGE = ROOT / "docs" / "metrics.md"
+PAGE = ROOT / "docs" / "reference" / "metrics.md"
 
 
 def test_examples_give_what_the_page_shows():
