@@ -17,7 +17,7 @@ from dataio.shards import decode_image
 from evalsuite.vectors import Embeddings
 from trainer.building import DTYPES
 from trainer.extraction import TrainedRun
-from trainer.inputs import IMAGENET_MEAN, IMAGENET_STD, evaluation_source
+from trainer.inputs import IMAGENET_MEAN, IMAGENET_STD
 
 THUMBNAIL_PIXELS = 240
 
@@ -50,7 +50,7 @@ def embed_pictures(run: TrainedRun, files: Sequence[Path], *, device: str = "cpu
         DataError: a file cannot be read, or is no picture; or the data set cannot be read.
     """
     config = run.config
-    source = evaluation_source(config, config.data.queries)
+    source = run.data.evaluation_source(config.data.queries)
     # All files are read before the first one costs time in the network.
     pictures = [query_pixels(file, source) for file in files]
     method, dtype = run.method.to(device).eval(), DTYPES[config.training.precision]
