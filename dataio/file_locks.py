@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+from dataio.records import DataError
+
+_log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -25,17 +30,43 @@ def locked(path: Path) -> Iterator[int]:
         os.close(file)
 
 
+def lock_at_once(file: int, place: Path, *, doing: str) -> None:
+    """Lock an open file or folder that belongs to `place`, without waiting; closing it unlocks.
+
+    Where the file system has no locks, as some network file systems, a warning says so.
+
+    Args:
+        doing: what the holder of the lock does, for messages: "is packing into this folder".
+
+    Raises:
+        DataError: another process holds the lock.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise DataError(
+            f"{place}: another process {doing}; wait for it, or choose another folder"
+        ) from None
+    except OSError as error:
+        _log.warning(
+            "%s: cannot be locked (%s); see that no other process %s",
+            place,
+            error.strerror,
+            doing,
+        )
+
+
 @contextlib.contextmanager
 def claimed(part: Path) -> Iterator[int]:
     """As `locked`, for a file that others rename or remove; removed at the end if still there."""
     while True:
         with locked(part) as file:
-            if not _is_at(file, part):
+            if not is_at(file, part):
                 continue  # who held the lock is done with that file
             try:
                 yield file
             finally:
-                if _is_at(file, part):
+                if is_at(file, part):
                     part.unlink()
             return
 
@@ -50,7 +81,7 @@ def being_written(folder: Path, *, suffix: str) -> int:
             continue  # done since
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(file, part):
+            if is_at(file, part):
                 part.unlink()
         except BlockingIOError:
             total_bytes += os.fstat(file).st_size
@@ -59,7 +90,8 @@ def being_written(folder: Path, *, suffix: str) -> int:
     return total_bytes
 
 
-def _is_at(file: int, path: Path) -> bool:
+def is_at(file: int, path: Path) -> bool:
+    """Whether the open `file` is the one that `path` names now."""
     try:
         return os.path.samestat(os.fstat(file), path.stat())
     except FileNotFoundError:

@@ -7,7 +7,6 @@ count. Whatever kills a pack, the notes say what the next one need not do again.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -19,6 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from dataio.atomic import write_whole
+from dataio.file_locks import is_at, lock_at_once
 from dataio.records import DataError, Record
 from dataio.shards import Member, Shard
 
@@ -180,18 +180,10 @@ def _locked(folder: Path) -> int:
         except FileNotFoundError:  # another pack has this moment removed the folder
             continue
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.stat(path), os.fstat(lock)):
+            lock_at_once(lock, folder.parent, doing="is packing into this folder")
+            if is_at(lock, path):
                 return lock
-        except FileNotFoundError:
-            pass  # removed between opening and locking: this lock would keep nobody out
-        except BlockingIOError:
+        except DataError:
             os.close(lock)
-            raise DataError(
-                f"{folder.parent}: another process is packing into this folder; wait for it, or "
-                "choose another folder"
-            ) from None
-        except OSError as error:  # some network file systems have no locks
-            logger.warning("%s: cannot be locked (%s); do not pack twice", folder, error.strerror)
-            return lock
-        os.close(lock)
+            raise
+        os.close(lock)  # removed between opening and locking: it would keep nobody out
