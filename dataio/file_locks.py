@@ -1,7 +1,7 @@
-"""Files that one process or thread at a time writes, whoever else is killed or forks meanwhile.
+"""Locks on files and folders: one process or thread at a time holds a lock.
 
-The locks are `flock`s: they belong to an open file, not to a process, so threads exclude each other
-too, and they end with the process.
+They are `flock`s. They belong to an open file, so threads exclude each other too, and the system
+releases them when the process ends, however it ends.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ def locked(path: Path) -> Iterator[int]:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield file
     finally:
-        fcntl.flock(file, fcntl.LOCK_UN)  # a forked process may hold a copy of the descriptor
+        fcntl.flock(
+            file, fcntl.LOCK_UN
+        )  # closing is not enough: a forked child may hold a copy of the descriptor
         os.close(file)
 
 
@@ -58,11 +60,11 @@ def lock_at_once(file: int, place: Path, *, doing: str) -> None:
 
 @contextlib.contextmanager
 def claimed(part: Path) -> Iterator[int]:
-    """As `locked`, for a file that others rename or remove; removed at the end if still there."""
+    """As `locked`, for a file that may be renamed; removed at the end if it is still there."""
     while True:
         with locked(part) as file:
             if not is_at(file, part):
-                continue  # who held the lock is done with that file
+                continue  # the holder before has renamed or removed that file
             try:
                 yield file
             finally:
@@ -78,7 +80,7 @@ def being_written(folder: Path, *, suffix: str) -> int:
         try:
             file = os.open(part, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
-            continue  # done since
+            continue  # finished meanwhile
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if is_at(file, part):

@@ -1,10 +1,10 @@
-"""What a run will read, and which samples any of its steps has: from manifests, before training."""
+"""What a run will read, and which samples each of its steps has, told before it trains."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ from dataio.checking import chosen, read_headers
 from dataio.loading import StreamSource, plan
 from dataio.records import DataError
 from dataio.shards import Manifest, content_member, shown
-from trainer.cautions import cautions
 from trainer.config import RunConfig
 from trainer.inputs import OpenData, training_selections
 from trainer.methods import METHODS
@@ -65,7 +64,7 @@ def explain_run(
         "memory_bytes": _machine_bytes() if memory_bytes is None else memory_bytes,
         "mapping": data.mapping,
     }
-    return {**result, "warnings": cautions(config, result)}
+    return {**result, "warnings": _cautions(config, result)}
 
 
 def replay_step(data: OpenData, *, step: int, world_size: int) -> dict[str, Any]:
@@ -100,6 +99,53 @@ def replay_step(data: OpenData, *, step: int, world_size: int) -> dict[str, Any]
         "world_size": world_size,
         "streams": found,
     }
+
+
+def _cautions(config: RunConfig, facts: Mapping[str, Any]) -> list[str]:
+    """What a careful colleague would warn of before the run starts, one line each."""
+    found = [
+        f"{name}: {warning}"
+        for name, stream in facts["streams"].items()
+        if stream["drawn"]
+        for warning in (*_empty_workers(stream, facts["world_size"]), *_uneven(config, stream))
+    ]
+    missing = facts["queries"]["missing_in_gallery"]
+    if missing:
+        found.append(f"queries: no shape of the gallery is of class {', '.join(missing)}")
+    if facts["cache"] != "none" and facts["cache_bytes"] > facts["memory_bytes"]:
+        found.append(
+            f"training.cache: all samples decoded take {facts['cache_bytes'] / 1e9:.1f} GB, the "
+            f"machine has {facts['memory_bytes'] / 1e9:.1f} GB"
+        )
+    return found
+
+
+def _empty_workers(stream: Mapping[str, Any], world_size: int) -> Iterator[str]:
+    """Batches that leave workers without rows."""
+    last, rows = stream["last_batch"], stream["batch"]
+    if stream["balance"] is None:
+        rows = min(rows, stream["samples"])
+    if rows < world_size:
+        yield f"batches of {rows} rows leave {world_size - rows} of {world_size} workers empty"
+    elif last is not None and last < world_size:
+        yield (
+            f"the last batch of a pass ({last} of {stream['batch']} rows) leaves "
+            f"{world_size - last} of {world_size} workers empty"
+        )
+
+
+def _uneven(config: RunConfig, stream: Mapping[str, Any]) -> Iterator[str]:
+    """Last batches of one row, repeated samples, and samples that are never read."""
+    if stream["balance"] is not None:
+        small = [f"{name} ({n})" for name, n in stream["balance"]["small_classes"].items()]
+        if small:
+            yield f"fewer samples than method.samples_per_class, so repeated: {', '.join(small)}"
+        return
+    if stream["last_batch"] == 1:
+        yield "the last batch of a pass is a single row; another training.batch avoids it"
+    if stream["passes"] < 1:
+        share = f"{stream['passes']:.0%}"
+        yield f"training.steps={config.training.steps} reads {share} of the samples, none twice"
 
 
 def _described(source: StreamSource, selection: Selection) -> dict[str, Any]:

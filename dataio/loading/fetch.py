@@ -59,7 +59,7 @@ class PixelReader:
         self._table, self._reader, self._cache = table, reader, cache
         self._fit: Fit = fit
         self._size = image_size
-        self._wide = colour  # whether to expect colour
+        self._wide = colour  # whether colour is expected in the next batch
 
     def read(self, positions: np.ndarray, views: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
         """Pixels uint8 [n, v, C, S, S] of the chosen views, and each sample's own C, uint8 [n].

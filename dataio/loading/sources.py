@@ -71,7 +71,7 @@ class SampleTable:
 
 
 def _digests(manifest: Manifest, rows: np.ndarray) -> np.ndarray:
-    """Enough of each hash to meet an accident; whole ones would double what workers are sent."""
+    """The first bytes of each hash: they show damage, and workers are sent half as much."""
     joined = "".join(manifest.content_sha256[row][: 2 * DIGEST_BYTES] for row in rows)
     return np.frombuffer(bytes.fromhex(joined), dtype=np.uint8).reshape(len(rows), DIGEST_BYTES)
 

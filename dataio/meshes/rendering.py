@@ -105,7 +105,7 @@ class RenderSpec:
 def described(spec: RenderSpec) -> dict[str, Any]:
     """What decides the pixels of rendered views: spec, digest, and versions of the libraries.
 
-    Without the up axis, which each shape has its own of.
+    Without the up axis, since each shape has its own.
     """
     fields = {name: value for name, value in spec.to_json().items() if name != "up_axis"}
     digest = dataclasses.replace(spec, up_axis=RenderSpec().up_axis).digest

@@ -151,7 +151,7 @@ def _check_keys(shapes: list[Record]) -> None:
 
 @contextmanager
 def _alone_in(out: Path) -> Iterator[None]:
-    """Keep other jobs out of the folder; the kernel ends this with the process."""
+    """Keep other jobs out of the folder until the block or the process ends."""
     folder = os.open(out, os.O_RDONLY)
     try:
         lock_at_once(folder, out, doing="renders into this folder")
@@ -165,7 +165,7 @@ def _render(record: Record, *, out: Path, spec: RenderSpec) -> Outcome:
 
 
 def _shape_folder(out: Path, key: str) -> Path:
-    """256 folders on the way, as a million entries in one are slow on many file systems."""
+    """The shape's folder, below one of 256: a million entries in one folder are slow to list."""
     return out / _VIEWS / hashlib.sha256(key.encode()).hexdigest()[:2] / key
 
 

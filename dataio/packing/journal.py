@@ -1,8 +1,8 @@
-"""Where a data set lies while it is packed: finished shards with a note each, under a lock.
+"""The folder of a data set that is being packed: finished shards, each with a note, under a lock.
 
-The folder `.packing` is hidden inside the data set's own, so that moving a shard into place is a
-rename. A note is written after its shard is complete and on disk; a shard without one does not
-count. Whatever kills a pack, the notes say what the next one need not do again.
+The folder `.packing` lies inside the data set's own, so that moving a shard into place is a rename.
+A note is written when its shard is complete and on disk; a shard without a note does not count.
+After a kill, the notes tell the next pack which shards it need not write again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class NotedRow:
-    """What the manifest says of one sample, beside what its record says."""
+    """What the manifest holds of one sample and its record does not."""
 
     members: tuple[Member, ...]
     content_sha256: str
@@ -122,7 +122,7 @@ class Staging:
             return None
 
     def write_note(self, note: ShardNote) -> None:
-        """Say that a shard, which is on disk, is finished."""
+        """Write the note of a finished shard that is on disk."""
         path = self.folder / (note.shard.name + _NOTE)
         write_whole(path, json.dumps(asdict(note), separators=(",", ":")).encode())
 
@@ -177,7 +177,7 @@ def _locked(folder: Path) -> int:
         path = folder / _LOCK
         try:
             lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        except FileNotFoundError:  # another pack has this moment removed the folder
+        except FileNotFoundError:  # another pack has just removed the folder
             continue
         try:
             lock_at_once(lock, folder.parent, doing="is packing into this folder")

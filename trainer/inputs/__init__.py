@@ -1,4 +1,4 @@
-"""A run's data: its opened data sets with one label space, the streams that a method trains on, and
+"""A run's data, opened once: manifests, label space, streams and plan; the training loader, and
 copies of batches to a GPU.
 
 May import: dataio, trainer.config, trainer.methods, trainer.sections.
@@ -7,8 +7,6 @@ May import: dataio, trainer.config, trainer.methods, trainer.sections.
 from trainer.inputs.device_copies import on_device
 from trainer.inputs.open_data import OpenData, training_selections
 from trainer.inputs.streams import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     to_domain,
     to_domains,
     training_loader,
@@ -16,8 +14,6 @@ from trainer.inputs.streams import (
 )
 
 __all__ = [
-    "IMAGENET_MEAN",
-    "IMAGENET_STD",
     "OpenData",
     "on_device",
     "to_domain",

@@ -11,8 +11,6 @@ from dataio.loading import Batch, Loader, LoaderOptions, StreamSource, apply, wa
 from trainer.inputs.open_data import OpenData
 from trainer.methods import Domain
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
 
 def training_loader(
     data: OpenData,
@@ -51,9 +49,7 @@ def to_domain(
 ) -> Domain:
     """Augment and normalise one batch of ``source`` on ``device``."""
     batch = batch.to(device)
-    pixels = apply(
-        batch.pixels, batch.jitter, size=source.image_size, mean=IMAGENET_MEAN, std=IMAGENET_STD
-    )
+    pixels = apply(batch.pixels, batch.jitter, size=source.image_size)
     return Domain(
         pixels.to(dtype),
         batch.label,
