@@ -109,8 +109,8 @@ def configuration(options: argparse.Namespace, root: Path, network: str, mode: s
 @contextmanager
 def batches(trainer: Trainer, *, resident: bool) -> Iterator[Iterator[dict[str, Any]]]:
     """Batches on the device: those of the shards, or the first of them again and again."""
-    config, device = trainer.config, trainer.device
-    with training_loader(config, trainer.sources, device=device) as loader:
+    device = trainer.device
+    with training_loader(trainer.data, device=device) as loader:
         read = (batch for _, batch in on_device(iter(loader), device))
         if not resident:
             yield read

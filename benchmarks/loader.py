@@ -40,7 +40,8 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from webdataset.compat import WebDataset, WebLoader
 
 from dataio.loading import plan
-from dataio.loading.loader import Loader
+from dataio.loading.loader import Loader, LoaderOptions
+from dataio.loading.loading_plan import LoadingPlan
 from dataio.loading.sources import StreamSource
 from dataio.packing.records_to_shards import pack
 from dataio.shards.manifest import Manifest
@@ -111,13 +112,20 @@ def from_webdataset(
 
 
 def ours(
-    manifest: Manifest, stream: str, *, channels: int, repeat: bool = True, **options: Any
+    manifest: Manifest,
+    stream: str,
+    *,
+    channels: int,
+    batch: int,
+    start_step: int = 0,
+    repeat: bool = True,
+    **options: Any,
 ) -> Batches:
     """Our loader's batches; `repeat` gives grey ones `channels`."""
     rows = manifest.select(stream, "train")
     source = StreamSource(manifest, rows, manifest.classes, labelled=True, image_size=SIDE)
-    settings = {"seed": 0, "steps": ENDLESS, **options}
-    with Loader({"stream": source}, **settings) as loader:
+    loading = LoadingPlan({"stream": source}, batch=batch, seed=0, steps=ENDLESS)
+    with Loader(loading, LoaderOptions(**options), start_step=start_step) as loader:
         for _, batches in loader:
             pixels = batches["stream"].pixels
             if repeat and pixels.shape[-3] < channels:

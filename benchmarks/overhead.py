@@ -50,8 +50,8 @@ from cluster.training.ray_cluster import ray_session
 from trainer.building import DTYPES, build_method
 from trainer.config import RunConfig, parse_config
 from trainer.engines.optimizers import build_optimizer
-from trainer.inputs.data_sets import data_fingerprint, label_space
-from trainer.inputs.streams import to_domains, training_loader, training_sources
+from trainer.inputs.open_data import OpenData
+from trainer.inputs.streams import to_domains, training_loader
 from trainer.loop import train
 from trainer.methods import Method, Now
 from trainer.runs.checkpoint import newest_checkpoint
@@ -88,8 +88,8 @@ class ByHand:
     """The loop that one would write for one experiment; each ``next`` is one step."""
 
     def __init__(self, config: RunConfig) -> None:
-        self.config, self.sources = config, training_sources(config)
-        self.method: Method = build_method(config, num_classes=len(label_space(config)))
+        self.config, self.data = config, OpenData(config)
+        self.method: Method = build_method(config, num_classes=len(self.data.classes))
         self.optimizer = build_optimizer(self.method, config.optimizer)
 
     def steps(self) -> Generator[None, None, None]:
@@ -97,10 +97,10 @@ class ByHand:
         dtype = DTYPES[config.training.precision]
         rates = [group["lr"] for group in optimizer.param_groups]
         self.method.train()
-        with training_loader(config, self.sources) as loader:
+        with training_loader(self.data) as loader:
             for step, batch in loader:
                 now = Now(step, step / config.training.steps, logged=False)
-                domains = to_domains(batch, self.sources, device="cpu", dtype=dtype)
+                domains = to_domains(batch, self.data.sources, device="cpu", dtype=dtype)
                 losses = self.method(domains, now)
                 losses.total.backward()
                 factor = rate_factor(config.optimizer.schedule, now.p, warmup=0.0)
@@ -115,7 +115,7 @@ class ByHand:
 
 def claimed(config: RunConfig, path: Path) -> RunFolder:
     folder = RunFolder(path)
-    folder.claim(config, fingerprint=data_fingerprint(config))
+    folder.claim(config, fingerprint=OpenData(config).fingerprint)
     return folder
 
 

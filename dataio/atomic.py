@@ -6,20 +6,28 @@ import os
 from pathlib import Path
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all, and survives a power failure.
+def write_whole(path: Path, data: bytes, *, durable: bool = True, one_writer: bool = False) -> None:
+    """Write a file under a temporary name beside it and rename: it is there whole or not at all.
+
+    Args:
+        durable: it also survives a power failure; False saves the waits for the disk.
+        one_writer: no other process writes this file, so the temporary name can always be the same
+            and what a killed process has left is written over.
 
     Raises:
         OSError: naming `path`; a full disk by itself would name nothing.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    writer = "" if one_writer else f".{os.getpid()}"
+    temporary = path.with_name(f".{path.name}{writer}.tmp")
     try:
         with open(temporary, "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
-        sync_folder(path.parent)
+        if durable:
+            sync_folder(path.parent)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:

@@ -1,16 +1,21 @@
-"""Files that one process or thread at a time writes, whoever else is killed or forks meanwhile.
+"""Locks on files and folders: one process or thread at a time holds a lock.
 
-The locks are `flock`s: they belong to an open file, not to a process, so threads exclude each other
-too, and they end with the process.
+They are `flock`s. They belong to an open file, so threads exclude each other too, and the system
+releases them when the process ends, however it ends.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+from dataio.records import DataError
+
+_log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -21,21 +26,49 @@ def locked(path: Path) -> Iterator[int]:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield file
     finally:
-        fcntl.flock(file, fcntl.LOCK_UN)  # a forked process may hold a copy of the descriptor
+        fcntl.flock(
+            file, fcntl.LOCK_UN
+        )  # closing is not enough: a forked child may hold a copy of the descriptor
         os.close(file)
+
+
+def lock_at_once(file: int, place: Path, *, doing: str) -> None:
+    """Lock an open file or folder that belongs to `place`, without waiting; closing it unlocks.
+
+    Where the file system has no locks, as some network file systems, a warning says so.
+
+    Args:
+        doing: what the holder of the lock does, for messages: "is packing into this folder".
+
+    Raises:
+        DataError: another process holds the lock.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise DataError(
+            f"{place}: another process {doing}; wait for it, or choose another folder"
+        ) from None
+    except OSError as error:
+        _log.warning(
+            "%s: cannot be locked (%s); see that no other process %s",
+            place,
+            error.strerror,
+            doing,
+        )
 
 
 @contextlib.contextmanager
 def claimed(part: Path) -> Iterator[int]:
-    """As `locked`, for a file that others rename or remove; removed at the end if still there."""
+    """As `locked`, for a file that may be renamed; removed at the end if it is still there."""
     while True:
         with locked(part) as file:
-            if not _is_at(file, part):
-                continue  # who held the lock is done with that file
+            if not is_at(file, part):
+                continue  # the holder before has renamed or removed that file
             try:
                 yield file
             finally:
-                if _is_at(file, part):
+                if is_at(file, part):
                     part.unlink()
             return
 
@@ -47,10 +80,10 @@ def being_written(folder: Path, *, suffix: str) -> int:
         try:
             file = os.open(part, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
-            continue  # done since
+            continue  # finished meanwhile
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(file, part):
+            if is_at(file, part):
                 part.unlink()
         except BlockingIOError:
             total_bytes += os.fstat(file).st_size
@@ -59,7 +92,8 @@ def being_written(folder: Path, *, suffix: str) -> int:
     return total_bytes
 
 
-def _is_at(file: int, path: Path) -> bool:
+def is_at(file: int, path: Path) -> bool:
+    """Whether the open `file` is the one that `path` names now."""
     try:
         return os.path.samestat(os.fstat(file), path.stat())
     except FileNotFoundError:

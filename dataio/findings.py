@@ -1,4 +1,4 @@
-"""What the reader of a data set met that it could not use: raised, or skipped and listed."""
+"""Items of a data set that cannot be used: an error, or skipped and listed."""
 
 from __future__ import annotations
 

@@ -94,8 +94,10 @@ def _windowed(
 
 @contextmanager
 def _interrupts_wait() -> Iterator[None]:
-    """Ctrl-C waits while workers start: they inherit the blocked signal, so none dies of it, with a
-    traceback, before `_leave_interrupts`."""
+    """Block Ctrl-C while workers start.
+
+    They inherit the blocked signal, so none dies with a traceback before `_leave_interrupts`.
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

@@ -1,27 +1,20 @@
-"""What a run will read, and which samples any of its steps has: from manifests, before training."""
+"""What a run will read, and which samples each of its steps has, told before it trains."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from dataio.checking import chosen, read_headers
-from dataio.loading import Loader, StreamSource, plan
+from dataio.loading import StreamSource, plan
 from dataio.records import DataError
 from dataio.shards import Manifest, content_member, shown
-from trainer.cautions import cautions
 from trainer.config import RunConfig
-from trainer.inputs import (
-    class_mapping,
-    evaluation_source,
-    training_loader,
-    training_selections,
-    training_sources,
-)
+from trainer.inputs import OpenData, training_selections
 from trainer.methods import METHODS
 from trainer.sections import Selection
 from trainer.validation import require_scorable
@@ -30,21 +23,21 @@ _HEADERS = 16  # pictures of a stream that are looked at to tell grey from colou
 
 
 def explain_run(
-    config: RunConfig, *, world_size: int, memory_bytes: int | None = None
+    data: OpenData, *, world_size: int, memory_bytes: int | None = None
 ) -> dict[str, Any]:
     """What the run reads in each stream, as plain JSON values; no network is built.
 
     Args:
-        config: the run.
+        data: of the run.
         world_size: training workers.
         memory_bytes: of a machine, to hold the cache against; None = this machine's.
 
     Raises:
         ConfigError, DataError: what training or evaluation would refuse.
     """
-    sources = training_sources(config)
-    _loader(config, sources, world_size=world_size)  # refuses what training would refuse
-    require_scorable(config)
+    data.require_trainable()
+    require_scorable(data)
+    config, sources = data.config, data.sources
     selections = training_selections(config)
     streams = {
         name: {
@@ -55,7 +48,7 @@ def explain_run(
         for name, source in sources.items()
     }
     queries, gallery = (
-        _evaluated(config, selection) for selection in (config.data.queries, config.data.gallery)
+        _evaluated(data, selection) for selection in (config.data.queries, config.data.gallery)
     )
     missing = sorted(set(queries.pop("names")) - set(gallery.pop("names")))
     result = {
@@ -69,12 +62,12 @@ def explain_run(
         "cache_bytes": sum(s["cache_bytes"] for s in streams.values() if s["drawn"]),
         "cache": config.training.cache,
         "memory_bytes": _machine_bytes() if memory_bytes is None else memory_bytes,
-        "mapping": class_mapping(config),
+        "mapping": data.mapping,
     }
-    return {**result, "warnings": cautions(config, result)}
+    return {**result, "warnings": _cautions(config, result)}
 
 
-def replay_step(config: RunConfig, *, step: int, world_size: int) -> dict[str, Any]:
+def replay_step(data: OpenData, *, step: int, world_size: int) -> dict[str, Any]:
     """The samples of one step by the plan that training follows; no pixels are read.
 
     For each stream that steps draw from: the `keys` of the global batch in order, the pass of each
@@ -84,16 +77,15 @@ def replay_step(config: RunConfig, *, step: int, world_size: int) -> dict[str, A
     Raises:
         ConfigError, DataError: what training would refuse, or a step that the run does not have.
     """
-    steps = config.training.steps
+    steps = data.config.training.steps
     if not 0 <= step < steps:
         raise DataError(
             f"step {step}: the run has {steps} steps, numbered from 0; choose one of these or "
             "raise training.steps"
         )
-    sources = training_sources(config)
     found = {}
-    for name, places in _loader(config, sources, world_size=world_size).places(step).items():
-        manifest = sources[name].manifest
+    for name, places in data.plan.places(step, world_size=world_size).items():
+        manifest = data.sources[name].manifest
         found[name] = {
             "keys": [manifest.keys[row] for row in places.rows.tolist()],
             "passes": places.passes.tolist(),
@@ -101,7 +93,7 @@ def replay_step(config: RunConfig, *, step: int, world_size: int) -> dict[str, A
             "parts": [list(bounds) for bounds in places.bounds],
         }
     return {
-        "method": config.method_name,
+        "method": data.config.method_name,
         "step": step,
         "steps": steps,
         "world_size": world_size,
@@ -109,11 +101,51 @@ def replay_step(config: RunConfig, *, step: int, world_size: int) -> dict[str, A
     }
 
 
-def _loader(config: RunConfig, sources: dict[str, StreamSource], *, world_size: int) -> Loader:
-    """The loader of training, without a cache: nothing will be loaded."""
-    training = config.training.model_copy(update={"cache": "none"})
-    plain = config.model_copy(update={"training": training})
-    return training_loader(plain, sources, world_size=world_size)
+def _cautions(config: RunConfig, facts: Mapping[str, Any]) -> list[str]:
+    """What a careful colleague would warn of before the run starts, one line each."""
+    found = [
+        f"{name}: {warning}"
+        for name, stream in facts["streams"].items()
+        if stream["drawn"]
+        for warning in (*_empty_workers(stream, facts["world_size"]), *_uneven(config, stream))
+    ]
+    missing = facts["queries"]["missing_in_gallery"]
+    if missing:
+        found.append(f"queries: no shape of the gallery is of class {', '.join(missing)}")
+    if facts["cache"] != "none" and facts["cache_bytes"] > facts["memory_bytes"]:
+        found.append(
+            f"training.cache: all samples decoded take {facts['cache_bytes'] / 1e9:.1f} GB, the "
+            f"machine has {facts['memory_bytes'] / 1e9:.1f} GB"
+        )
+    return found
+
+
+def _empty_workers(stream: Mapping[str, Any], world_size: int) -> Iterator[str]:
+    """Batches that leave workers without rows."""
+    last, rows = stream["last_batch"], stream["batch"]
+    if stream["balance"] is None:
+        rows = min(rows, stream["samples"])
+    if rows < world_size:
+        yield f"batches of {rows} rows leave {world_size - rows} of {world_size} workers empty"
+    elif last is not None and last < world_size:
+        yield (
+            f"the last batch of a pass ({last} of {stream['batch']} rows) leaves "
+            f"{world_size - last} of {world_size} workers empty"
+        )
+
+
+def _uneven(config: RunConfig, stream: Mapping[str, Any]) -> Iterator[str]:
+    """Last batches of one row, repeated samples, and samples that are never read."""
+    if stream["balance"] is not None:
+        small = [f"{name} ({n})" for name, n in stream["balance"]["small_classes"].items()]
+        if small:
+            yield f"fewer samples than method.samples_per_class, so repeated: {', '.join(small)}"
+        return
+    if stream["last_batch"] == 1:
+        yield "the last batch of a pass is a single row; another training.batch avoids it"
+    if stream["passes"] < 1:
+        share = f"{stream['passes']:.0%}"
+        yield f"training.steps={config.training.steps} reads {share} of the samples, none twice"
 
 
 def _described(source: StreamSource, selection: Selection) -> dict[str, Any]:
@@ -130,8 +162,8 @@ def _described(source: StreamSource, selection: Selection) -> dict[str, Any]:
     }
 
 
-def _evaluated(config: RunConfig, selection: Selection) -> dict[str, Any]:
-    source = evaluation_source(config, selection)
+def _evaluated(data: OpenData, selection: Selection) -> dict[str, Any]:
+    source = data.evaluation_source(selection)
     return {**_described(source, selection), "names": list(_counts(source))}
 
 

@@ -28,16 +28,7 @@ from trainer.engines import (
     set_layout,
     set_passes,
 )
-from trainer.inputs import (
-    bad_samples,
-    data_fingerprint,
-    label_space,
-    on_device,
-    to_domains,
-    training_loader,
-    training_sources,
-    walk_stream,
-)
+from trainer.inputs import OpenData, on_device, to_domains, training_loader, walk_stream
 from trainer.methods import Domain, Losses, Now
 from trainer.runs import (
     Retention,
@@ -70,12 +61,13 @@ class Trainer:
         device: torch.device,
         strategy: Strategy | None = None,
         clock: PhaseClock | None = None,
+        data: OpenData | None = None,
     ) -> None:
         require_supported(config)
         self.config, self.folder, self.device = config, folder, device
         self.clock = clock or PhaseClock()
-        self.classes = label_space(config)
-        self.sources = training_sources(config)
+        self.data = data or OpenData(config)
+        self.classes, self.sources = self.data.classes, self.data.sources
         # Training draws nothing from the process's generator, whose first state is a random one.
         torch.manual_seed(config.training.seed)
         self.method = build_method(config, num_classes=len(self.classes)).to(device)
@@ -99,7 +91,7 @@ class Trainer:
         self.step = 0
         self.round_health: dict[str, float] = {}
         self.validation = Validation(
-            config,
+            self.data,
             folder.validation,
             device=device,
             dtype=DTYPES[config.training.precision],
@@ -107,7 +99,7 @@ class Trainer:
         )
         self.writer = take_over(
             folder,
-            description=describe(config, self.classes),
+            description=describe(self.data),
             keep=Retention.of(config),
             background=config.training.async_checkpoints,
         )
@@ -137,8 +129,7 @@ class Trainer:
         if leader and self.folder.validation.exists():
             drop_records(self.folder.validation, from_step=self.step + 1)
         loader = training_loader(
-            self.config,
-            self.sources,
+            self.data,
             start_step=self.step,
             rank=collectives.rank(),
             world_size=collectives.world_size(),
@@ -151,7 +142,7 @@ class Trainer:
             loader=loader,
             writer=self.writer,
             device=self.device,
-            bad_samples=bad_samples(self.config) if leader else None,
+            bad_samples=self.data.bad_samples() if leader else None,
         )
         asked_to_stop = collectives.AnyRank(self.device)
         try:
@@ -307,7 +298,7 @@ class Trainer:
             self.model = self.strategy.prepare(self.method, self.config.optimizer)
             return
         found = found or load_checkpoint(Path(path))
-        mine = describe(self.config, self.classes)
+        mine = describe(self.data)
         require_same_run(self.folder.path, found.description, mine)
         self.method.load_state_dict(found.state["method"])
         self.model = self.strategy.prepare(self.method, self.config.optimizer)
@@ -337,13 +328,13 @@ def _summary(done: Mapping[str, tuple[Losses, torch.Tensor | None]]) -> dict[str
     return {"loss": loss, "terms": terms, "health": health}
 
 
-def describe(config: RunConfig, classes: tuple[str, ...]) -> dict[str, Any]:
+def describe(data: OpenData) -> dict[str, Any]:
     """What identifies a checkpoint's run."""
     return {
-        "identity": config.identity,
-        "fingerprint": data_fingerprint(config),
-        "classes": list(classes),
-        "config": config.to_dict(),
+        "identity": data.config.identity,
+        "fingerprint": data.fingerprint,
+        "classes": list(data.classes),
+        "config": data.config.to_dict(),
     }
 
 
@@ -354,8 +345,12 @@ def train(
     on_record: Callable[[dict[str, Any]], None] | None = None,
     stop: Callable[[], bool] | None = None,
     reason: str | None = None,
+    data: OpenData | None = None,
 ) -> int:
     """Train one run on this rank; continues ``folder`` when it holds this run.
+
+    Args:
+        data: the run's data where they are open already; None opens them.
 
     Returns the step reached, smaller than the configured one only after ``stop``.
 
@@ -379,7 +374,7 @@ def train(
             step=lambda: trainer and trainer.step,
         ),
     ):
-        trainer = Trainer(config, folder, device=device, clock=clock)
+        trainer = Trainer(config, folder, device=device, clock=clock, data=data)
         reached = trainer.run(on_record=on_record, stop=stop, reason=reason)
         if collectives.rank() == 0:
             folder.update(

@@ -268,9 +268,11 @@ def explain(
     from cluster.data_jobs import print_explanation
     from trainer.config import load_config
     from trainer.explain import explain_run
+    from trainer.inputs import OpenData
 
     with only_json(as_json) as emit:
-        result = explain_run(load_config(config, overrides or ()), world_size=workers)
+        data = OpenData(load_config(config, overrides or ()))
+        result = explain_run(data, world_size=workers)
         emit(result)
     if not as_json:
         print_explanation(result)
@@ -288,9 +290,11 @@ def replay(
     from cluster.data_jobs import print_replay
     from trainer.config import load_config
     from trainer.explain import replay_step
+    from trainer.inputs import OpenData
 
     with only_json(as_json) as emit:
-        result = replay_step(load_config(config, overrides or ()), step=step, world_size=workers)
+        data = OpenData(load_config(config, overrides or ()))
+        result = replay_step(data, step=step, world_size=workers)
         emit(result)
     if not as_json:
         print_replay(result)

@@ -42,14 +42,15 @@ def gather(config: RunConfig, *, workers: int) -> RunFacts:
     """
     from cluster.training import model_complexity
     from trainer.explain import explain_run
-    from trainer.inputs import training_sources
+    from trainer.inputs import OpenData
 
     begun = time.monotonic()
-    sources = training_sources(config)
+    data = OpenData(config)
+    sources = data.sources
     for source in sources.values():
         _read_first(source)
     seconds = time.monotonic() - begun
-    explained = explain_run(config, world_size=workers)
+    explained = explain_run(data, world_size=workers)
     views = {name: _views(source) for name, source in sources.items()}
     roots = _roots(sources.values())
     return RunFacts(

@@ -26,7 +26,6 @@ from evalsuite.vectors import (
 )
 from trainer.config import ConfigError
 from trainer.extraction import TrainedRun, load_run
-from trainer.inputs import data_fingerprint, evaluation_source
 from trainer.runs import RunFolder, naming
 from trainer.sections import Selection
 
@@ -64,7 +63,7 @@ def embed_run(
     number of parts, how many rows were made by this call, and the seconds of the call.
 
     Raises:
-        ConfigError, DataError: as ``load_run`` and ``evaluation_source``, or an unknown choice.
+        ConfigError, DataError: as ``load_run`` and ``OpenData``, or an unknown choice.
         EvaluationError: a value that ``dtype`` cannot hold, or workers that die again and again.
         OSError: a folder cannot be written.
     """
@@ -178,7 +177,7 @@ def _filled(
 
 
 def _writer(run: TrainedRun, folder: Path, stream: Stream, dtype: Dtype) -> PartsWriter:
-    source = evaluation_source(run.config, stream.selection)
+    source = run.data.evaluation_source(stream.selection)
     total = len(source.rows)
     return PartsWriter(
         folder.absolute() / stream.name,
@@ -212,7 +211,7 @@ def _crew(run: TrainedRun, workers: int) -> Iterator[Crew]:
 
 def require_same_data(run: TrainedRun) -> None:
     """Raise ``ConfigError`` unless the run's data set is the one that it was trained on."""
-    trained, found = run.checkpoint.description["fingerprint"], data_fingerprint(run.config)
+    trained, found = run.checkpoint.description["fingerprint"], run.data.fingerprint
     if trained != found:
         raise ConfigError(
             f"{run.checkpoint.path}: was trained on other data than '{run.config.data.root}' holds "

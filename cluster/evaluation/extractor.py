@@ -13,7 +13,6 @@ from dataio.loading import StreamSource
 from dataio.records import DataError
 from evalsuite.vectors import Embeddings, Part, PartsWriter
 from trainer.extraction import TrainedRun, extract, untrained
-from trainer.inputs import evaluation_source
 from trainer.methods import Method
 from trainer.runs import naming
 from trainer.sections import Selection
@@ -78,7 +77,7 @@ class Extractor:
 
     def _source(self, stream: Stream, writer: PartsWriter) -> StreamSource:
         if stream not in self._sources:
-            source = evaluation_source(self._run.config, stream.selection)
+            source = self._run.data.evaluation_source(stream.selection)
             if parts_fingerprint(self._run, stream, source) != writer.fingerprint:
                 raise DataError(
                     f"{source.manifest.root}: a worker sees other data or another checkpoint there "

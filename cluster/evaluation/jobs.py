@@ -19,6 +19,7 @@ from cluster.evaluation.extraction import (
 from cluster.evaluation.gallery_actors import gallery_transport
 from cluster.evaluation.pictures import Pictures
 from cluster.terminal import say, task
+from dataio.shards import Manifest
 from evalsuite.pages import build_report
 from evalsuite.pages import load_run as view_run
 from evalsuite.scoring import Evaluation, Options, items_fingerprint
@@ -175,12 +176,15 @@ def score_files(
 def write_report(runs: Sequence[Path], out: Path, *, title: str) -> Path:
     """One HTML page about evaluated runs; embeds the untrained network once for the comparison."""
     embedded = [p for p in runs if is_finished(RunFolder(p).embeddings / "queries")]
-    trained = {path: load_run(path) for path in embedded}
+    opened: dict[str, Manifest] = {}
+    trained = {path: load_run(path, opened=opened) for path in embedded}
     for path, run in trained.items():
         sides = (configured_stream(run, side) for side in ("queries", "gallery"))
         before = [replace(side, name=f"initial-{side.name}", initial=True) for side in sides]
         embed(run, RunFolder(path).embeddings, before)
     views = [view_run(path) for path in runs]
-    pictures = Pictures([(trained.get(path) or load_run(path)).config for path in runs])
+    pictures = Pictures(
+        [(trained.get(path) or load_run(path, opened=opened)).data for path in runs]
+    )
     with naming(out), task("writing the report"):
         return build_report(views, out, title=title, pictures=pictures)

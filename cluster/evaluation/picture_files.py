@@ -17,7 +17,6 @@ from dataio.shards import decode_image
 from evalsuite.vectors import Embeddings
 from trainer.building import DTYPES
 from trainer.extraction import TrainedRun
-from trainer.inputs import IMAGENET_MEAN, IMAGENET_STD, evaluation_source
 
 THUMBNAIL_PIXELS = 240
 
@@ -50,7 +49,7 @@ def embed_pictures(run: TrainedRun, files: Sequence[Path], *, device: str = "cpu
         DataError: a file cannot be read, or is no picture; or the data set cannot be read.
     """
     config = run.config
-    source = evaluation_source(config, config.data.queries)
+    source = run.data.evaluation_source(config.data.queries)
     # All files are read before the first one costs time in the network.
     pictures = [query_pixels(file, source) for file in files]
     method, dtype = run.method.to(device).eval(), DTYPES[config.training.precision]
@@ -58,7 +57,7 @@ def embed_pictures(run: TrainedRun, files: Sequence[Path], *, device: str = "cpu
     for start in range(0, len(pictures), config.evaluation.batch):
         stack = np.stack(pictures[start : start + config.evaluation.batch]).transpose(0, 3, 1, 2)
         pixels = torch.from_numpy(np.ascontiguousarray(stack)).to(device)
-        pixels = apply(pixels, None, size=source.image_size, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        pixels = apply(pixels, None, size=source.image_size)
         vectors.append(method.embed_queries(pixels.to(dtype)).float().cpu().numpy())
     return Embeddings(
         [str(number) for number in range(len(files))], [""] * len(files), np.concatenate(vectors)

@@ -10,8 +10,7 @@ import numpy as np
 from PIL import Image
 
 from dataio.loading import StreamSource, walk
-from trainer.config import RunConfig
-from trainer.inputs import evaluation_source
+from trainer.inputs import OpenData
 
 VIEW = 1  # the second of twelve views: 30 degrees off the front shows two sides
 
@@ -19,12 +18,12 @@ VIEW = 1  # the second of twelve views: 30 degrees off the front shows two sides
 class Pictures:
     """``pictures(keys)`` gives PNG bytes for those keys that the runs' data sets hold."""
 
-    def __init__(self, configs: Sequence[RunConfig], *, side: int = 96) -> None:
+    def __init__(self, runs: Sequence[OpenData], *, side: int = 96) -> None:
         self._side = side
         self._sources = [
-            evaluation_source(config, selection)
-            for config in configs
-            for selection in (config.data.queries, config.data.gallery)
+            data.evaluation_source(selection)
+            for data in runs
+            for selection in (data.config.data.queries, data.config.data.gallery)
         ]
 
     def __call__(self, keys: Sequence[str]) -> Mapping[str, bytes]:

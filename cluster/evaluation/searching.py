@@ -222,7 +222,7 @@ def _write_page(
 ) -> None:
     keys = [gallery.keys[row] for row in dict.fromkeys(found.indices.ravel().tolist())]
     with task("reading the pictures"):
-        encoded = Pictures([run.config])(keys)
+        encoded = Pictures([run.data])(keys)
     sources = {key: data_uri(key, content) for key, content in encoded.items()}
 
     def hit(row: int, distance: float) -> Hit:

@@ -6,14 +6,14 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
 from typing import Any
 
 from cluster.sweeps.description import Choice
 from cluster.training import require_trainable
+from dataio.shards import Manifest
 from trainer.choosing import CRITERIA
 from trainer.config import ConfigError, RunConfig, parse_config
-from trainer.inputs import data_fingerprint, open_data_set
+from trainer.inputs import OpenData
 from trainer.sections import STREAM_NAMES
 
 SIDES = ("queries", "gallery")
@@ -97,14 +97,19 @@ def make_cell(
     code: str,
     after: str | None = None,
     sinks: Sequence[str] = (),
+    opened: dict[str, Manifest] | None = None,
 ) -> Cell:
     """The cell of a run description, with validation as ``choosing`` needs it.
+
+    Args:
+        opened: manifests that the cells of a sweep share, see :class:`OpenData`.
 
     Raises:
         ConfigError: the method cannot do what is asked. DataError: a data set cannot be read.
     """
-    config = _validated(config, choosing)
-    fingerprint = _fingerprint(config)
+    data = OpenData(config, opened=opened)
+    config = _validated(data, choosing)
+    fingerprint = _fingerprint(data)
     key = cell_key(config, choosing, fingerprint=fingerprint, code=code, after=after)
     return Cell(
         labels=dict(labels),
@@ -118,8 +123,9 @@ def make_cell(
     )
 
 
-def _validated(config: RunConfig, choosing: Choosing) -> RunConfig:
-    """``config`` scored on its way as the choice of checkpoints needs it, or not at all."""
+def _validated(data: OpenData, choosing: Choosing) -> RunConfig:
+    """The run, scored on its way as the choice of checkpoints needs it, or not at all."""
+    config = data.config
     if choosing.criterion is None and choosing.metric is None:
         scored: dict[str, Any] = {"every": None}
     else:
@@ -127,7 +133,7 @@ def _validated(config: RunConfig, choosing: Choosing) -> RunConfig:
             "every": choosing.validate_every or config.training.checkpoint_every,
             "criterion": choosing.criterion,
             "metric": choosing.metric,
-            "split": _validation_split(config),
+            "split": _validation_split(data),
         }
     tree = config.to_dict()
     tree["validation"] = {**tree["validation"], **scored}
@@ -136,21 +142,20 @@ def _validated(config: RunConfig, choosing: Choosing) -> RunConfig:
     return parse_config(tree, where="cell")
 
 
-def _validation_split(config: RunConfig) -> str:
+def _validation_split(data: OpenData) -> str:
     """``val`` where queries and gallery have such a split; else the one that is evaluated."""
-    sides = [getattr(config.data, side) for side in SIDES]
-    if all(len(open_data_set(config, s).select(s.stream, "val")) for s in sides):
+    sides = [getattr(data.config.data, side) for side in SIDES]
+    if all(len(data.manifest(s).select(s.stream, "val")) for s in sides):
         return "val"
     splits = {s.split for s in sides}
     return splits.pop() if len(splits) == 1 else "test"
 
 
-def _fingerprint(config: RunConfig) -> str:
+def _fingerprint(data: OpenData) -> str:
     """Hash of the data sets of training, queries and gallery."""
-    evaluated = {
-        open_data_set(config, getattr(config.data, side)).fingerprint[:16] for side in SIDES
-    }
-    return ":".join([data_fingerprint(config), *sorted(evaluated)])
+    sides = [getattr(data.config.data, side) for side in SIDES]
+    evaluated = {data.manifest(side).fingerprint[:16] for side in sides}
+    return ":".join([data.fingerprint, *sorted(evaluated)])
 
 
 def cell_key(
@@ -180,25 +185,20 @@ def cell_key(
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def check_data(config: RunConfig) -> None:
+def check_data(config: RunConfig, *, opened: dict[str, Manifest] | None = None) -> None:
     """Whether the data sets have what the run trains on and is scored by.
+
+    Args:
+        opened: manifests that the cells of a sweep share, see :class:`OpenData`.
 
     Raises:
         ConfigError, DataError: a stream, split or class is missing.
     """
-    _checked(json.dumps(config.to_dict(), sort_keys=True))
-
-
-@lru_cache(maxsize=4096)
-def _checked(described: str) -> None:
-    config = parse_config(json.loads(described))
-    # Decoding everything into memory can wait until there is a run.
-    training = config.training.model_copy(update={"cache": "none", "loader_workers": 0})
-    config = config.model_copy(update={"training": training})
-    require_trainable(config)
+    data = OpenData(config, opened=opened)
+    require_trainable(data)
     for side in SIDES:
         selection = getattr(config.data, side)
-        manifest = open_data_set(config, selection)
+        manifest = data.manifest(selection)
         if not len(manifest.select(selection.stream, selection.split)):
             raise ConfigError(
                 f"data.{side}: {manifest.root} has no {selection.stream} of split "

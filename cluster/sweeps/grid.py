@@ -14,6 +14,7 @@ from cluster.sweeps.code_hash import code_version
 from cluster.sweeps.description import Sweep
 from dataio.names import nearest
 from dataio.records import DataError
+from dataio.shards import Manifest
 from trainer.config import ConfigError, load_config
 from trainer.methods import METHODS
 
@@ -47,9 +48,10 @@ def sweep_cells(sweep: Sweep) -> tuple[list[Cell], list[Skipped]]:
     _require_methods(sweep)
     cells: dict[str, Cell] = {}
     skipped = []
+    opened: dict[str, Manifest] = {}
     for point in points(sweep):
         try:
-            cell = cell_at(sweep, point)
+            cell = cell_at(sweep, point, opened=opened)
         except (ConfigError, DataError) as err:
             skipped.append(Skipped(point, str(err)))
         else:
@@ -58,8 +60,8 @@ def sweep_cells(sweep: Sweep) -> tuple[list[Cell], list[Skipped]]:
     return list(cells.values()), skipped
 
 
-def cell_at(sweep: Sweep, point: Point) -> Cell:
-    """The cell of one point.
+def cell_at(sweep: Sweep, point: Point, *, opened: dict[str, Manifest] | None = None) -> Cell:
+    """The cell of one point; ``opened`` holds the manifests that cells share.
 
     Raises:
         ConfigError, DataError: it cannot be trained.
@@ -73,8 +75,9 @@ def cell_at(sweep: Sweep, point: Point) -> Cell:
         choosing(sweep),
         code=code_version(),
         sinks=sweep.sinks,
+        opened=opened,
     )
-    check_data(cell.config)
+    check_data(cell.config, opened=opened)
     return cell
 
 

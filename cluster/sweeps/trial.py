@@ -22,7 +22,7 @@ from cluster.training import launch
 from evalsuite.scoring import read_scores
 from evalsuite.statistics import intervals
 from trainer.choosing import CRITERIA
-from trainer.inputs import open_data_set, training_selections
+from trainer.inputs import OpenData, training_selections
 from trainer.runs import RunFolder, finite_json, read_starts
 
 Report = Callable[[dict[str, Any]], None]
@@ -252,12 +252,12 @@ def _attempts(folder: RunFolder) -> int:
 def _pictures_per_second(cell: Cell, folder: RunFolder) -> float:
     """Pictures that went through the network in a second of a step, a shape's views each."""
     steps = folder.read().get("step_timings", {}).get("per_second", 0.0)
-    config = cell.config
+    config, data = cell.config, OpenData(cell.config)
     pictures = 0
     for selection in training_selections(config).values():
         views = 1
         if selection.stream == "shape":
-            manifest = open_data_set(config, selection)
+            manifest = data.manifest(selection)
             views = config.data.train_views or int(manifest.views.max())
         pictures += views * config.training.batch
     return steps * pictures

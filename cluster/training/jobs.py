@@ -26,7 +26,7 @@ from dataio.shards import MANIFEST_NAME, Manifest, exists, load_manifest
 from trainer.building import build_method
 from trainer.config import RunConfig
 from trainer.extraction import without_download
-from trainer.inputs import class_mapping, label_space
+from trainer.inputs import OpenData
 from trainer.networks import measure
 from trainer.runs import RunFolder, best_first, naming
 
@@ -101,11 +101,11 @@ def train_run(
     finished already is left as it is. The errors are those of :func:`launch` and of
     :func:`cluster.sinks.sinks.open_sinks`, which ``sinks`` are names for.
     """
-    mapping = class_mapping(config)
-    if mapping is not None:
-        say(f"classes: {_listed(mapping)}")
+    data = OpenData(config)
+    if data.mapping is not None:
+        say(f"classes: {_listed(data.mapping)}")
     if RunFolder(out).finished:
-        folder = launch(config, out, workers=workers)
+        folder = launch(config, out, workers=workers, data=data)
         say(f"{out}: was finished already, nothing to do")
         return folder
     with monitored(config, out) as monitor:
@@ -120,7 +120,12 @@ def train_run(
                 monitor.look()
 
             folder = launch(
-                config, out, workers=workers, on_record=on_record, on_wait=monitor.waiting
+                config,
+                out,
+                workers=workers,
+                on_record=on_record,
+                on_wait=monitor.waiting,
+                data=data,
             )
         _say_best(folder, config)
         facts = folder.read()
@@ -183,4 +188,4 @@ def _class_count(config: RunConfig) -> int:
     absent = not exists(config.data.root, MANIFEST_NAME)
     if absent and config.data.classes is None and config.data.num_classes is not None:
         return config.data.num_classes
-    return len(label_space(config))
+    return len(OpenData(config).classes)

@@ -12,7 +12,7 @@ from cluster.training.group_size import GroupSize
 from cluster.training.ray_workers import train_on_ray
 from trainer.config import ConfigError, RunConfig
 from trainer.engines import require_supported
-from trainer.inputs import data_fingerprint, training_loader, training_sources
+from trainer.inputs import OpenData
 from trainer.loop import train
 from trainer.runs import RunFolder
 from trainer.synchronised import broadcast_object, process_group, rank
@@ -28,6 +28,7 @@ def launch(
     workers: int | GroupSize,
     on_record: OnRecord | None = None,
     on_wait: Callable[[], None] | None = None,
+    data: OpenData | None = None,
 ) -> RunFolder:
     """Train ``config`` in folder ``out`` and return the folder; continues the run it holds.
 
@@ -36,6 +37,7 @@ def launch(
             ``torchrun`` the processes that exist are used and ``workers`` is ignored.
         on_record: called here with every logged step.
         on_wait: called when a group of workers waits for room in the cluster.
+        data: the run's data where they are open already.
 
     Raises:
         ConfigError, DataError, NonFiniteError: bad options, bad data, diverged training.
@@ -45,18 +47,19 @@ def launch(
     """
     folder = RunFolder(out.absolute())
     # Bad data and selections are refused before anything is written.
-    require_trainable(config)
+    data = data or OpenData(config)
+    require_trainable(data)
     if "TORCHELASTIC_RUN_ID" in os.environ:
         with process_group(timeout_seconds=config.training.timeout_seconds):
-            if not _claimed_by_leader(config, folder):
-                _train_here(config, folder, on_record=on_record)
+            if not _claimed_by_leader(data, folder):
+                _train_here(data, folder, on_record=on_record)
         return folder
-    folder.claim(config, fingerprint=data_fingerprint(config))
+    folder.claim(config, fingerprint=data.fingerprint)
     if folder.finished:
         return folder
     size = workers if isinstance(workers, GroupSize) else GroupSize(workers, workers)
     if size.most == 0:
-        _train_here(config, folder, on_record=on_record)
+        _train_here(data, folder, on_record=on_record)
     else:
         train_on_ray(
             config,
@@ -68,23 +71,23 @@ def launch(
     return folder
 
 
-def require_trainable(config: RunConfig) -> None:
+def require_trainable(data: OpenData) -> None:
     """Whether engine and data have what a run trains on and is scored by; nothing is written.
 
     Raises:
         ConfigError, DataError: what is missing.
     """
-    require_supported(config)
-    training_loader(config, training_sources(config)).close()
-    require_scorable(config)
+    require_supported(data.config)
+    data.require_trainable()
+    require_scorable(data)
 
 
-def _claimed_by_leader(config: RunConfig, folder: RunFolder) -> bool:
+def _claimed_by_leader(data: OpenData, folder: RunFolder) -> bool:
     """Rank 0 claims the folder; every rank learns whether its run is finished, or the refusal."""
     finished: bool | Exception = False
     if rank() == 0:
         try:
-            folder.claim(config, fingerprint=data_fingerprint(config))
+            folder.claim(data.config, fingerprint=data.fingerprint)
             finished = folder.finished
         except (ConfigError, OSError) as err:
             finished = err
@@ -94,8 +97,8 @@ def _claimed_by_leader(config: RunConfig, folder: RunFolder) -> bool:
     return finished
 
 
-def _train_here(config: RunConfig, folder: RunFolder, *, on_record: OnRecord | None) -> None:
+def _train_here(data: OpenData, folder: RunFolder, *, on_record: OnRecord | None) -> None:
     with stop_on_signal() as stopped:
-        train(config, folder, on_record=on_record, stop=stopped.is_set)
+        train(data.config, folder, on_record=on_record, stop=stopped.is_set, data=data)
     if stopped.is_set():
         raise KeyboardInterrupt

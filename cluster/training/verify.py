@@ -18,9 +18,10 @@ from cluster.training.verify_processes import (
     probe_processes,
 )
 from dataio.names import nearest
+from dataio.shards import Manifest
 from trainer.config import ConfigError
 from trainer.engines import refusals
-from trainer.inputs import training_sources
+from trainer.inputs import OpenData
 from trainer.method_reference import find_method
 from trainer.methods import METHODS
 from trainer.verify import ATTEMPTS, QUANTITIES, STRATEGIES, TOLERANCES, probe_configs
@@ -96,9 +97,10 @@ def verify(
     if precision not in (None, *TOLERANCES):
         raise ConfigError(f"--dtype '{precision}': expected {' or '.join(TOLERANCES)}")
     root = (data or _built_in_data()).absolute()
+    opened: dict[str, Manifest] = {}
     for name in names:
         for config in probe_configs(name, root=root, precision="float32"):
-            training_sources(config)
+            OpenData(config, opened=opened).require_trainable()
     found = {}
     for strategy in strategies:
         finest = "float64" if strategy == "ddp" else "float32"

@@ -47,8 +47,10 @@ def class_counts(manifest: Manifest) -> dict[str, dict[str, int]]:
 
 
 def one_sided(manifest: Manifest) -> dict[str, dict[str, list[str]]]:
-    """Split -> classes that its queries (images, sketches) have and its shapes have not, and the
-    other way round; splits that have both kinds of samples and such classes."""
+    """Split -> classes that only its queries (images, sketches) or only its shapes have.
+
+    Splits without queries, without shapes or without such classes are left out.
+    """
     found = {}
     for split in SPLITS:
         here = (manifest.splits == split) & (manifest.labels != None)  # noqa: E711 - elementwise
@@ -63,8 +65,10 @@ def one_sided(manifest: Manifest) -> dict[str, dict[str, list[str]]]:
 
 
 def chosen(manifest: Manifest, rows: np.ndarray, count: int) -> np.ndarray:
-    """At most `count` of `rows`, int64 ascending: those whose keys hash lowest, so the choice is
-    fair and always the same."""
+    """At most `count` of `rows`, int64 ascending: those whose keys have the lowest hashes.
+
+    So the choice favours no sample and is always the same.
+    """
     order = sorted(
         rows.tolist(), key=lambda row: hashlib.sha256(manifest.keys[row].encode()).digest()
     )

@@ -13,6 +13,7 @@ import numpy as np
 from dataio.records import DataError
 from dataio.shards import (
     CONTENT_SUFFIXES,
+    HEADER_BYTES,
     Manifest,
     Member,
     NotFound,
@@ -26,7 +27,6 @@ from dataio.shards import (
     read_blocks,
 )
 
-_HEADER = 512  # bytes of a tar header, right before each member's data
 _READ_BYTES = 1 << 20
 
 
@@ -36,7 +36,7 @@ class Sample:
 
     key: str
     label: str | None
-    class_id: int | None  # None: the set's numbers may be others than those in its tars
+    class_id: int | None  # None: the numbers in the tars may differ from the manifest's
     members: tuple[Member, ...]
     content_sha256: str
     views: int
@@ -66,7 +66,9 @@ class ShardReport:
 def shard_tasks(manifest: Manifest) -> list[ShardTask]:
     """A task for every shard that has samples, in the manifest's order."""
     tasks = []
-    numbered = "indexed" not in manifest.metadata  # adding a foreign set renumbers the classes
+    numbered = (
+        "indexed" not in manifest.metadata
+    )  # adding tars of another data set renumbers the classes
     for shard_id, shard in enumerate(manifest.shards):
         rows = np.flatnonzero(manifest.shard_ids == shard_id).tolist()
         labels = manifest.labels[rows].tolist()
@@ -155,11 +157,11 @@ def _bad_samples(stream: _Hashed, samples: tuple[Sample, ...]) -> tuple[tuple[st
     files: dict[int, dict[str, bytes]] = {}
     reasons: dict[int, str] = {}
     for member, i in places:
-        stream.skip_to(member.offset - _HEADER)
-        block = stream.read(_HEADER + member.size)
-        if len(block) < _HEADER + member.size:
+        stream.skip_to(member.offset - HEADER_BYTES)
+        block = stream.read(HEADER_BYTES + member.size)
+        if len(block) < HEADER_BYTES + member.size:
             reasons.setdefault(i, "its shard ends before it does")
-        elif not is_member_header(block[:_HEADER], member):
+        elif not is_member_header(block[:HEADER_BYTES], member):
             reasons.setdefault(i, f"no .{member.suffix} of {member.size} bytes at its place")
         else:
             files.setdefault(i, {})[member.suffix] = member_content(block, member)

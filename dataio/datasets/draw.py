@@ -1,4 +1,4 @@
-"""A fixed draw of some items of many."""
+"""A random choice of items that is always the same."""
 
 from __future__ import annotations
 

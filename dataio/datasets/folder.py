@@ -38,7 +38,7 @@ _EXPECTED = (
     "views/<class>/<shape>/<picture> (<class>/ may be left out)"
 )
 _STREAMS = {"images": "image", "sketches": "sketch", "views": "shape", "meshes": "shape"}
-_Y_UP = frozenset({".glb", ".gltf"})  # by their standard; the other formats do not say
+_Y_UP = frozenset({".glb", ".gltf"})  # by their standard; the other formats do not define it
 
 
 class Options(AdapterOptions):
@@ -181,7 +181,7 @@ def _splits(items: list[Item], table: SplitTable, options: Options) -> list[Spli
 def _hashed(
     ids: set[str], others: set[Split | None], options: Options, *, alone: bool
 ) -> dict[str, Split]:
-    """Splits of the items of a class that nothing else decides; `others` are those of the rest."""
+    """Splits by hash of a class's items; `others` are the splits of its items that are given."""
     seed, test, val = options.seed, options.test_share, options.val_share
     splits: dict[str, Split] = {}
     for one in ids:
@@ -189,7 +189,7 @@ def _hashed(
         if splits[one] == "train" and hashed_split(one, seed=seed, test_share=test + val) == "test":
             splits[one] = "val"
     if splits and not alone:
-        # The items next to the border between the splits are the first to cross it.
+        # An empty split gets the item whose hash is nearest to it.
         order = sorted(ids, key=lambda one: hashlib.sha1(_bytes(f"{seed}:{one}")).digest())
         if test > 0 and "test" not in {*others, *splits.values()}:
             splits[order[0]] = "test"
@@ -199,7 +199,7 @@ def _hashed(
 
 
 def _hash_id(item: Item) -> str:
-    """The same for a mesh and for its views, which may be made later."""
+    """What an item's split is drawn from; the same for a mesh and for its views."""
     return f"{_STREAMS[item.top]}/{item.label or ''}/{item.item_id}"
 
 

@@ -11,7 +11,6 @@ The tree is MI3DOR's own, so the benchmark is read by the same adapter:
 from __future__ import annotations
 
 import io
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
 
+from dataio.atomic import write_whole
 from dataio.datasets.pictures import PhotoSpec, SketchSpec, draw_sketch, photograph
 from dataio.datasets.shapes import CLASS_NAMES, build
 from dataio.meshes import RenderSpec, Scene, preset, render_scene
@@ -146,8 +146,6 @@ def _obj(mesh: trimesh.Trimesh) -> bytes:
 
 
 def write_file(file: Path, content: bytes) -> None:
-    """Not fsynced: there are tens of thousands, and a lost one is rebuilt from its seed."""
+    """Write one of tens of thousands of files; what a power failure takes is made again."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, file)
+    write_whole(file, content, durable=False)

@@ -8,7 +8,8 @@ from dataio.loading import plan
 from dataio.loading.augment import AugmentConfig, apply
 from dataio.loading.batch import Batch
 from dataio.loading.class_balance import Balance
-from dataio.loading.loader import Loader, walk
+from dataio.loading.loader import Loader, LoaderOptions, walk
+from dataio.loading.loading_plan import LoadingPlan
 from dataio.loading.plan import random_words, stream_number
 from dataio.loading.sources import StreamSource
 
@@ -17,6 +18,8 @@ __all__ = [
     "Balance",
     "Batch",
     "Loader",
+    "LoaderOptions",
+    "LoadingPlan",
     "StreamSource",
     "apply",
     "plan",

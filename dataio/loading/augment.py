@@ -183,6 +183,19 @@ def draw_views(
     return np.sort(np.take_along_axis(order, slots, axis=1), axis=1).astype(np.int64)
 
 
+def all_views(available: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Every view of the samples at `positions`: view numbers int64 [n, V].
+
+    V is that of the stream's richest shape; shapes with fewer views repeat theirs in turn.
+
+    Args:
+        available: int [N], how many views each sample of the stream has; 0 for single pictures.
+        positions: int64 [n], places in the stream.
+    """
+    view = np.arange(max(1, int(available.max())))
+    return view[None, :] % np.maximum(1, available[positions].astype(np.int64))[:, None]
+
+
 # ---- applying ----------------------------------------------------------------------------------
 
 

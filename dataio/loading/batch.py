@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch.utils.data import get_worker_info
 
-from dataio.loading.fetch import PixelReader, SampleTable
+from dataio.loading.augment import all_views
+from dataio.loading.fetch import PixelReader
 from dataio.loading.ram_cache import RamCache
 from dataio.loading.recycled_batches import packed, unpacked
-from dataio.loading.sources import StreamSource
+from dataio.loading.sources import SampleTable, StreamSource
 from dataio.shards import ShardReader, read_bytes
 
 
@@ -87,13 +88,14 @@ class Stream:
     def __init__(
         self,
         source: StreamSource,
+        table: SampleTable,
         *,
         labels: np.ndarray | None,
         cache_bytes: int = 0,
         processes: int = 0,
     ) -> None:
         """`cache_bytes` limits a RamCache that `processes` workers share; 0 bytes = none."""
-        self.table = SampleTable.of(source.manifest, np.asarray(source.rows))
+        self.table = table
         self.image_size, self._labels = source.image_size, labels
         self.shards = ShardReader(source.manifest.root, source.manifest.shards)
         cache = None
@@ -120,12 +122,7 @@ class Stream:
 
     def all_views(self, positions: np.ndarray) -> np.ndarray:
         """Every view [n, V], V of the source's richest shape; others repeat theirs in turn."""
-        view = np.arange(max(1, int(self.table.views.max())))
-        return view[None, :] % np.maximum(1, self.available(positions))[:, None]
-
-    def available(self, positions: np.ndarray) -> np.ndarray:
-        """How many views each sample has, int64 [n]."""
-        return self.table.views[positions].astype(np.int64)
+        return all_views(self.table.views, positions)
 
     def pixels(self, positions: np.ndarray, views: np.ndarray) -> torch.Tensor:
         """`Batch.pixels` of samples int64 [n] and their views int64 [n, v]."""

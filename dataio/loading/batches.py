@@ -2,36 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
 from dataio.loading import plan
-from dataio.loading.augment import draw, draw_views
 from dataio.loading.batch import Batch, Stream
-from dataio.loading.class_balance import Balance, BalancedOrder
-from dataio.loading.fetch import FetchError, SampleTable
-from dataio.loading.sources import (
-    StreamSource,
-    check_balanced,
-    check_source,
-    class_numbers,
-    required_labels,
-)
-from dataio.records import DataError
-
-
-@dataclass(frozen=True, eq=False)
-class Places:
-    """Which samples make up one stream's global batch of a step, in order, padding left out."""
-
-    rows: np.ndarray  # int64 [n], rows in the manifest
-    positions: np.ndarray  # int64 [n], places among the source's rows
-    passes: np.ndarray  # int64 [n], the pass that numbers each sample's views and augmentation
-    views: np.ndarray  # int64 [n, v], the views loaded; zeros [n, 1] for single pictures
-    bounds: tuple[tuple[int, int], ...]  # start and end of each rank's part
+from dataio.loading.fetch import FetchError
+from dataio.loading.loading_plan import LoadingPlan
+from dataio.loading.sources import SampleTable, StreamSource, check_source, class_numbers
 
 
 class StepBatches:
@@ -42,50 +21,39 @@ class StepBatches:
 
     def __init__(
         self,
-        sources: Mapping[str, StreamSource],
+        loading: LoadingPlan,
         *,
-        batch: Mapping[str, int] | None = None,
-        balance: Balance | None = None,
-        seed: int,
         rank: int,
         world_size: int,
         cache_bytes: int,
         processes: int = 0,
         pixels: bool = True,
-        block_shards: int,
     ) -> None:
-        """The arguments are as in Loader; raises DataError for one that is out of range.
+        """`processes` workers share the cache; without `pixels` the batches hold all else.
 
-        `processes` workers share the cache; without `pixels` the batches hold all else.
+        Raises DataError for a rank outside [0, world_size).
         """
         plan.rank_bounds(1, rank, world_size)
-        if (batch is None) == (balance is None):
-            raise DataError("name either batch (rows) or balance (classes x samples)")
-        for name, source in sources.items():
-            check_source(name, source)
-        shares = _shares(sources, cache_bytes)
-        labels = {n: required_labels(n, s) if s.labelled else None for n, s in sources.items()}
+        shares = _shares(loading.sources, cache_bytes)
         self._rank, self._world_size, self._with_pixels = rank, world_size, pixels
-        self._wanted_views = {name: s.views for name, s in sources.items()}
-        self._augment = {name: s.augment for name, s in sources.items()}
-        self._seeds = {name: _stream_seed(seed, name) for name in sources}
+        self._draws = loading.draws
         self._streams = {
-            name: Stream(source, labels=labels[name], cache_bytes=shares[name], processes=processes)
-            for name, source in sources.items()
+            name: Stream(
+                source,
+                loading.tables[name],
+                labels=loading.labels[name],
+                cache_bytes=shares[name],
+                processes=processes,
+            )
+            for name, source in loading.sources.items()
         }
-        if balance is not None:
-            check_balanced(sources)
-            class_ids = {name: ids for name, ids in labels.items() if ids is not None}
-            self._plan = BalancedOrder(class_ids, balance=balance, seed=seed)
-        else:
-            tables = {name: stream.table for name, stream in self._streams.items()}
-            self._plan = _Passes(tables, batch or {}, seed=seed, block_shards=block_shards)
 
     def __getitem__(self, step: int) -> dict[str, Batch | FetchError]:
-        if self._with_pixels and isinstance(self._plan, _Passes):
+        if self._with_pixels:
             for name, stream in self._streams.items():
-                if stream.shards.remote:
-                    stream.shards.prefetch(self._plan.upcoming(name, step).tolist())
+                ahead = self._draws.upcoming(name, step) if stream.shards.remote else []
+                if ahead:
+                    stream.shards.prefetch(ahead)
         return {name: self._one(name, step) for name in self._streams}
 
     @property
@@ -97,94 +65,18 @@ class StepBatches:
         """One stream's samples."""
         return self._streams[name]
 
-    def places(self, step: int) -> dict[str, Places]:
-        """The whole batches of `step`, over all ranks; no pixels are read."""
-        found = {}
-        for name, stream in self._streams.items():
-            positions, passes = self._plan.draw(name, step)
-            found[name] = Places(
-                rows=stream.table.rows[positions],
-                positions=positions,
-                passes=passes,
-                views=self._views(name, positions, passes),
-                bounds=tuple(
-                    plan.rank_bounds(len(positions), rank, self._world_size)
-                    for rank in range(self._world_size)
-                ),
-            )
-        return found
-
     def _one(self, name: str, step: int) -> Batch | FetchError:
-        stream, augment = self._streams[name], self._augment[name]
-        real, passes = self._plan.draw(name, step)
+        real, passes = self._draws.samples(name, step)
         start, end = plan.rank_bounds(len(real), self._rank, self._world_size)
         local, passes = real[start:end], passes[start:end]
-        views = self._views(name, local, passes)
-        jitter = None
-        if augment is not None:
-            jitter = draw(
-                augment,
-                seed=self._seeds[name],
-                pass_index=passes,
-                rows=stream.table.rows[local],
-                views=views.shape[1] if stream.table.stacked else None,
-            )
+        views = self._draws.views(name, local, passes)
+        jitter = self._draws.jitter(name, local, passes, views=views.shape[1])
         try:
-            return stream.batch(
+            return self._streams[name].batch(
                 real, start, end, views=views, jitter=jitter, pixels=self._with_pixels
             )
         except FetchError as error:
             return error
-
-    def _views(self, name: str, positions: np.ndarray, passes: np.ndarray) -> np.ndarray:
-        """The views to load, int64 [n, v]."""
-        stream, wanted = self._streams[name], self._wanted_views[name]
-        if not stream.table.stacked:
-            return np.zeros((len(positions), 1), dtype=np.int64)
-        if wanted is None:
-            return stream.all_views(positions)
-        return draw_views(
-            seed=self._seeds[name],
-            pass_index=passes,
-            rows=stream.table.rows[positions],
-            available=stream.available(positions),
-            count=wanted,
-        )
-
-
-class _Passes:
-    """Every sample once a pass: positions of a step's global batch, and the pass they belong to."""
-
-    def __init__(
-        self,
-        tables: Mapping[str, SampleTable],
-        batch: Mapping[str, int],
-        *,
-        seed: int,
-        block_shards: int,
-    ) -> None:
-        if set(batch) != set(tables) or any(size < 1 for size in batch.values()):
-            raise DataError(f"batch needs a size >= 1 for each of {sorted(tables)}, got {batch}")
-        self._batch = dict(batch)
-        self._orders = {
-            name: plan.StreamOrder(
-                table.shard_ids,
-                seed=seed,
-                stream_id=plan.stream_number(name),
-                block_shards=block_shards,
-            )
-            for name, table in tables.items()
-        }
-
-    def draw(self, name: str, step: int) -> tuple[np.ndarray, np.ndarray]:
-        order, size = self._orders[name], self._batch[name]
-        positions = plan.batch_at(order, step, size)
-        real = positions[positions != plan.PADDING]
-        return real, np.full(len(real), step // plan.steps_per_pass(order.samples, size))
-
-    def upcoming(self, name: str, step: int) -> np.ndarray:
-        """Shards to have at hand, in order, int64 [k]: this step's and those of the block after."""
-        return self._orders[name].upcoming(step, self._batch[name])
 
 
 class WalkBatches:
@@ -196,7 +88,7 @@ class WalkBatches:
         check_source("source", source)
         self._batches = plan.sequential(len(source.rows), batch)
         self._rank, self._world_size = rank, world_size
-        self._stream = Stream(source, labels=class_numbers(source))
+        self._stream = Stream(source, SampleTable.of(source), labels=class_numbers(source))
         self._shards = np.array(list(dict.fromkeys(self._stream.table.shard_ids.tolist())))
 
     def __len__(self) -> int:
@@ -225,8 +117,3 @@ def _shares(sources: Mapping[str, StreamSource], cache_bytes: int) -> dict[str, 
         needs[name] = len(source.rows) * views * 3 * source.image_size**2
     total = sum(needs.values())
     return {name: min(need, cache_bytes * need // total) for name, need in needs.items()}
-
-
-def _stream_seed(seed: int, name: str) -> int:
-    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-    return int.from_bytes(digest[:8], "little")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,20 +11,15 @@ from torch.utils.data import get_worker_info
 
 from dataio.loading.ram_cache import RamCache
 from dataio.loading.recycled_batches import empty
+from dataio.loading.sources import DIGEST_BYTES, SampleTable
 from dataio.records import DataError
 from dataio.shards import (
-    CONTENT_SUFFIXES,
     Fit,
-    Manifest,
-    Member,
     ShardReader,
-    content_member,
     decode_image,
     decode_views,
     resize,
 )
-
-_DIGEST_BYTES = 8
 
 
 class FetchError(DataError):
@@ -37,49 +31,6 @@ class FetchError(DataError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FetchError, (self.row, self.reason)
-
-
-@dataclass(frozen=True, eq=False)
-class SampleTable:
-    """Where the pixels of N samples lie: plain arrays, small to send to another process."""
-
-    rows: np.ndarray  # int64 [N], rows in the manifest
-    shard_ids: np.ndarray  # int32 [N]
-    offsets: np.ndarray  # int64 [N]
-    sizes: np.ndarray  # int64 [N]
-    suffixes: np.ndarray  # uint8 [N], index into CONTENT_SUFFIXES
-    views: np.ndarray  # int16 [N], 0 = a single picture
-    digests: np.ndarray  # uint8 [N, 8], first bytes of the SHA-256 of the encoded picture
-    stacked: bool  # shapes rather than single pictures
-
-    @classmethod
-    def of(cls, manifest: Manifest, rows: np.ndarray) -> SampleTable:
-        """The table of `rows`, all of one kind: single pictures or shapes."""
-        members = [content_member(manifest, int(row)) for row in rows]
-        views = manifest.views[rows]
-        if len(set((views > 0).tolist())) > 1:
-            raise DataError(f"{manifest.root}: a source mixes shapes with single pictures")
-        return cls(
-            rows=np.asarray(rows, dtype=np.int64),
-            shard_ids=manifest.shard_ids[rows].astype(np.int32),
-            offsets=np.array([m.offset for m in members], dtype=np.int64),
-            sizes=np.array([m.size for m in members], dtype=np.int64),
-            suffixes=np.array([CONTENT_SUFFIXES.index(m.suffix) for m in members], dtype=np.uint8),
-            views=views.astype(np.int16),
-            digests=_digests(manifest, rows),
-            stacked=bool(views[0] > 0),
-        )
-
-    def member(self, position: int) -> Member:
-        """The byte range of one sample's pixels."""
-        suffix = CONTENT_SUFFIXES[self.suffixes[position]]
-        return Member(suffix, int(self.offsets[position]), int(self.sizes[position]))
-
-
-def _digests(manifest: Manifest, rows: np.ndarray) -> np.ndarray:
-    """Enough of each hash to meet an accident; whole ones would double what workers are sent."""
-    joined = "".join(manifest.content_sha256[row][: 2 * _DIGEST_BYTES] for row in rows)
-    return np.frombuffer(bytes.fromhex(joined), dtype=np.uint8).reshape(len(rows), _DIGEST_BYTES)
 
 
 def shown_channels(channels: np.ndarray, *, colour: bool) -> int:
@@ -108,7 +59,7 @@ class PixelReader:
         self._table, self._reader, self._cache = table, reader, cache
         self._fit: Fit = fit
         self._size = image_size
-        self._wide = colour  # whether to expect colour
+        self._wide = colour  # whether colour is expected in the next batch
 
     def read(self, positions: np.ndarray, views: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
         """Pixels uint8 [n, v, C, S, S] of the chosen views, and each sample's own C, uint8 [n].
@@ -199,7 +150,7 @@ class PixelReader:
         name = self._reader.path(shard_id)
         # Most flipped bytes decode to a slightly wrong picture; hashing takes a twentieth of the
         # time that decoding does.
-        digest = hashlib.sha256(data).digest()[:_DIGEST_BYTES]
+        digest = hashlib.sha256(data).digest()[:DIGEST_BYTES]
         if digest != self._table.digests[position].tobytes():
             raise DataError(
                 f"{name}: other content than when it was packed; copy the shard again or pack again"

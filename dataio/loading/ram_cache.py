@@ -25,7 +25,7 @@ _warned = False
 
 
 class RamCache:
-    """Decoded samples by position, up to a limit; what comes later is simply not kept.
+    """Decoded samples by position. When the limit is reached, further samples are not kept.
 
     With worker processes the memory is an anonymous file (`memfd_create`): it has no name, is not
     under the size limit of `/dev/shm`, and the system frees it with the last process, however that
@@ -92,7 +92,9 @@ class RamCache:
     def copy(self, start: int, channels: int, views: np.ndarray, *, out: np.ndarray) -> None:
         """Write `views` int64 [v] of one sample to `out` uint8 [v, C, S, S]; grey fills any C."""
         planes = start + views[:, None] * channels + np.arange(out.shape[1]) % channels
-        np.take(self._pixels, planes, axis=0, out=out, mode="clip")  # "raise" would copy twice
+        np.take(
+            self._pixels, planes, axis=0, out=out, mode="clip"
+        )  # the default mode "raise" would copy twice
 
     def add(self, position: int, pictures: Sequence[np.ndarray]) -> None:
         """Keep all views of one sample, uint8 [S, S, C] each, if there is room."""
@@ -115,7 +117,7 @@ class RamCache:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Alone among the processes; the lock goes with the process that holds it."""
+        """Holds the lock of all processes that share the cache; it ends with the process."""
         if self._file is None:
             yield
             return

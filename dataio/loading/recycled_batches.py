@@ -1,12 +1,13 @@
-"""Batches in shared memory that a loader worker fills again when the training process lets go.
+"""Shared memory that a loader worker uses again for later batches.
 
-Fresh shared memory costs a page fault for every 4 KiB: about half of what decoding the same
-pictures costs. So a worker keeps the blocks it has made. It sends a block itself once, afterwards
-only its number; the training process says by a flag that nobody there looks at the block any more.
-That is when the memory behind *all* tensors of a batch is released, views and slices included.
+Fresh shared memory costs a page fault for every 4 KiB, which takes about half as long as decoding
+the same pictures. So a worker keeps its blocks of shared memory. It sends a block to the training
+process once and afterwards only the block's number. The training process sets the block's flag when
+no tensor of the batch uses the block any more, views and slices included; then the worker may fill
+it again.
 
-Whether it is, is looked up when the next batch comes, through weak references without callbacks: an
-interrupt (Ctrl-C) that arrives inside a callback would be lost.
+The training process checks this when the next batch arrives, through weak references without
+callbacks: an interrupt (Ctrl-C) that arrives inside a callback would be lost.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 from torch.utils.data import get_worker_info
 
-_BLOCKS = 32  # a worker; beyond that a batch gets fresh memory
+_BLOCKS = 32  # of a worker; when all are in use, a batch gets fresh memory
 _FREE, _LENT = 0, 1
 _Key = tuple[int, int, int]
 
@@ -32,8 +33,10 @@ class _Blocks:
         self.flags = torch.zeros(_BLOCKS, dtype=torch.uint8).share_memory_()
         self.memory: list[torch.Tensor] = []
         self._numbers: dict[int, int] = {}  # address -> block
-        self._held: dict[int, weakref.ref[np.ndarray]] = {}  # block -> what uses it here
-        self._sent: set[int] = set()  # blocks that the training process has the say of
+        self._held: dict[
+            int, weakref.ref[np.ndarray]
+        ] = {}  # block -> the array that uses it in this worker
+        self._sent: set[int] = set()  # blocks whose flag the training process sets free
         self._known: set[int] = set()  # blocks that the training process has mapped
 
     def take(self, size_bytes: int) -> np.ndarray | None:
@@ -41,7 +44,7 @@ class _Blocks:
         for number, array in list(self._held.items()):
             if array() is None:
                 del self._held[number]
-                if number not in self._sent:  # else the other side says when it is free
+                if number not in self._sent:  # else the training process sets it free
                     self.flags[number] = _FREE
         free = [
             (block.numel(), number)
@@ -63,7 +66,7 @@ class _Blocks:
         return array
 
     def sent(self, pixels: torch.Tensor) -> tuple[int, torch.Tensor | None] | None:
-        """The block that holds all of `pixels`, with itself if the other side lacks it."""
+        """Number of the block that holds `pixels`, and the block if it was never sent before."""
         number = self._numbers.get(pixels.data_ptr())
         if number is None or not pixels.is_contiguous():
             return None
@@ -78,18 +81,18 @@ _mine: _Blocks | None = None  # in a worker
 _group = 0  # the same for all workers of an iteration
 # In the training process, by (group, worker, block):
 _received: dict[_Key, tuple[torch.Tensor, torch.Tensor]] = {}  # the block, its worker's flags
-_lent: dict[_Key, weakref.ref[np.ndarray]] = {}  # what uses it
-_lock = threading.Lock()  # a thread that pins memory receives batches too
+_lent: dict[_Key, weakref.ref[np.ndarray]] = {}  # the array that uses the block
+_lock = threading.Lock()  # torch's pinning thread receives batches too
 
 
 def join(group: int) -> None:
-    """Say to which group of workers this process belongs, for `forget`."""
+    """Set the group of workers that this process belongs to; `forget` names it."""
     global _group
     _group = group
 
 
 def empty(*shape: int) -> torch.Tensor:
-    """Memory for a uint8 tensor of `shape`: in a loader worker, some that can be sent for free."""
+    """Memory for a uint8 tensor of `shape`; in a loader worker shared, so it is sent uncopied."""
     global _mine
     if get_worker_info() is None or math.prod(shape) == 0:
         return torch.empty(shape, dtype=torch.uint8)
@@ -132,7 +135,7 @@ def unpacked(sent: Any) -> torch.Tensor:
 
 
 def forget(group: int) -> None:
-    """Let go of the blocks of workers that have ended; batches that are in use stay whole."""
+    """Drop the blocks of workers that have ended; batches that are in use keep their memory."""
     with _lock:
         for known in (_lent, _received):
             for key in [key for key in known if key[0] == group]:

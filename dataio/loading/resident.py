@@ -1,4 +1,4 @@
-"""All pictures of a stream on the training device, decoded once: for sets that fit there."""
+"""All pictures of a stream on the training device, decoded once, for data sets that fit there."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from dataio.records import DataError
 from dataio.shards import HEADER_BYTES
 
 _PART_BYTES = 8 << 20
-_KEPT_FREE = 0.2  # of what is free before
+_KEPT_FREE = 0.2  # share of the free memory that is left alone
 
 
 class StreamParts:
-    """A stream from its first sample to its last, some at a time, as a map-style data set.
+    """All samples of a stream in order, cut into parts, as a map-style data set.
 
     An item is (position of its first sample, pixels uint8 [n, V, C, S, S], each sample's own C as
     uint8 [n]), or a FetchError in its place.
@@ -35,7 +35,7 @@ class StreamParts:
 
     @property
     def stored_bytes(self) -> int:
-        """What reading all of it reads of the shards, headers included."""
+        """Bytes of shards that are read for all parts, headers included."""
         return int(self._stream.table.sizes.sum()) + HEADER_BYTES * self._samples
 
     def __getitem__(self, index: int) -> tuple[int, torch.Tensor, np.ndarray] | FetchError:
@@ -51,7 +51,7 @@ class Resident:
     """One stream's pixels uint8 [N, V, C, S, S] on a device; fill it with `add` before use."""
 
     def __init__(self, stream: Stream, *, name: str, device: torch.device | str) -> None:
-        """`name` is the stream's, for errors."""
+        """`name` is the stream's name in errors."""
         self.parts = StreamParts(stream)
         self._name, self._device = name, torch.device(device)
         self._colour, self._stacked = stream.reader.colour, stream.table.stacked

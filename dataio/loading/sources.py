@@ -1,4 +1,4 @@
-"""What a stream loads: the description that a run gives, its labels, and its checks."""
+"""What a stream loads: the description that a run gives, where the samples lie, and the checks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import numpy as np
 
 from dataio.loading.augment import AugmentConfig
 from dataio.records import DataError
-from dataio.shards import Fit, Manifest
+from dataio.shards import CONTENT_SUFFIXES, Fit, Manifest, Member, content_member
+
+DIGEST_BYTES = 8  # of a sample's SHA-256
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +30,50 @@ class StreamSource:
     views: int | None = None  # views drawn of each shape in training, None = all
     augment: AugmentConfig | None = None
     fit: Fit = "stretch"  # how pictures that are not square become square
+
+
+@dataclass(frozen=True, eq=False)
+class SampleTable:
+    """Where the pixels of N samples lie: plain arrays, small to send to another process."""
+
+    rows: np.ndarray  # int64 [N], rows in the manifest
+    shard_ids: np.ndarray  # int32 [N]
+    offsets: np.ndarray  # int64 [N]
+    sizes: np.ndarray  # int64 [N]
+    suffixes: np.ndarray  # uint8 [N], index into CONTENT_SUFFIXES
+    views: np.ndarray  # int16 [N], 0 = a single picture
+    digests: np.ndarray  # uint8 [N, 8], first bytes of the SHA-256 of the encoded picture
+    stacked: bool  # shapes rather than single pictures
+
+    @classmethod
+    def of(cls, source: StreamSource) -> SampleTable:
+        """The table of a source's rows; DataError if it mixes single pictures with shapes."""
+        manifest, rows = source.manifest, np.asarray(source.rows)
+        members = [content_member(manifest, int(row)) for row in rows]
+        views = manifest.views[rows]
+        if len(set((views > 0).tolist())) > 1:
+            raise DataError(f"{manifest.root}: a source mixes shapes with single pictures")
+        return cls(
+            rows=np.asarray(rows, dtype=np.int64),
+            shard_ids=manifest.shard_ids[rows].astype(np.int32),
+            offsets=np.array([m.offset for m in members], dtype=np.int64),
+            sizes=np.array([m.size for m in members], dtype=np.int64),
+            suffixes=np.array([CONTENT_SUFFIXES.index(m.suffix) for m in members], dtype=np.uint8),
+            views=views.astype(np.int16),
+            digests=_digests(manifest, rows),
+            stacked=bool(views[0] > 0),
+        )
+
+    def member(self, position: int) -> Member:
+        """The byte range of one sample's pixels."""
+        suffix = CONTENT_SUFFIXES[self.suffixes[position]]
+        return Member(suffix, int(self.offsets[position]), int(self.sizes[position]))
+
+
+def _digests(manifest: Manifest, rows: np.ndarray) -> np.ndarray:
+    """The first bytes of each hash: they show damage, and workers are sent half as much."""
+    joined = "".join(manifest.content_sha256[row][: 2 * DIGEST_BYTES] for row in rows)
+    return np.frombuffer(bytes.fromhex(joined), dtype=np.uint8).reshape(len(rows), DIGEST_BYTES)
 
 
 def check_source(name: str, source: StreamSource) -> None:

@@ -1,4 +1,4 @@
-"""The loader's worker processes: how they start, what they heed, and how they end."""
+"""The loader's worker processes: how they start, which signals they ignore, how they end."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader
 
 from dataio.loading import recycled_batches as recycled
 
-_groups = itertools.count()  # of workers, one an iteration
-_END_SECONDS = 5.0  # for a dead worker's end to be known, after its connections broke
+_groups = itertools.count()  # numbers the groups of workers; each iteration starts one group
+_END_SECONDS = 5.0  # until the system reports the end of a worker whose connections broke
 
 
 class LoaderWorkerError(RuntimeError):
@@ -50,10 +50,10 @@ class Running:
             collate_fn=_unchanged,
             num_workers=workers,
             pin_memory=pin_memory,
-            generator=torch.Generator(),  # else each iteration draws from the global one
+            generator=torch.Generator(),  # or each iteration would draw from the global one
             **(in_workers if workers else {}),
         )
-        self._unheard = workers  # whose first batch has not come yet
+        self._unheard = workers  # workers that have not sent their first batch yet
         registry: dict[Any, Any] = vars(util).get("_finalizer_registry", {})
         before = set(registry)
         with _starting() if workers else contextlib.nullcontext():
@@ -89,8 +89,8 @@ class Running:
     def _drop_names(self) -> None:
         """Take the semaphores' names from `/dev/shm`: every worker holds them open by now.
 
-        The names would go with multiprocessing's resource tracker, but who kills a whole session,
-        as Ray does with its workers, kills that too.
+        multiprocessing's resource tracker would remove the names, but it is killed too when a whole
+        session is killed, as Ray does with its workers.
         """
         while self._names:
             self._names.pop()()
@@ -125,8 +125,8 @@ def _set_up_worker(_: int, *, group: int) -> None:
 def _end_with_parent() -> None:
     """End this worker when the training process is gone, even if that was killed outright.
 
-    torch's own watch looks at the parent process id, which here is the server's; and the server
-    lives as long as its workers do.
+    torch's own watchdog checks the parent process id. Here that is the fork server, which lives as
+    long as its workers.
     """
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -135,7 +135,7 @@ def _end_with_parent() -> None:
 
 
 def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """A worker's excepthook: silent where the parent, interrupted, broke off taking a batch."""
+    """A worker's excepthook: silent when an interrupted parent has closed the connection."""
     if not issubclass(kind, ConnectionError | EOFError):
         sys.__excepthook__(kind, error, trace)
 
@@ -149,7 +149,7 @@ def _context() -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    # Without effect where a server is running already: workers then import by themselves.
+    # Has no effect if a server is running already; workers then import the modules themselves.
     context.set_forkserver_preload(["torch", "dataio.loading.loader"])
     return context
 

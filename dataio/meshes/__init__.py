@@ -3,7 +3,8 @@
 May import: dataio.
 """
 
-from dataio.meshes.ray_casting import Camera, Frame, Hits, Scene
+from dataio.meshes.cameras import Camera, Frame
+from dataio.meshes.ray_casting import Hits, Scene
 from dataio.meshes.reading import load_mesh
 from dataio.meshes.rendering import RenderSpec, described, preset, render_scene
 from dataio.meshes.shape_folder import render_mesh

@@ -22,7 +22,8 @@ import numpy as np
 import trimesh
 from numpy.typing import NDArray
 
-from dataio.meshes.ray_casting import Camera, Frame, Hits, Scene
+from dataio.meshes.cameras import Camera, Floats, Frame, ring_camera
+from dataio.meshes.ray_casting import Hits, Scene
 from dataio.names import nearest
 from dataio.records import DataError
 
@@ -32,7 +33,6 @@ _PROBE_LINES = 64  # per side, to estimate the silhouette's area before framing
 _CREASE_COSINE = float(np.cos(np.radians(45)))
 _MAX_FAN = 32  # faces round one vertex
 
-Floats = NDArray[np.floating]
 Indices = NDArray[np.integer]
 
 
@@ -93,14 +93,19 @@ class RenderSpec:
 
     def camera(self, view: int) -> Camera:
         """The camera of view `view`, 0-based."""
-        azimuth = self.first_azimuth_degrees + 360.0 * view / self.views
-        return Camera(azimuth, self.elevation_degrees, self.fov_degrees)
+        return ring_camera(
+            view,
+            self.views,
+            first_azimuth_degrees=self.first_azimuth_degrees,
+            elevation_degrees=self.elevation_degrees,
+            fov_degrees=self.fov_degrees,
+        )
 
 
 def described(spec: RenderSpec) -> dict[str, Any]:
     """What decides the pixels of rendered views: spec, digest, and versions of the libraries.
 
-    Without the up axis, which each shape has its own of.
+    Without the up axis, since each shape has its own.
     """
     fields = {name: value for name, value in spec.to_json().items() if name != "up_axis"}
     digest = dataclasses.replace(spec, up_axis=RenderSpec().up_axis).digest

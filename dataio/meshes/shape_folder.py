@@ -25,7 +25,7 @@ _NOTE = "shape.json"
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one shape: views made, left as they were (`reason` None), or not to be had."""
+    """What became of one shape: rendered (`made`), unchanged, or failed for a `reason`."""
 
     made: bool = False
     reason: str | None = None

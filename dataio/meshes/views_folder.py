@@ -11,10 +11,8 @@ last. So whatever ends a job, another one continues it, and the end result is th
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from dataio.atomic import write_whole
+from dataio.file_locks import lock_at_once
 from dataio.meshes.rendering import RenderSpec, described
 from dataio.meshes.shape_folder import Outcome, read_note, render_shape, view_files
 from dataio.parallel import OrderedMap
@@ -32,8 +31,6 @@ from dataio.records import DataError, Record
 SPEC_NAME = "render.json"
 QUARANTINE_NAME = "quarantine.jsonl"
 _VIEWS = "views"
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -154,18 +151,10 @@ def _check_keys(shapes: list[Record]) -> None:
 
 @contextmanager
 def _alone_in(out: Path) -> Iterator[None]:
-    """Keep other jobs out of the folder; the kernel ends this with the process."""
+    """Keep other jobs out of the folder until the block or the process ends."""
     folder = os.open(out, os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(folder)
-        raise DataError(
-            f"{out}: another process renders into this folder; wait for it or choose another"
-        ) from None
-    except OSError as error:  # some network file systems have no locks
-        _log.warning("%s: cannot be locked (%s); do not render twice", out, error.strerror)
-    try:
+        lock_at_once(folder, out, doing="renders into this folder")
         yield
     finally:
         os.close(folder)
@@ -176,7 +165,7 @@ def _render(record: Record, *, out: Path, spec: RenderSpec) -> Outcome:
 
 
 def _shape_folder(out: Path, key: str) -> Path:
-    """256 folders on the way, as a million entries in one are slow on many file systems."""
+    """The shape's folder, below one of 256: a million entries in one folder are slow to list."""
     return out / _VIEWS / hashlib.sha256(key.encode()).hexdigest()[:2] / key
 
 

@@ -1,13 +1,12 @@
-"""Where a data set lies while it is packed: finished shards with a note each, under a lock.
+"""The folder of a data set that is being packed: finished shards, each with a note, under a lock.
 
-The folder `.packing` is hidden inside the data set's own, so that moving a shard into place is a
-rename. A note is written after its shard is complete and on disk; a shard without one does not
-count. Whatever kills a pack, the notes say what the next one need not do again.
+The folder `.packing` lies inside the data set's own, so that moving a shard into place is a rename.
+A note is written when its shard is complete and on disk; a shard without a note does not count.
+After a kill, the notes tell the next pack which shards it need not write again.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -19,6 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from dataio.atomic import write_whole
+from dataio.file_locks import is_at, lock_at_once
 from dataio.records import DataError, Record
 from dataio.shards import Member, Shard
 
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class NotedRow:
-    """What the manifest says of one sample, beside what its record says."""
+    """What the manifest holds of one sample and its record does not."""
 
     members: tuple[Member, ...]
     content_sha256: str
@@ -122,7 +122,7 @@ class Staging:
             return None
 
     def write_note(self, note: ShardNote) -> None:
-        """Say that a shard, which is on disk, is finished."""
+        """Write the note of a finished shard that is on disk."""
         path = self.folder / (note.shard.name + _NOTE)
         write_whole(path, json.dumps(asdict(note), separators=(",", ":")).encode())
 
@@ -177,21 +177,13 @@ def _locked(folder: Path) -> int:
         path = folder / _LOCK
         try:
             lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        except FileNotFoundError:  # another pack has this moment removed the folder
+        except FileNotFoundError:  # another pack has just removed the folder
             continue
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.stat(path), os.fstat(lock)):
+            lock_at_once(lock, folder.parent, doing="is packing into this folder")
+            if is_at(lock, path):
                 return lock
-        except FileNotFoundError:
-            pass  # removed between opening and locking: this lock would keep nobody out
-        except BlockingIOError:
+        except DataError:
             os.close(lock)
-            raise DataError(
-                f"{folder.parent}: another process is packing into this folder; wait for it, or "
-                "choose another folder"
-            ) from None
-        except OSError as error:  # some network file systems have no locks
-            logger.warning("%s: cannot be locked (%s); do not pack twice", folder, error.strerror)
-            return lock
-        os.close(lock)
+            raise
+        os.close(lock)  # removed between opening and locking: it would keep nobody out

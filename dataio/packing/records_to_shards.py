@@ -26,13 +26,13 @@ from dataio.records import SPLITS, STREAMS, DataError, Record
 from dataio.shards import MANIFEST_NAME, Manifest, load_manifest, write_manifest
 
 SKIPPED_NAME = "skipped.jsonl"
-_INPUTS_NAME = ".inputs"  # of the pack that finished here: no part of the data set
+_INPUTS_NAME = ".inputs"  # hash of the finished pack's inputs; not part of the data set
 
 _MAX_KEY = 90  # key.views.jpg must fit the 100 characters of a tar header
 _SHARD_NAME = re.compile(rf"({'|'.join(STREAMS)})-({'|'.join(SPLITS)})-\d{{6}}\.tar")
 _WHOLE_NAMES = "|".join(map(re.escape, (MANIFEST_NAME, SKIPPED_NAME, _INPUTS_NAME)))
 _HALF_WRITTEN = re.compile(rf"\.({_WHOLE_NAMES})\.\d+\.tmp")
-# Of these the file itself is the reason; of others the disk, the network or the machine.
+# Errors whose cause is the file itself; others come from the disk, the network or the machine.
 _FILE_ERRORS = (None, ENOENT, ENOTDIR, EISDIR, ELOOP, ENAMETOOLONG)
 
 logger = logging.getLogger(__name__)
@@ -162,7 +162,7 @@ def _write_shards(
             if progress is not None:
                 progress(done, total)
     finally:
-        results.close()  # at once, not when the traceback of an error is gone
+        results.close()  # at once, not when the traceback is released
     writer.finish()
 
 

@@ -21,8 +21,8 @@ from dataio.records import DataError
 _PROTOCOLS = ("http", "https", "s3", "gs", "memory")  # memory: within one process, for tests
 _TIMEOUT = "IMG2SHAPE_READ_TIMEOUT_SECONDS"
 _ATTEMPTS = 7
-_FIRST_WAIT_SECONDS = 0.5  # then 1, 2, .. 16: half a minute for a server to come back
-_BLOCK_BYTES = 8 << 20  # what one request asks for, so what one fault costs
+_FIRST_WAIT_SECONDS = 0.5  # then 1, 2, .. 16; together about half a minute
+_BLOCK_BYTES = 8 << 20  # of one request, and so what a broken connection costs
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://")
 _SECRETS = re.compile(
@@ -51,7 +51,7 @@ def is_remote(place: str | Path) -> bool:
 
 
 def normal(place: str | Path) -> str:
-    """The one way to write a place: `file://` as a path, no slash at the end."""
+    """The normal form of a place: `file://` as a path, no slash at the end."""
     place = str(place)
     if is_remote(place):
         return place.rstrip("/")
@@ -79,8 +79,8 @@ def join(root: str | Path, name: str) -> str:
 def exists(root: str | Path, name: str) -> bool:
     """Whether there is a file `name` under `root`.
 
-    A store that refuses to tell counts as a no: S3 answers so where objects may be read but not
-    listed. Raises DataError if the store cannot be asked.
+    A refusal counts as no: S3 refuses where objects may be read but not listed. Raises DataError
+    if the store cannot be asked.
     """
     place = join(root, name)
     if not is_remote(place):
@@ -182,12 +182,14 @@ def _filesystem(url: str) -> Any:
     if protocol in ("http", "https"):
         from aiohttp import ClientTimeout
 
-        # A limit on silence, not on the whole answer, which takes as long as the network needs.
+        # Limits how long the server may be silent, not how long the whole answer may take.
         timeout = ClientTimeout(total=None, sock_connect=seconds, sock_read=seconds)
         options["client_kwargs"] = {
             "timeout": timeout,
             "trust_env": True,  # proxies, and credentials from ~/.netrc
-            "headers": {"Accept-Encoding": "identity"},  # else ranges are of compressed bytes
+            "headers": {
+                "Accept-Encoding": "identity"
+            },  # otherwise ranges would count compressed bytes
         }
     elif protocol == "s3":
         options["config_kwargs"] = {"connect_timeout": seconds, "read_timeout": seconds}
@@ -250,8 +252,10 @@ def _reason(error: Exception) -> str:
 
 
 def _wait_seconds(url: str, attempt: int) -> float:
-    """Doubles with each attempt, and differs between processes so that they do not return as one;
-    drawn from no generator that a run depends on."""
+    """Doubles with each attempt, and differs between processes so that they do not ask all at once.
+
+    It uses no random generator, since a run may depend on its state.
+    """
     seed = f"{url}/{attempt}/{socket.gethostname()}/{os.getpid()}"
     share = hashlib.sha256(seed.encode()).digest()[0] / 256
     return _FIRST_WAIT_SECONDS * 2 ** (attempt - 1) * (0.5 + share / 2)

@@ -265,7 +265,7 @@ def from_table(table: pa.Table, header: Mapping[str, Any], *, root: str, path: s
 
 
 def _inside(shard: Shard) -> Shard:
-    """A shard of a data set's own folder: whoever wrote the manifest chooses no other file."""
+    """The shard, checked to lie in the data set's folder: a manifest may name no other file."""
     parts = shard.name.replace("\\", "/").split("/")
     if ".." in parts or not parts[0] or ":" in parts[0]:
         raise ValueError(f"shard {shard.name!r} is not inside the data set")

@@ -1,8 +1,7 @@
-"""How many bytes this process and its loader's workers have read of shards.
+"""How many bytes of shards this process and its loader workers have read.
 
-Counted are the byte ranges of samples, headers included, at every read: by a loader, and by walks
-over a stream. A worker's bytes arrive with its batches. Shards at a URL count when they are read on
-this machine, not when they are fetched.
+Every read of a sample counts, its tar headers included. A worker's bytes arrive with its batches.
+Shards at a URL count when they are read on this machine, not when they are fetched.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 
-_lock = threading.Lock()  # a thread of torch unpickles workers' batches for page-locked memory
+_lock = threading.Lock()  # torch's pinning thread unpickles batches too
 _total = _handed_over = 0
 
 
@@ -27,8 +26,7 @@ def total() -> int:
 
 
 def hand_over() -> int:
-    """In a loader worker: the bytes since the last call, which the process that it works for is
-    to ``add``."""
+    """In a loader worker: the bytes since the last call; the training process adds them."""
     global _handed_over
     with _lock:
         new, _handed_over = _total - _handed_over, _total

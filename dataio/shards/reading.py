@@ -68,7 +68,7 @@ class ShardReader:
             file = self._file(shard_id)
             try:
                 block = os.pread(file, HEADER_BYTES + member.size, member.offset - HEADER_BYTES)
-            except OSError as error:  # such as a file that another machine has removed
+            except OSError as error:  # e.g. another machine has removed the file
                 os.close(self._files.pop(shard_id))
                 raise DataError(
                     f"{name}: cannot read shard ({error.strerror}); copy it again or pack again"
@@ -101,8 +101,8 @@ class ShardReader:
     def prefetch(self, shard_ids: Iterable[int]) -> None:
         """Begin to fetch shards at a URL, in this order, in the background.
 
-        Name all that is read now and next; they replace what was named before. Never raises: what
-        cannot be fetched is told where it is read.
+        Name all shards that are read now and next; they replace those named before. Never raises:
+        a shard that cannot be fetched raises when it is read.
         """
         if self._cache is None:
             return
@@ -196,7 +196,7 @@ def is_member_header(header: bytes, member: Member) -> bool:
 
 
 def member_content(block: bytes, member: Member) -> bytes:
-    """The bytes of `member` out of its header and data; a stretch of a tar keeps the header."""
+    """The data of `member` from a block of header and data; a stretch of a tar keeps its header."""
     return block if member.suffix == VIEWS_TAR else block[HEADER_BYTES:]
 
 

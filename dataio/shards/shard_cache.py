@@ -55,7 +55,7 @@ class ShardCache:
         return functools.partial(ShardCache, limit_bytes=self.limit_bytes), (self.folder,)
 
     def fetch(self, url: str, sha256: str, size_bytes: int) -> Path:
-        """The shard's file here, fetched if it is not; it stays until others need its room.
+        """The shard's file on this machine, fetched if need be; it may be evicted later.
 
         Raises DataError, with the remedy: the shard cannot be read, it is not what the manifest
         says (also when fetched twice), it is larger than the whole cache, the disk is full.
@@ -83,8 +83,8 @@ class ShardCache:
         """Begin to fetch shards in the background, in this order, and return at once.
 
         `entries` are all that `owner` needs now and next; they replace what it asked for before.
-        Nothing is begun while the cache cannot hold all that all owners need: it would push out
-        what is in use. Errors are left to the `fetch` that comes to need the shard.
+        Nothing is fetched ahead while the cache cannot hold what all owners need together: that
+        would evict shards in use. Errors are raised by the later `fetch` of the shard.
         """
         with self._threading():
             if self._wanted.get(owner) == entries:
@@ -98,7 +98,7 @@ class ShardCache:
             for entry in entries:
                 self._queue.put(entry)
             while self._threads < _THREADS:
-                # Daemons: a program's end does not wait for shards that it will not read.
+                # Daemons, so that the program's end does not wait for them.
                 threading.Thread(target=self._work, args=(self._queue,), daemon=True).start()
                 self._threads += 1
 
@@ -193,7 +193,9 @@ class ShardCache:
                 if self._make_room(size_bytes):
                     os.ftruncate(part, size_bytes)
                     return
-            time.sleep(_POLL_SECONDS)  # other processes are fetching; theirs can go when they end
+            time.sleep(
+                _POLL_SECONDS
+            )  # what other processes fetch now can be evicted when they are done
 
     def _make_room(self, size_bytes: int) -> bool:
         with self._threading():

@@ -1,13 +1,18 @@
-"""A small data set of pictures and shapes for the tests of this folder."""
+"""A small data set of pictures and shapes for the tests of this folder, and loaders of it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from dataio.loading.loader import Loader, LoaderOptions
+from dataio.loading.loading_plan import LoadingPlan
+from dataio.loading.sources import StreamSource
 from dataio.packing.records_to_shards import pack
 from dataio.records import Record
 from dataio.shards.manifest import Manifest
@@ -45,3 +50,12 @@ def packed(folder: Path, **options: object) -> Manifest:
     """Pack `records` into several small shards under `folder`/set."""
     settings: dict = {"dataset": "tiny", "shard_size_bytes": 12_000, **options}
     return pack(records(folder / "raw"), folder / "set", **settings)
+
+
+def open_loader(sources: Mapping[str, StreamSource], **settings: Any) -> Loader:
+    """A loader of `sources`; each setting goes to the plan, the options or the loader itself."""
+    planned, machine = (
+        {f.name: settings.pop(f.name) for f in fields(kind) if f.name in settings}
+        for kind in (LoadingPlan, LoaderOptions)
+    )
+    return Loader(LoadingPlan(sources, **planned), LoaderOptions(**machine), **settings)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dataio.datasets.procedural import benchmark_name, records
-from dataio.loading.loader import Loader
+from dataio.loading.loading_plan import LoadingPlan
 from dataio.loading.sources import StreamSource
 from dataio.packing.records_to_shards import pack
 from dataio.shards.manifest import MANIFEST_NAME
@@ -17,7 +17,7 @@ from dataio.shards.opening import load_manifest
 from dataio.shards.reading import content_member
 from tests.command import CONFIGS, small
 from trainer.config import load_config
-from trainer.inputs.streams import training_loader, training_sources
+from trainer.inputs.open_data import OpenData
 
 SHARD_BYTES = 100_000
 
@@ -37,10 +37,10 @@ def copy_of(data: Path, out: Path) -> Path:
 
 def late_shard(data: Path, *, after_step: int, before_step: int) -> Path:
     """A shard of which no sample is drawn up to ``after_step``, but one before ``before_step``."""
-    sources, loader = _plan(data, steps=before_step)
+    sources, plan = _plan(data, steps=before_step)
     steps: dict[str, int] = {}
     for step in range(before_step):
-        for stream, places in loader.places(step).items():
+        for stream, places in plan.places(step).items():
             manifest = sources[stream].manifest
             for shard_id in manifest.shard_ids[places.rows].tolist():
                 steps.setdefault(manifest.shards[shard_id].name, step)
@@ -51,17 +51,17 @@ def late_shard(data: Path, *, after_step: int, before_step: int) -> Path:
 
 def pass_ends(data: Path) -> dict[str, int]:
     """The first step of each stream's second pass."""
-    sources, loader = _plan(data, steps=1000)
+    sources, plan = _plan(data, steps=1000)
     return {
-        name: next(step for step in range(1000) if loader.places(step)[name].passes[0] == 1)
+        name: next(step for step in range(1000) if plan.places(step)[name].passes[0] == 1)
         for name in sources
     }
 
 
-def _plan(data: Path, *, steps: int) -> tuple[dict[str, StreamSource], Loader]:
+def _plan(data: Path, *, steps: int) -> tuple[dict[str, StreamSource], LoadingPlan]:
     config = load_config(CONFIGS / "astn.yaml", small(data, training__steps=steps))
-    sources = training_sources(config)
-    return sources, training_loader(config, sources)
+    opened = OpenData(config)
+    return opened.sources, opened.plan
 
 
 class Damage:

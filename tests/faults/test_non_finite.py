@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.command import CONFIGS, outcome, process, small
+from trainer.inputs.open_data import OpenData
 from trainer.runs.checkpoint import newest_checkpoint
 
 STEP, RANK = 4, 1
@@ -83,11 +84,10 @@ def test_a_worker_whose_gradient_is_broken_is_named_by_all(benchmark, tmp_path, 
 def _keys(overrides: list[str]) -> list[str]:
     """Keys of the samples that the worker had at the step, as `img2shape data` rebuilds them."""
     from trainer.config import load_config
-    from trainer.inputs.streams import training_loader, training_sources
+    from trainer.inputs.streams import training_loader
 
     config = load_config(CONFIGS / "astn.yaml", overrides)
-    sources = training_sources(config)
     options = {"start_step": STEP, "rank": RANK, "world_size": 2}
-    with training_loader(config, sources, **options) as loader:
+    with training_loader(OpenData(config), **options) as loader:
         _, batch = next(iter(loader))
     return [key for part in batch.values() for key in part.keys]

@@ -17,8 +17,7 @@ from dataio.shards.opening import load_manifest
 from tests.spawn import run_processes
 from trainer.config import ConfigError, RunConfig, parse_config
 from trainer.extraction.trained_run import extract, load_run, untrained
-from trainer.inputs.data_sets import data_fingerprint, label_space
-from trainer.inputs.streams import evaluation_source, training_sources
+from trainer.inputs.open_data import OpenData
 from trainer.loop import Trainer, train
 from trainer.runs.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from trainer.runs.retention import Retention
@@ -40,7 +39,7 @@ def small(root: Path, method: str = "astn", **training) -> RunConfig:
 
 def run(config: RunConfig, path: Path, stop_after: int | None = None) -> RunFolder:
     folder = RunFolder(path)
-    folder.claim(config, fingerprint=data_fingerprint(config))
+    folder.claim(config, fingerprint=OpenData(config).fingerprint)
     asked = iter(range(10**6))
     stop = None if stop_after is None else (lambda: next(asked) >= stop_after)
     train(config, folder, stop=stop)
@@ -106,7 +105,7 @@ def on_rank(rank: int, world_size: int, root: Path, out: Path):
     config = small(root, precision="float64", batch=9)
     folder = RunFolder(out / f"w{world_size}")
     if rank == 0:
-        folder.claim(config, fingerprint=data_fingerprint(config))
+        folder.claim(config, fingerprint=OpenData(config).fingerprint)
     torch.distributed.barrier() if world_size > 1 else None
     train(config, folder)
     return {n: v.numpy() for n, v in state(folder).items()} if rank == 0 else None
@@ -195,7 +194,7 @@ def test_target_labels_never_reach_the_method(benchmark, tmp_path):
 
 def test_extraction_takes_each_item_once_at_any_world_size(benchmark, whole):
     trained = load_run(whole.path)
-    source = evaluation_source(trained.config, trained.config.data.gallery)
+    source = OpenData(trained.config).evaluation_source(trained.config.data.gallery)
     options = {"batch": 7, "precision": "float32"}
     keys, labels, vectors = extract(trained.method, source, **options)
     manifest = load_manifest(benchmark)
@@ -239,7 +238,7 @@ def test_joint_training_draws_from_the_union_of_data_sets(benchmark, tmp_path):
     other.rename(moved)
     for stream in ("source_images", "target_shapes"):
         tree["data"][stream]["root"] = [str(benchmark), str(moved)]
-    assert data_fingerprint(parse_config(tree)) == folder.read()["data"]["fingerprint"]
+    assert OpenData(parse_config(tree)).fingerprint == folder.read()["data"]["fingerprint"]
     assert parse_config(tree).identity == config.identity
 
 
@@ -247,13 +246,12 @@ def test_restricted_streams_hold_the_named_classes_alone(benchmark):
     tree = small(benchmark).to_dict()
     tree["data"] |= {"classes": ["sofa", "chair"], "restrict": True}
     config = parse_config(tree)
-    assert label_space(config) == ("sofa", "chair")
-    sources = training_sources(config)
-    for source in (*sources.values(), evaluation_source(config, config.data.gallery)):
+    assert OpenData(config).classes == ("sofa", "chair")
+    sources = OpenData(config).sources
+    for source in (*sources.values(), OpenData(config).evaluation_source(config.data.gallery)):
         assert set(source.manifest.labels[source.rows]) == {"sofa", "chair"}
     assert not sources["target_shapes"].labelled
     with pytest.raises(ConfigError, match=r"data\.restrict: .* has no sample of data\.classes"):
-        evaluation_source(
-            config.model_copy(update={"data": config.data.model_copy(update={"classes": ()})}),
-            config.data.gallery,
-        )
+        OpenData(
+            config.model_copy(update={"data": config.data.model_copy(update={"classes": ()})})
+        ).evaluation_source(config.data.gallery)

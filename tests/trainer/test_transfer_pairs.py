@@ -13,8 +13,7 @@ from dataio.shards.manifest import write_manifest
 from dataio.shards.opening import load_manifest
 from tests.command import call, small
 from trainer.config import ConfigError, RunConfig, parse_config
-from trainer.inputs.data_sets import class_mapping, label_space
-from trainer.inputs.streams import evaluation_source, training_sources
+from trainer.inputs.open_data import OpenData
 
 PAIR = {"source": "shrec14", "target": "pix3d", "classes": ["bed", "chair", "sofa", "table"]}
 
@@ -117,13 +116,13 @@ def test_the_mapping_is_explicit_and_every_stream_follows_it(pair):
     transfer = {**PAIR, "folder": str(pair), "classes": ["chair", "sofa"]}
     config = run("daisnet", transfer=transfer)
     source, target = str(pair / "shrec14"), str(pair / "pix3d")
-    assert class_mapping(config) == {
+    assert OpenData(config).mapping == {
         "chair": {source: ["chair"], target: ["chair"]},
         "sofa": {source: ["couch"], target: ["sofa"]},
     }
-    for stream in training_sources(config).values():
+    for stream in OpenData(config).sources.values():
         assert set(stream.manifest.labels[stream.rows]) == {"chair", "sofa"}
-    gallery = evaluation_source(config, config.data.gallery)
+    gallery = OpenData(config).evaluation_source(config.data.gallery)
     assert set(gallery.manifest.labels[gallery.rows]) == {"chair", "sofa"}
     splits = set(gallery.manifest.splits[gallery.rows])
     assert splits == {"train", "val", "test"}
@@ -131,10 +130,10 @@ def test_the_mapping_is_explicit_and_every_stream_follows_it(pair):
 
 def test_without_classes_the_label_space_is_what_both_have(pair):
     config = run("daisnet", transfer={"source": "shrec14", "target": "pix3d", "folder": str(pair)})
-    assert label_space(config) == ("bottle", "chair", "couch", "vase")
+    assert OpenData(config).classes == ("bottle", "chair", "couch", "vase")
     mapped = {"source": "shrec14", "target": "pix3d", "folder": str(pair)}
     config = run("daisnet", transfer={**mapped, "mapping": {"stool": ["barstool"]}})
-    assert label_space(config) == ("bottle", "chair", "couch", "stool", "vase")
+    assert OpenData(config).classes == ("bottle", "chair", "couch", "stool", "vase")
 
 
 def test_a_class_that_one_side_lacks_is_refused_with_its_close_names(pair):
@@ -142,7 +141,7 @@ def test_a_class_that_one_side_lacks_is_refused_with_its_close_names(pair):
     with pytest.raises(
         ConfigError, match=r"shrec14: has no class 'stool'; did you mean 'barstool'"
     ):
-        training_sources(run("daisnet", transfer=transfer))
+        OpenData(run("daisnet", transfer=transfer)).require_trainable()
 
 
 def test_training_prints_the_mapping_and_the_run_is_evaluated(pair, tmp_path, capfd):

@@ -10,24 +10,30 @@ import numpy as np
 import torch
 
 from dataio.loading import StreamSource
+from dataio.shards import Manifest
 from trainer.building import DTYPES, build_method
 from trainer.config import RunConfig, parse_config
 from trainer.extraction.embed_stream import embed_batches
+from trainer.inputs import OpenData
 from trainer.methods import Method
 from trainer.runs import Checkpoint, Scored, open_selected, start_from
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A method with trained weights and where they came from.
+    """A method with trained weights, the run's data, and where the weights came from.
 
     ``scored`` says by which score the checkpoint was chosen; None for the newest and a given one.
     """
 
     method: Method
-    config: RunConfig
+    data: OpenData
     checkpoint: Checkpoint
     scored: Scored | None = None
+
+    @property
+    def config(self) -> RunConfig:
+        return self.data.config
 
     @property
     def fingerprint(self) -> str:
@@ -36,23 +42,26 @@ class TrainedRun:
         return f"{description['sha256'][:16]}:{description['fingerprint']}"
 
 
-def load_run(path: Path, *, select: str = "last") -> TrainedRun:
+def load_run(
+    path: Path, *, select: str = "last", opened: dict[str, Manifest] | None = None
+) -> TrainedRun:
     """The newest whole checkpoint of a run folder, or the checkpoint that ``path`` is.
 
     Args:
         select: ``last``; ``oracle`` or a criterion takes the best one of the run folder by such a
             score instead.
+        opened: manifests that several runs share, see :class:`OpenData`.
 
     Raises:
         ConfigError: ``path`` is neither, or holds no whole checkpoint; ``select`` is unknown, or
-            chooses in what is no run folder or has no such score.
+            asks for a score and ``path`` is no run folder, or has no checkpoint with that score.
     """
     checkpoint, scored = open_selected(path, select)
     description = checkpoint.description
     config = parse_config(description["config"], where=str(checkpoint.path))
     method = build_method(without_download(config), num_classes=len(description["classes"]))
     method.load_state_dict(checkpoint.state["method"])
-    return TrainedRun(method.eval(), config, checkpoint, scored)
+    return TrainedRun(method.eval(), OpenData(config, opened=opened), checkpoint, scored)
 
 
 def untrained(run: TrainedRun) -> Method:

@@ -22,17 +22,15 @@ def on_device(
 ) -> Iterator[Step]:
     """``batches`` with their tensors on ``device``; on the CPU they are there already.
 
-    On a GPU a batch is copied in a stream of its own. The host asks for the batch of a step when it
-    has queued the step before, so the copy and that step's kernels run side by side, and the
-    kernels queued afterwards wait for the copy, the host for neither. Nothing is read ahead of what
-    is asked for.
+    On a GPU each batch is copied in a CUDA stream of its own. The host asks for the batch of a step
+    after it has queued the step before, so the copy overlaps with that step's kernels. Kernels that
+    are queued afterwards wait for the copy; the host does not wait. No batch is read ahead.
 
     Args:
-        batches: from page-locked memory (``Loader(pin_memory=True)``). Memory that a loader worker
-            fills again (:mod:`dataio.loading.recycled_batches`) is never the source of such a
-            copy: pinning copies
-            out of it before the batch arrives here, and torch's allocator gives page-locked memory
-            out again only when the copies from it have ended, whatever becomes of the tensor.
+        batches: from page-locked memory (``LoaderOptions(pin_memory=True)``). Pinning has copied
+            them out of the memory that loader workers use again
+            (:mod:`dataio.loading.recycled_batches`), and torch's allocator reuses page-locked
+            memory only when the copies from it have ended.
         phase: the clock's phases ``data`` (waiting for the loader) and ``copy``.
     """
     if device.type != "cuda":
@@ -65,7 +63,7 @@ def _copy(
         there = {name: part.to(device, non_blocking=True) for name, part in batch.items()}
     compute.wait_stream(copies)  # kernels queued from now on; those before run on
     for part in there.values():
-        # The memory belongs to the copies' stream: without this mark its next copy could take it
-        # while kernels still read this one.
+        # The memory belongs to the copies' stream. Without this mark the next copy could use it
+        # while kernels still read this batch.
         part.record_stream(compute)
     return there

@@ -17,7 +17,7 @@ from torch import Tensor
 from dataio.loading import StreamSource
 from trainer.choosing import UNSUPERVISED, criterion_selections, source_accuracy
 from trainer.config import ConfigError, RunConfig
-from trainer.inputs import criterion_source, require_samples, training_selections, walk_stream
+from trainer.inputs import OpenData, training_selections, walk_stream
 from trainer.methods import Method
 from trainer.sections import Selection
 from trainer.synchronised import collectives
@@ -32,7 +32,7 @@ class StreamLogits:
     labels: Tensor
 
 
-def criterion_sources(config: RunConfig) -> dict[str, StreamSource]:
+def criterion_sources(data: OpenData) -> dict[str, StreamSource]:
     """The streams that ``validation.criterion`` is computed on; none where it is null.
 
     Raises:
@@ -40,7 +40,8 @@ def criterion_sources(config: RunConfig) -> dict[str, StreamSource]:
             measured on samples that are trained on.
         DataError: a data set cannot be read, or a held-out source sample has no label.
     """
-    criterion, sources = config.validation.criterion, {}
+    config, sources = data.config, {}
+    criterion = config.validation.criterion
     if criterion is None:
         return sources
     labelled = criterion == "source-val"
@@ -48,15 +49,14 @@ def criterion_sources(config: RunConfig) -> dict[str, StreamSource]:
         selection = Selection(**fields)
         if labelled:
             _require_held_out(config, name)
-        require_samples(
-            config,
+        data.require_samples(
             selection,
             key=f"validation.criterion={criterion}",
             name=name,
             remedy=f"choose {'entropy, im or snd' if labelled else 'source-val'}, or null",
         )
         where = f"data.{name} ({selection.split})"
-        sources[name] = criterion_source(config, selection, labelled=labelled, where=where)
+        sources[name] = data.criterion_source(selection, labelled=labelled, where=where)
     return sources
 
 

@@ -21,9 +21,9 @@ from dataio.loading import StreamSource
 from evalsuite.scoring import evaluate
 from evalsuite.vectors import Embeddings
 from trainer.choosing import criterion_place
-from trainer.config import ConfigError, RunConfig
+from trainer.config import ConfigError
 from trainer.extraction import embed_whole
-from trainer.inputs import evaluation_source, require_samples
+from trainer.inputs import OpenData
 from trainer.methods import METHODS, Method
 from trainer.runs import StepLog
 from trainer.sections import Selection
@@ -39,14 +39,14 @@ SIDES = ("queries", "gallery")
 Scores = dict[str, float]
 
 
-def require_scorable(config: RunConfig) -> None:
+def require_scorable(data: OpenData) -> None:
     """Check that the data have what validation needs; the errors are those of
     :func:`validation_sources` and :func:`trainer.validation.criterion_scores.criterion_sources`."""
-    validation_sources(config)
-    criterion_sources(config)
+    validation_sources(data)
+    criterion_sources(data)
 
 
-def validation_sources(config: RunConfig) -> dict[str, StreamSource]:
+def validation_sources(data: OpenData) -> dict[str, StreamSource]:
     """Queries and gallery that are scored on the way; none where ``validation.every`` or
     ``validation.metric`` is null.
 
@@ -54,26 +54,27 @@ def validation_sources(config: RunConfig) -> dict[str, StreamSource]:
         ConfigError: the split has no sample there, or no query has a shape of its class.
         DataError: a data set cannot be read, or a sample has no label to score it by.
     """
-    if config.validation.every is None or config.validation.metric is None:
+    wanted = data.config.validation
+    if wanted.every is None or wanted.metric is None:
         return {}
-    sources = {side: _source(config, side) for side in SIDES}
+    sources = {side: _source(data, side) for side in SIDES}
     queries, gallery = (set(s.manifest.labels[s.rows].tolist()) for s in sources.values())
     if not queries & gallery:
         raise ConfigError(
-            f"validation.split: no query of split '{config.validation.split}' has a shape of its "
+            f"validation.split: no query of split '{wanted.split}' has a shape of its "
             f"class there (queries: {', '.join(sorted(queries)[:3])}, gallery: "
             f"{', '.join(sorted(gallery)[:3])}); choose another split"
         )
     return sources
 
 
-def _source(config: RunConfig, side: str) -> StreamSource:
-    split = config.validation.split
-    selection: Selection = getattr(config.data, side).model_copy(update={"split": split})
-    require_samples(
-        config, selection, key="validation.split", name=side, remedy="choose another split"
+def _source(data: OpenData, side: str) -> StreamSource:
+    split = data.config.validation.split
+    selection: Selection = getattr(data.config.data, side).model_copy(update={"split": split})
+    data.require_samples(
+        selection, key="validation.split", name=side, remedy="choose another split"
     )
-    return evaluation_source(config, selection)
+    return data.evaluation_source(selection)
 
 
 class Validation:
@@ -87,17 +88,17 @@ class Validation:
 
     def __init__(
         self,
-        config: RunConfig,
+        data: OpenData,
         log: Path,
         *,
         device: torch.device,
         dtype: torch.dtype,
         beat: Callable[[], None],
     ) -> None:
-        self.config, self.log, self.beat = config, log, beat
+        self.config, self.log, self.beat = data.config, log, beat
         self.device, self.dtype = device, dtype
-        self.sources = validation_sources(config)
-        self.criterion_sources = criterion_sources(config)
+        self.sources = validation_sources(data)
+        self.criterion_sources = criterion_sources(data)
         self._last: tuple[int, Scores] = (-1, {})
 
     def known(self, step: int) -> Scores:

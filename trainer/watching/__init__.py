@@ -1,7 +1,7 @@
 """What is watched while a run trains: its clock, losses that are not finite, hangs, and what the
 run says of itself right now.
 
-May import: trainer.methods, trainer.runs, trainer.synchronised.
+May import: dataio, trainer.methods, trainer.runs, trainer.synchronised.
 """
 
 from trainer.watching.finite import FiniteCheck, NonFiniteError, Origin

@@ -34,16 +34,15 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
+from dataio.atomic import write_whole
 from trainer.runs import CheckpointWriter, Written, finite_json
 from trainer.synchronised import collectives
 from trainer.watching.phase_clock import PhaseClock
@@ -174,14 +173,10 @@ class Live:
             "checkpoint": self._checkpoint and asdict(self._checkpoint),
             "record": self._record,
         }
-        # Always the same name: what a killed process has left is written over.
-        temporary = self._path.with_name(f".{self._path.name}.tmp")
+        text = json.dumps(finite_json(told)) + "\n"
         try:
-            temporary.write_text(json.dumps(finite_json(told)) + "\n")
-            os.replace(temporary, self._path)
+            write_whole(self._path, text.encode(), durable=False, one_writer=True)
         except OSError as err:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)  # a part of it, on a full disk
             if not self._failed:
                 log.warning("%s: cannot be written (%s); training goes on", self._path, err)
             self._failed = True

@@ -25,6 +25,7 @@ from cluster.sweeps.tables.table_description import DataChoice, PaperTable
 from cluster.sweeps.tables.table_results import result_table
 from cluster.training import make_benchmark
 from dataio.records import DataError
+from dataio.shards import Manifest
 from evalsuite.tables import ResultTable
 from trainer.config import ConfigError, load_config
 
@@ -113,6 +114,7 @@ def _cells(
     """Cells by row, column and seed: those that start from others after these."""
     cells: dict[tuple[str, str, int], Cell] = {}
     skipped: list[Skipped] = []
+    opened: dict[str, Manifest] = {}
     for one in sorted(wanted, key=lambda cell: cell.start_from is not None):
         labels = {"row": one.row, "column": one.column, "training.seed": one.seed}
         before: Cell | None = None
@@ -123,7 +125,9 @@ def _cells(
                 skipped.append(Skipped(labels, f"starts from {start}, which cannot be trained"))
                 continue
         try:
-            cells[one.row, one.column, one.seed] = _cell(one, labels, before, store, choosing, keys)
+            cells[one.row, one.column, one.seed] = _cell(
+                one, labels, before, store, choosing, keys, opened=opened
+            )
         except (ConfigError, DataError) as err:
             skipped.append(Skipped(labels, str(err)))
     order = [(one.row, one.column, one.seed) for one in wanted]
@@ -137,6 +141,8 @@ def _cell(
     store: Store,
     choosing: Choosing,
     keys: Sequence[str],
+    *,
+    opened: dict[str, Manifest],
 ) -> Cell:
     start = [] if before is None else [f"training.init_from={store.folder(before).path}"]
     config = load_config(one.config, [*one.overrides, *keys, *start])
@@ -146,6 +152,7 @@ def _cell(
         choosing,
         code=code_version(),
         after=None if before is None else before.key,
+        opened=opened,
     )
-    check_data(cell.config)
+    check_data(cell.config, opened=opened)
     return cell

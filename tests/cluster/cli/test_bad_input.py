@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,15 +25,6 @@ from dataio.shards.opening import load_manifest
 from dataio.shards.reading import content_member
 from tests.command import CONFIGS, call, small
 from trainer.config import load_config
-from trainer.inputs.data_sets import read_again
-
-
-@pytest.fixture(autouse=True)
-def _read_manifests_again() -> Iterator[None]:
-    """Each command is a process of its own; here several share one, and data change in between."""
-    read_again()
-    yield
-    read_again()
 
 
 @pytest.fixture(scope="module")
@@ -308,7 +299,6 @@ def test_a_run_is_not_evaluated_on_other_data_than_it_was_trained_on(data, tmp_p
     other = tmp_path / "own"
     train_run(config, other, workers=0)
     manifest_with_other_rows(data)
-    read_again()
     told = call(capfd, "eval", other, "--json").complaint
     assert "trained on other data" in told
     assert str(data) in told

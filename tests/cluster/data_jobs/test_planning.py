@@ -11,7 +11,8 @@ from tests.command import CONFIGS, call
 from tests.dataio.packed import packed, records
 from trainer.config import RunConfig, load_config
 from trainer.explain import explain_run, replay_step
-from trainer.inputs.streams import training_loader, training_sources
+from trainer.inputs.open_data import OpenData
+from trainer.inputs.streams import training_loader
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ METHODS = pytest.mark.parametrize("make", [plain, balanced])
 
 
 def batches_of(config: RunConfig, *, rank: int = 0, world_size: int = 1) -> list[dict]:
-    loader = training_loader(config, training_sources(config), rank=rank, world_size=world_size)
+    loader = training_loader(OpenData(config), rank=rank, world_size=world_size)
     return [batch for _, batch in loader]
 
 
@@ -67,7 +68,7 @@ def test_replay_is_what_training_loads(root, make, world_size):
     config = make(root)
     ranks = [batches_of(config, rank=r, world_size=world_size) for r in range(world_size)]
     for step in range(config.training.steps):
-        replayed = replay_step(config, step=step, world_size=world_size)
+        replayed = replay_step(OpenData(config), step=step, world_size=world_size)
         for name, stream in replayed["streams"].items():
             parts = [ranks[r][step][name] for r in range(world_size)]
             assert stream["keys"] == [key for part in parts for key in part.keys]
@@ -79,8 +80,8 @@ def test_replay_is_what_training_loads(root, make, world_size):
 
 def test_replay_names_pass_and_views(root):
     config = plain(root)
-    first = replay_step(config, step=0, world_size=1)["streams"]
-    later = replay_step(config, step=6, world_size=1)["streams"]
+    first = replay_step(OpenData(config), step=0, world_size=1)["streams"]
+    later = replay_step(OpenData(config), step=6, world_size=1)["streams"]
     assert set(first) == {"source_images", "target_shapes"}
     assert (set(first["source_images"]["passes"]), set(later["source_images"]["passes"])) == (
         {0}, {1},
@@ -104,7 +105,9 @@ def test_replayed_views_are_those_loaded(root):
         shapes = batch["target_shapes"]
         stored.update(zip(shapes.keys, shapes.pixels, strict=True))
     for step, batch in enumerate(batches_of(config)):
-        replayed = replay_step(config, step=step, world_size=1)["streams"]["target_shapes"]
+        replayed = replay_step(OpenData(config), step=step, world_size=1)["streams"][
+            "target_shapes"
+        ]
         for pixels, key, views in zip(
             batch["target_shapes"].pixels, replayed["keys"], replayed["views"], strict=True
         ):
@@ -114,7 +117,7 @@ def test_replayed_views_are_those_loaded(root):
 @pytest.mark.parametrize("step", [7, -1])
 def test_a_step_beyond_the_run_is_an_error(root, step):
     with pytest.raises(DataError, match=r"has 7 steps, numbered from 0; .* training\.steps"):
-        replay_step(plain(root), step=step, world_size=1)
+        replay_step(OpenData(plain(root)), step=step, world_size=1)
 
 
 # ---- explain -----------------------------------------------------------------------------------
@@ -123,9 +126,9 @@ def test_a_step_beyond_the_run_is_an_error(root, step):
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_numbers_of_passes_are_those_of_a_run(root, world_size):
     config = plain(root, training__steps=9)
-    sources = training_sources(config)
+    sources = OpenData(config).sources
     ranks = [batches_of(config, rank=r, world_size=world_size) for r in range(world_size)]
-    facts = explain_run(config, world_size=world_size)
+    facts = explain_run(OpenData(config), world_size=world_size)
     for name, stream in facts["streams"].items():
         manifest = sources[name].manifest
         parts = [[batches[step][name] for batches in ranks] for step in range(9)]
@@ -149,18 +152,18 @@ def test_numbers_of_passes_are_those_of_a_run(root, world_size):
 def test_shards_at_once_bound_a_pass(root):
     """However a pass is walked, the shards begun and not ended are never more than said."""
     config = plain(root, training__batch=1, training__steps=22)
-    manifest = training_sources(config)["source_images"].manifest
+    manifest = OpenData(config).sources["source_images"].manifest
     rows = [batch["source_images"].row.item() for batch in batches_of(config)]
     shards = manifest.shard_ids[rows].tolist()
     most = max(len({s for s in shards[: i + 1] if s in shards[i:]}) for i in range(len(shards)))
-    stream = explain_run(config, world_size=1)["streams"]["source_images"]
+    stream = explain_run(OpenData(config), world_size=1)["streams"]["source_images"]
     assert most <= stream["shards_at_once"] == 2
     assert stream["shards"] == 8
 
 
 def test_cache_need_is_what_the_decoded_samples_take(root):
     config = plain(root, data__train_views="null", training__steps=4)
-    facts = explain_run(config, world_size=1)
+    facts = explain_run(OpenData(config), world_size=1)
     for name in facts["streams"]:
         pixels = {
             key: one.numel()
@@ -173,9 +176,9 @@ def test_cache_need_is_what_the_decoded_samples_take(root):
 
 def test_balanced_numbers_are_expected_values(root):
     config = balanced(root, training__steps=400)
-    facts = explain_run(config, world_size=2)
+    facts = explain_run(OpenData(config), world_size=2)
     batches = batches_of(config)
-    for name, source in training_sources(config).items():
+    for name, source in OpenData(config).sources.items():
         stream, manifest = facts["streams"][name], source.manifest
         rows = [row for batch in batches for row in batch[name].row.tolist()]
         drawn = Counter(manifest.labels[rows].tolist())
@@ -194,9 +197,8 @@ def test_balanced_numbers_are_expected_values(root):
 
 
 def test_classes_smaller_than_their_share_are_told(root):
-    facts = explain_run(
-        balanced(root, method__samples_per_class=4, training__batch=8), world_size=1
-    )
+    config = balanced(root, method__samples_per_class=4, training__batch=8)
+    facts = explain_run(OpenData(config), world_size=1)
     assert facts["streams"]["source_images"]["balance"]["small_classes"] == {}
     small = facts["streams"]["source_shapes"]["balance"]["small_classes"]
     assert small == {"class1": 3, "class2": 3}
@@ -207,7 +209,7 @@ def test_classes_smaller_than_their_share_are_told(root):
 
 
 def test_queries_and_gallery(root):
-    facts = explain_run(plain(root), world_size=1)
+    facts = explain_run(OpenData(plain(root)), world_size=1)
     assert (facts["queries"]["samples"], facts["gallery"]["samples"]) == (22, 3)
     assert facts["queries"]["missing_in_gallery"] == []
     assert facts["mapping"] is None
@@ -235,19 +237,19 @@ def test_the_class_mapping_is_shown(root, capfd):
     ],
 )
 def test_warnings(root, settings, world_size, warning):
-    facts = explain_run(plain(root, **settings), world_size=world_size, memory_bytes=1000)
+    facts = explain_run(OpenData(plain(root, **settings)), world_size=world_size, memory_bytes=1000)
     assert [w for w in facts["warnings"] if w.startswith(warning)], facts["warnings"]
 
 
 def test_nothing_to_warn_of(root):
     config = plain(root, training__batch=11, training__steps=20)
-    assert explain_run(config, world_size=2, memory_bytes=1 << 40)["warnings"] == []
+    assert explain_run(OpenData(config), world_size=2, memory_bytes=1 << 40)["warnings"] == []
 
 
 def test_query_classes_without_a_shape_are_told(tmp_path):
     kept = [r for r in records(tmp_path / "raw") if (r.split, r.label) != ("test", "class1")]
     pack(kept, tmp_path / "set", dataset="tiny")
-    facts = explain_run(plain(tmp_path / "set"), world_size=1)
+    facts = explain_run(OpenData(plain(tmp_path / "set")), world_size=1)
     assert facts["queries"]["missing_in_gallery"] == ["class1"]
     assert "queries: no shape of the gallery is of class class1" in facts["warnings"]
 
@@ -258,7 +260,7 @@ def test_query_classes_without_a_shape_are_told(tmp_path):
 def test_explain_command(root, capfd):
     arguments = ("data", "explain", CONFIGS / "astn.yaml", *overrides(root), "--workers", 5)
     result = call(capfd, *arguments, "--json").json
-    assert result == explain_run(plain(root), world_size=5)
+    assert result == explain_run(OpenData(plain(root)), world_size=5)
     shown = call(capfd, *arguments)
     assert shown.code == 0
     for text in ("target_shapes", "hidden", "shape/test", "warning: source_images: the last batch"):
@@ -268,7 +270,7 @@ def test_explain_command(root, capfd):
 def test_replay_command(root, capfd):
     arguments = ("data", "replay", CONFIGS / "astn.yaml", *overrides(root), "--workers", 3)
     result = call(capfd, *arguments, "--step", 2, "--json").json
-    assert result == replay_step(plain(root), step=2, world_size=3)
+    assert result == replay_step(OpenData(plain(root)), step=2, world_size=3)
     shown = call(capfd, *arguments, "--step", 2)
     for key in result["streams"]["target_shapes"]["keys"]:
         assert key in shown.out

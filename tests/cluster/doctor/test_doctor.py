@@ -14,6 +14,7 @@ from cluster.doctor import accelerators, data, folders, machine, need, network, 
 from cluster.doctor.findings import GIB, Finding, error, ok, size, summary
 from tests.command import CONFIGS, call, small
 from trainer.config import load_config
+from trainer.inputs.open_data import OpenData
 
 CONFIG = CONFIGS / "astn.yaml"
 GPU = accelerators.Gpus("570.10", "12.8", (80 * GIB, 80 * GIB))
@@ -281,12 +282,11 @@ def test_the_estimate_is_near_what_autograd_keeps(benchmark, optimizer) -> None:
     from cluster.doctor.run_facts import gather
     from cluster.training.jobs import model_complexity
     from trainer.building import build_method
-    from trainer.inputs.data_sets import label_space
 
     options = small(benchmark, optimizer__kind=optimizer)
     config = load_config(CONFIG, options)
     found = gather(config, workers=1).need
-    method = build_method(config, num_classes=len(label_space(config)))
+    method = build_method(config, num_classes=len(OpenData(config).classes))
     parameters = sum(p.numel() for p in method.parameters())
     assert found.state == {"sgd": 4, "adam": 5}[optimizer] * 4 * parameters
     assert found.checkpoint == {"sgd": 2, "adam": 3}[optimizer] * 4 * parameters

@@ -24,7 +24,7 @@ from tests.command import CONFIGS, call, outcome, process, small, wait_until
 from tests.faults.job import descendants
 from trainer.config import load_config
 from trainer.extraction.trained_run import extract, load_run
-from trainer.inputs.streams import evaluation_source
+from trainer.inputs.open_data import OpenData
 
 QUERIES, GALLERY, BATCH = 100, 75, 4
 
@@ -59,7 +59,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_every_item_once_with_the_vectors_of_a_plain_walk(trained, whole):
     loaded = load_run(trained)
     for side, count in (("queries", QUERIES), ("gallery", GALLERY)):
-        source = evaluation_source(loaded.config, getattr(loaded.config.data, side))
+        source = OpenData(loaded.config).evaluation_source(getattr(loaded.config.data, side))
         keys, labels, vectors = extract(loaded.method, source, batch=BATCH, precision="float32")
         parts = open_parts(whole / side)
         assert len(parts) == count
@@ -151,7 +151,7 @@ def test_values_beyond_half_precision_name_the_item_and_the_remedy(run, monkeypa
     monkeypatch.setattr(extractor, "extract", far)
     told = call(capfd, "embed", run, "--dtype", "float16", "--what", "gallery").complaint
     loaded = load_run(run)
-    source = evaluation_source(loaded.config, loaded.config.data.gallery)
+    source = OpenData(loaded.config).evaluation_source(loaded.config.data.gallery)
     assert repr(source.manifest.keys[source.rows[0]]) in told
     assert "write them with dtype float32" in told
 

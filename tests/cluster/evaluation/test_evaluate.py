@@ -22,8 +22,7 @@ from evalsuite.vectors.reading import read_embeddings
 from tests.command import CONFIGS, small
 from trainer.config import load_config
 from trainer.extraction.trained_run import extract, load_run
-from trainer.inputs.data_sets import read_again
-from trainer.inputs.streams import evaluation_source
+from trainer.inputs.open_data import OpenData
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +80,7 @@ def test_the_faster_arithmetic_ranks_alike_and_says_what_it_was(tmp_path):
 def test_embeddings_are_the_networks_own(run):
     evaluate_run(run, shards=1)
     trained = load_run(run)
-    source = evaluation_source(trained.config, trained.config.data.gallery)
+    source = OpenData(trained.config).evaluation_source(trained.config.data.gallery)
     precision = trained.config.training.precision
     keys, labels, vectors = extract(trained.method, source, batch=7, precision=precision)
     kept = read_embeddings(run / "embeddings" / "gallery")
@@ -151,7 +150,7 @@ def test_queries_keep_their_class_names_also_outside_the_label_space(benchmark, 
     assert sorted(set(labels)) == ["amphora", "bottle", "chair", "sofa", "stool"]
     assert json.loads((out / "evaluation" / "metrics.json").read_text()) == result
 
-    read_again()  # other queries in the same place: embedded anew
+    # Other queries in the same place: embedded anew.
     (data / "manifest.parquet").unlink()
     for link in data.iterdir():
         link.unlink()

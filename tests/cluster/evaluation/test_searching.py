@@ -27,7 +27,7 @@ from evalsuite.vectors.embeddings import Embeddings
 from tests.command import CONFIGS, call, small
 from trainer.config import load_config
 from trainer.extraction.trained_run import load_run
-from trainer.inputs.streams import evaluation_source
+from trainer.inputs.open_data import OpenData
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def embedded(trained) -> tuple[Embeddings, Embeddings]:
 def photos(benchmark, trained, tmp_path_factory) -> dict[str, Path]:
     """Three packed queries by key, as files."""
     config = load_run(trained).config
-    source = evaluation_source(config, config.data.queries)
+    source = OpenData(config).evaluation_source(config.data.queries)
     folder = tmp_path_factory.mktemp("photos")
     files = {}
     for row in source.rows[:3]:

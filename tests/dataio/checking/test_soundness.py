@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from dataio.checking.soundness import check, repair
-from dataio.loading.loader import Loader
 from dataio.loading.sources import StreamSource
 from dataio.packing.records_to_shards import pack
 from dataio.parallel import in_processes, in_threads
@@ -18,7 +17,7 @@ from dataio.shards.manifest import Manifest, write_manifest
 from dataio.shards.opening import load_manifest
 from dataio.shards.quarantine import QUARANTINE_NAME, read_quarantine
 from dataio.shards.reading import content_member
-from tests.dataio.packed import packed, records
+from tests.dataio.packed import open_loader, packed, records
 
 ROW = 4  # an image; its shard holds others too
 
@@ -189,7 +188,8 @@ def trained_keys(manifest: Manifest, stream: str) -> set[str]:
     rows = manifest.select(stream, "train")
     source = StreamSource(manifest, rows, manifest.classes, labelled=True, image_size=16)
     batches = [
-        b[stream] for _, b in Loader({stream: source}, batch=6, seed=1, steps=-(-len(rows) // 6))
+        b[stream]
+        for _, b in open_loader({stream: source}, batch=6, seed=1, steps=-(-len(rows) // 6))
     ]
     keys = [key for batch in batches for key in batch.keys]
     assert len(keys) == len(rows)

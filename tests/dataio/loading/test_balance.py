@@ -10,11 +10,11 @@ import torch
 from dataio.loading.augment import AugmentConfig
 from dataio.loading.batch import Batch
 from dataio.loading.class_balance import Balance
-from dataio.loading.loader import Loader, walk
+from dataio.loading.loader import walk
 from dataio.loading.sources import StreamSource
 from dataio.records import DataError
 from dataio.shards.manifest import Manifest
-from tests.dataio.packed import packed
+from tests.dataio.packed import open_loader, packed
 
 AUGMENT = AugmentConfig(rotation_degrees=5, brightness=0.2)
 P, K = 2, 4  # a class has 7 or 8 photos, and 3 or 4 shapes for training
@@ -37,7 +37,7 @@ def sources(manifest) -> dict[str, StreamSource]:
 
 def load(sources, **options) -> list[dict[str, Batch]]:
     chosen = {"balance": Balance(P, K), "seed": 5, "steps": 6, **options}
-    with Loader(sources, **chosen) as loader:
+    with open_loader(sources, **chosen) as loader:
         return [batches for _, batches in loader]
 
 

@@ -16,10 +16,10 @@ from dataio.loading.augment import AugmentConfig
 from dataio.loading.batch import Batch
 from dataio.loading.batches import StepBatches
 from dataio.loading.class_balance import Balance
-from dataio.loading.loader import Loader
+from dataio.loading.loading_plan import LoadingPlan
 from dataio.loading.sources import StreamSource
 from dataio.shards.manifest import Manifest, Member, Shard
-from tests.dataio.packed import packed
+from tests.dataio.packed import open_loader, packed
 
 WORLDS = (1, 2, 3, 4)
 many = settings(max_examples=150, deadline=None, derandomize=True, database=None)
@@ -77,7 +77,8 @@ def runs(draw: st.DrawFn) -> tuple[dict[str, StreamSource], dict[str, Any], int]
 
 def planned(sources: dict[str, StreamSource], *, rank: int, world: int, **options: Any):
     """The steps of one rank without their pixels."""
-    return StepBatches(sources, rank=rank, world_size=world, cache_bytes=0, pixels=False, **options)
+    loading = LoadingPlan(sources, steps=1, **options)
+    return StepBatches(loading, rank=rank, world_size=world, cache_bytes=0, pixels=False)
 
 
 def joined(parts: list[Batch]) -> dict[str, Any]:
@@ -112,9 +113,9 @@ def global_batches(sources, steps: range, *, world: int, **options: Any) -> list
 def test_every_world_size_has_the_same_global_batches(run, world):
     sources, options, steps = run
     alone = planned(sources, rank=0, world=1, **options)
-    last = planned(sources, rank=world - 1, world=world, **options)
+    loading = LoadingPlan(sources, steps=steps, **options)
     for step, batches in enumerate(global_batches(sources, range(steps), world=world, **options)):
-        expected, places = alone[step], last.places(step)
+        expected, places = alone[step], loading.places(step, world_size=world)
         for name, batch in batches.items():
             assert_same(joined([expected[name]]), batch)
             assert batch["position"].tolist() == places[name].positions.tolist()
@@ -129,11 +130,11 @@ def test_every_world_size_has_the_same_global_batches(run, world):
 @given(runs(), st.integers(0, 3))
 def test_each_sample_once_a_pass_and_short_batches_only_at_its_end(run, number):
     sources, options, _ = run
-    batches = planned(sources, rank=0, world=1, **options)
+    loading = LoadingPlan(sources, steps=1, **options)
     for name in sources:
         samples, size = len(sources[name].rows), options["batch"][name]
         length = plan.steps_per_pass(samples, size)
-        met = [batches.places(number * length + i)[name] for i in range(length)]
+        met = [loading.places(number * length + i)[name] for i in range(length)]
         assert sorted(p for places in met for p in places.positions.tolist()) == [*range(samples)]
         assert all((places.passes == number).all() for places in met)
         assert [len(places.positions) for places in met[:-1]] == [size] * (length - 1)
@@ -218,7 +219,7 @@ def sources(tmp_path_factory) -> dict[str, StreamSource]:
 def loaded(sources, *, world: int, workers: int, start: int = 0, steps: int = 7):
     """The global batches that the ranks' loaders give together."""
     options = {"batch": 6, "seed": 3, "steps": steps, "start_step": start, "world_size": world}
-    parts = [list(Loader(sources, rank=r, workers=workers, **options)) for r in range(world)]
+    parts = [list(open_loader(sources, rank=r, workers=workers, **options)) for r in range(world)]
     return [
         {name: joined([batches[name] for _, batches in step]) for name in sources}
         for step in zip(*parts, strict=True)

@@ -10,14 +10,15 @@ from dataio.loading import plan
 from dataio.loading.augment import AugmentConfig
 from dataio.loading.batch import Batch
 from dataio.loading.batches import StepBatches
-from dataio.loading.loader import Loader, walk
+from dataio.loading.loader import walk
+from dataio.loading.loading_plan import LoadingPlan
 from dataio.loading.sources import StreamSource
 from dataio.records import DataError
 from dataio.shards.decode import decode_image, decode_views
 from dataio.shards.manifest import Manifest
 from dataio.shards.opening import load_manifest
 from dataio.shards.reading import ShardReader, content_member
-from tests.dataio.packed import packed
+from tests.dataio.packed import open_loader, packed
 
 AUGMENT = AugmentConfig(rotation_degrees=5, brightness=0.2)
 
@@ -40,7 +41,7 @@ def sources(manifest) -> dict[str, StreamSource]:
 
 
 def load(sources, **options) -> list[tuple[int, dict[str, Batch]]]:
-    with Loader(sources, **{"batch": 8, "seed": 5, "steps": 6, **options}) as loader:
+    with open_loader(sources, **{"batch": 8, "seed": 5, "steps": 6, **options}) as loader:
         return list(loader)
 
 
@@ -151,18 +152,18 @@ def test_the_cache_decodes_each_sample_once(sources, monkeypatch):
         monkeypatch.setattr(
             fetch, name, lambda data, *, _f=original, **k: (decoded.append(1), _f(data, **k))[1]
         )
-    loader = Loader(sources, batch=8, seed=5, steps=12, cache="ram")
+    loader = open_loader(sources, batch=8, seed=5, steps=12, cache="ram")
     list(loader)
     list(loader)
     assert len(decoded) == 22 + 10
     decoded.clear()
-    list(Loader(sources, batch=8, seed=5, steps=12))
+    list(open_loader(sources, batch=8, seed=5, steps=12))
     assert len(decoded) > 2 * (22 + 10)
 
 
 def test_the_cache_keeps_to_its_limit(sources):
     limit = 40_000
-    loader = Loader(sources, batch=8, seed=5, steps=12, cache="ram", cache_bytes=limit)
+    loader = open_loader(sources, batch=8, seed=5, steps=12, cache="ram", cache_bytes=limit)
     list(loader)
     held = 0
     for stream in loader._batches._streams.values():
@@ -191,12 +192,18 @@ def test_hidden_labels_never_leave(manifest, sources):
             "pixels", "label", "row", "position", "views", "offset", "count", "keys", "jitter"
         }  # fmt: skip
         assert set(vars(batches["target"])) == known
-    options = {
-        "batch": {"target": 8}, "seed": 1, "rank": 0, "world_size": 1, "cache_bytes": 0,
-        "block_shards": 4,
-    }  # fmt: skip
-    sent = pickle.dumps(StepBatches({"target": sources["target"]}, **options))
-    assert sent == pickle.dumps(StepBatches({"target": swapped["target"]}, **options))
+    sent, blind_sent = (
+        pickle.dumps(
+            StepBatches(
+                LoadingPlan({"target": source}, batch=8, seed=1, steps=6),
+                rank=0,
+                world_size=1,
+                cache_bytes=0,
+            )
+        )
+        for source in (sources["target"], swapped["target"])
+    )
+    assert sent == blind_sent
     assert b"class1" not in sent
 
 
@@ -285,7 +292,7 @@ def test_what_workers_are_sent_is_small(manifest):
         fingerprint="x",
     )
     source = StreamSource(large, large.select("image", "train"), large.classes, True, 24)
-    loader = Loader({"source": source}, batch=8, seed=0, steps=1, cache="ram")
+    loader = open_loader({"source": source}, batch=8, seed=0, steps=1, cache="ram")
     list(loader)
     assert len(pickle.dumps(loader._batches)) < 60 * many
 

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from dataio.loading.loader import Loader
 from dataio.loading.sources import StreamSource
 from dataio.loading.workers import LoaderWorkerError
 from dataio.shards.manifest import Manifest
-from tests.dataio.packed import packed
+from tests.dataio.packed import open_loader, packed
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +55,9 @@ def children(root: int) -> set[int]:
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_close_ends_the_workers(sources):
     # Once before counting: the server process that workers come from stays.
-    list(Loader(sources, batch=8, seed=5, steps=1, workers=1))
+    list(open_loader(sources, batch=8, seed=5, steps=1, workers=1))
     before = children(os.getpid())
-    loader = Loader(sources, batch=8, seed=5, steps=100, workers=2)
+    loader = open_loader(sources, batch=8, seed=5, steps=100, workers=2)
     running = iter(loader)
     next(running)
     assert len(children(os.getpid()) - before) == 2
@@ -74,9 +73,9 @@ def test_close_ends_the_workers(sources):
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_a_killed_worker_is_named_instead_of_waited_for(sources):
-    list(Loader(sources, batch=8, seed=5, steps=1, workers=1))
+    list(open_loader(sources, batch=8, seed=5, steps=1, workers=1))
     before = children(os.getpid())
-    with Loader(sources, batch=8, seed=5, steps=10**6, workers=2) as loader:
+    with open_loader(sources, batch=8, seed=5, steps=10**6, workers=2) as loader:
         running = iter(loader)
         next(running)
         first, second = sorted(children(os.getpid()) - before)
@@ -90,7 +89,7 @@ def test_a_killed_worker_is_named_instead_of_waited_for(sources):
 def test_running_workers_have_no_name_in_shared_memory(sources):
     """A kill of all processes at once, with whoever else would tidy up, leaves nothing."""
     names = set(os.listdir("/dev/shm"))
-    with Loader(sources, batch=8, seed=5, steps=100, workers=2) as loader:
+    with open_loader(sources, batch=8, seed=5, steps=100, workers=2) as loader:
         running = iter(loader)
         next(running)
         next(running)
@@ -105,8 +104,8 @@ def test_running_workers_have_no_name_in_shared_memory(sources):
 
 INTERRUPTED = """
     import os, sys, torch, torch.distributed as dist
-    from dataio.loading.loader import Loader, StreamSource
-    from dataio.shards.manifest import load_manifest
+    from dataio.loading import Loader, LoaderOptions, LoadingPlan, StreamSource
+    from dataio.shards import load_manifest
 
     # No main guard, a process group and busy OpenMP threads: none of it may trouble the workers.
     dist.init_process_group("gloo", rank=0, world_size=1, init_method=f"file://{sys.argv[2]}")
@@ -114,8 +113,9 @@ INTERRUPTED = """
     torch.rand(600, 600) @ torch.rand(600, 600)
     m = load_manifest(sys.argv[1])
     source = StreamSource(m, m.select("image", "train"), m.classes, True, 24)
+    plan = LoadingPlan({"s": source}, batch=8, seed=0, steps=10**9)
     try:
-        for step, batches in Loader({"s": source}, batch=8, seed=0, steps=10**9, workers=2):
+        for step, batches in Loader(plan, LoaderOptions(workers=2)):
             dist.all_reduce(torch.ones(1))
             if step == 5:
                 print("running", flush=True)

@@ -13,13 +13,12 @@ import numpy as np
 import pytest
 
 from dataio.loading import ram_cache
-from dataio.loading.loader import Loader
 from dataio.loading.ram_cache import RamCache
 from dataio.loading.sources import StreamSource
 from dataio.shards.manifest import Manifest
 from tests.dataio.loading.test_loader import assert_equal
 from tests.dataio.loading.test_loader_processes import children
-from tests.dataio.packed import packed
+from tests.dataio.packed import open_loader, packed
 
 SIDE = 24
 
@@ -100,7 +99,7 @@ def test_processes_write_to_the_same_memory():
 def test_what_workers_decoded_serves_later_workers(tmp_path, workers):
     manifest = packed(tmp_path)
     sources = {"photos": source(manifest, "image"), "shapes": source(manifest, "shape")}
-    loader = Loader(sources, batch=5, seed=1, steps=12, workers=workers, cache="ram")
+    loader = open_loader(sources, batch=5, seed=1, steps=12, workers=workers, cache="ram")
     first = list(loader)
     used = sum(loader._batches.stream(name).reader._cache.used_bytes for name in sources)
     assert used == (22 * 3 + 10 * 5) * SIDE**2  # every sample once: photos in colour, views grey
@@ -122,18 +121,19 @@ def test_without_shared_memory_each_process_keeps_its_own(tmp_path, monkeypatch,
     assert not caches[0].has_room(5)  # a third of the limit
     sources = {"photos": source(packed(tmp_path), "image")}
     options = {"batch": 5, "seed": 1, "steps": 12}
-    plain = list(Loader(sources, **options))
-    assert_equal(plain, list(Loader(sources, **options, workers=2, cache="ram")))
+    plain = list(open_loader(sources, **options))
+    assert_equal(plain, list(open_loader(sources, **options, workers=2, cache="ram")))
 
 
 KILLED = """
     import sys
-    from dataio.loading.loader import Loader, StreamSource
-    from dataio.shards.manifest import load_manifest
+    from dataio.loading import Loader, LoaderOptions, LoadingPlan, StreamSource
+    from dataio.shards import load_manifest
 
     m = load_manifest(sys.argv[1])
     source = StreamSource(m, m.select("image", "train"), m.classes, True, 24)
-    for step, _ in Loader({"s": source}, batch=8, seed=0, steps=10**9, workers=2, cache="ram"):
+    plan = LoadingPlan({"s": source}, batch=8, seed=0, steps=10**9)
+    for step, _ in Loader(plan, LoaderOptions(workers=2, cache="ram")):
         if step == 20:
             print("running", flush=True)
 """

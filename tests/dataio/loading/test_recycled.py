@@ -10,7 +10,7 @@ import torch
 from dataio.loading import recycled_batches as recycled
 from dataio.loading.loader import Loader
 from dataio.loading.sources import StreamSource
-from tests.dataio.packed import packed
+from tests.dataio.packed import open_loader, packed
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def source(tmp_path_factory) -> StreamSource:
 
 
 def loader(source: StreamSource, *, workers: int, steps: int = 40) -> Loader:
-    return Loader({"s": source}, batch=5, seed=1, steps=steps, workers=workers)
+    return open_loader({"s": source}, batch=5, seed=1, steps=steps, workers=workers)
 
 
 def test_memory_is_used_again_once_a_batch_is_gone(source):

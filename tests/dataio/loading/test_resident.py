@@ -12,12 +12,12 @@ from dataio.loading import resident
 from dataio.loading.augment import AugmentConfig
 from dataio.loading.batches import StepBatches
 from dataio.loading.class_balance import Balance
-from dataio.loading.loader import Loader
+from dataio.loading.loading_plan import LoadingPlan
 from dataio.loading.sources import StreamSource
 from dataio.packing.records_to_shards import pack
 from dataio.records import DataError, Record
 from tests.dataio.loading.test_loader import assert_equal
-from tests.dataio.packed import packed, picture, records
+from tests.dataio.packed import open_loader, packed, picture, records
 
 AUGMENT = AugmentConfig(rotation_degrees=5)
 
@@ -56,7 +56,7 @@ def sources(tmp_path_factory) -> dict[str, StreamSource]:
 
 
 def load(sources, **options):
-    with Loader(sources, **{"batch": 3, "seed": 5, "steps": 10, **options}) as loader:
+    with open_loader(sources, **{"batch": 3, "seed": 5, "steps": 10, **options}) as loader:
         return list(loader)
 
 
@@ -95,7 +95,7 @@ def test_resident_pixels_lie_on_the_device_and_are_read_once(tmp_path):
     manifest = packed(tmp_path)
     rows = manifest.select("shape", "train")
     source = StreamSource(manifest, rows, manifest.classes, True, 24, 3, AUGMENT)
-    loader = Loader({"shapes": source}, batch=4, seed=0, steps=6, cache="device", device="cpu")
+    loader = open_loader({"shapes": source}, batch=4, seed=0, steps=6, cache="device", device="cpu")
     first = list(loader)
     (held,) = loader._resident.values()
     assert held._pixels.shape == (10, 5, 1, 24, 24)
@@ -106,9 +106,10 @@ def test_resident_pixels_lie_on_the_device_and_are_read_once(tmp_path):
 
 
 def test_workers_of_a_resident_stream_send_no_pixels(sources):
-    options = {"seed": 0, "rank": 0, "world_size": 1, "cache_bytes": 0, "block_shards": 4}
-    batches = StepBatches({"shapes": sources["shapes"]}, batch={"shapes": 3}, **options)
-    blind = StepBatches({"shapes": sources["shapes"]}, batch={"shapes": 3}, pixels=False, **options)
+    loading = LoadingPlan({"shapes": sources["shapes"]}, batch={"shapes": 3}, seed=0, steps=2)
+    options = {"rank": 0, "world_size": 1, "cache_bytes": 0}
+    batches = StepBatches(loading, **options)
+    blind = StepBatches(loading, pixels=False, **options)
     full, empty = batches[1]["shapes"], blind[1]["shapes"]
     assert empty.pixels.numel() == 0
     for name in ("label", "row", "position", "views", "jitter"):
@@ -145,7 +146,7 @@ def test_a_damaged_sample_is_named_before_the_first_step(tmp_path, workers):
     data.tofile(path)
     source = StreamSource(manifest, rows, manifest.classes, True, 24)
     running = iter(
-        Loader({"s": source}, batch=2, seed=0, steps=99, cache="device", workers=workers)
+        open_loader({"s": source}, batch=2, seed=0, steps=99, cache="device", workers=workers)
     )
     with pytest.raises(DataError, match=f"sample '{manifest.keys[rows[-1]]}'"):
         next(running)

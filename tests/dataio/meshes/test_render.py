@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import trimesh
 
-from dataio.meshes.ray_casting import Camera, Frame, Scene
+from dataio.meshes.cameras import Camera, Frame
+from dataio.meshes.ray_casting import Scene
 from dataio.meshes.rendering import PRESETS, normalised, preset, render_views
 from dataio.records import DataError
 

@@ -15,7 +15,6 @@ from PIL import Image
 from webdataset.writer import ShardWriter
 
 from dataio.checking.soundness import check
-from dataio.loading.loader import Loader
 from dataio.loading.sources import StreamSource
 from dataio.packing.foreign import index
 from dataio.parallel import in_processes, in_threads
@@ -30,7 +29,7 @@ from dataio.shards.reading import (
     verify_content,
     verify_shard,
 )
-from tests.dataio.packed import packed, picture
+from tests.dataio.packed import open_loader, packed, picture
 
 LONG = "a-folder-with-a-long-name/" * 5 + "picture-with-a-long-name-" * 4
 
@@ -340,7 +339,7 @@ def test_trained_on(tmp_path):
         "source": StreamSource(held, held.select("image", "train"), held.classes, True, 16),
         "target": StreamSource(held, held.select("shape", "train"), held.classes, False, 16),
     }
-    with Loader(sources, batch=4, seed=0, steps=3) as loader:
+    with open_loader(sources, batch=4, seed=0, steps=3) as loader:
         steps = [batches for _, batches in loader]
     assert len(steps) == 3
     assert steps[0]["source"].pixels.shape == (4, 3, 16, 16)

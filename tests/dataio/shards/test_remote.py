@@ -11,7 +11,7 @@ import torch
 
 from dataio.loading import plan
 from dataio.loading.batch import Batch
-from dataio.loading.loader import Loader, walk
+from dataio.loading.loader import walk
 from dataio.loading.sources import StreamSource
 from dataio.records import DataError
 from dataio.shards import location
@@ -27,7 +27,7 @@ from dataio.shards.reading import (
 )
 from dataio.shards.shard_cache import ShardCache, node_cache
 from tests.dataio.faulty_server import FaultyServer
-from tests.dataio.packed import packed
+from tests.dataio.packed import open_loader, packed
 
 Step = tuple[int, dict[str, Batch]]
 
@@ -66,7 +66,7 @@ def sources(manifest: Manifest) -> dict[str, StreamSource]:
 
 def load(manifest: Manifest, **options) -> list[Step]:
     settings = {"batch": 4, "seed": 5, "steps": 9, "block_shards": 1, **options}
-    with Loader(sources(manifest), **settings) as loader:
+    with open_loader(sources(manifest), **settings) as loader:
         return list(loader)
 
 
@@ -291,7 +291,7 @@ def test_the_next_block_is_fetched_before_it_is_read(server):
     shard_of_first = set(shard_ids[plan.batch_at(order, 0, 1)].tolist())
     expected = [int(i) for i in order.upcoming(0, 1) if i not in shard_of_first]
     assert len(shard_of_first) == len(expected) == 1
-    with Loader({"source": source}, batch=1, seed=5, steps=20, block_shards=1) as loader:
+    with open_loader({"source": source}, batch=1, seed=5, steps=20, block_shards=1) as loader:
         next(iter(loader))
         server.wait_until_asked(remote.shards[expected[0]].name)
     wanted = {remote.shards[i].name for i in (*shard_of_first, *expected)}

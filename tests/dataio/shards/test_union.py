@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dataio.loading.class_balance import Balance
-from dataio.loading.loader import Loader, walk
+from dataio.loading.loader import walk
 from dataio.loading.sources import StreamSource
 from dataio.packing.records_to_shards import pack
 from dataio.records import DataError
@@ -25,7 +25,7 @@ from dataio.shards.reading import (
     verify_content,
     verify_shard,
 )
-from tests.dataio.packed import records
+from tests.dataio.packed import open_loader, records
 
 RENAMED = {"class0": "apple", "class1": "class1", "class2": "zebra"}
 
@@ -105,10 +105,10 @@ def test_walk_and_loader_serve_the_union(parts, both, workers):
     assert torch.equal(together[10:, :3], second)
     assert torch.equal(together[10:, 3:], second[:, :2])  # fewer views: repeated in turn
     options = {"seed": 0, "workers": workers, "cache": "ram"}
-    with Loader({"s": source}, batch=8, steps=2, **options) as loader:
+    with open_loader({"s": source}, batch=8, steps=2, **options) as loader:
         seen = sorted(row for _, batches in loader for row in batches["s"].row.tolist())
     assert seen == source.rows.tolist()
-    with Loader({"s": source}, balance=Balance(5, 2), steps=2, **options) as loader:
+    with open_loader({"s": source}, balance=Balance(5, 2), steps=2, **options) as loader:
         for _, batches in loader:
             labels = batches["s"].label
             assert sorted(set(labels.tolist())) == [0, 1, 2, 3, 4]

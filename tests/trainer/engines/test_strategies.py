@@ -18,7 +18,7 @@ from tests.spawn import run_processes
 from tests.trainer.strategies import Run, Small, arrays, batches, part
 from trainer.config import ConfigError, RunConfig, parse_config
 from trainer.engines.strategy import refusals
-from trainer.inputs.data_sets import data_fingerprint
+from trainer.inputs.open_data import OpenData
 from trainer.loop import train
 from trainer.methods import Now
 from trainer.runs.checkpoint import newest_checkpoint
@@ -109,7 +109,7 @@ def config(root: Path, method: str = "source-only", **sections: dict[str, Any]) 
 
 def run(config: RunConfig, path: Path, *, stop_at: int | None = None) -> tuple[RunFolder, int]:
     folder, asked = RunFolder(path), []
-    folder.claim(config, fingerprint=data_fingerprint(config))
+    folder.claim(config, fingerprint=OpenData(config).fingerprint)
 
     def stop() -> bool:
         asked.append(1)
@@ -146,7 +146,7 @@ def bf16(rank: int, world_size: int, root: Path, out: Path) -> list[dict[str, np
         settings = config(root, "dann", training=training, strategy=strategy)
         folder = RunFolder(out / f"{name}{stage}-{world_size}")
         if rank == 0:
-            folder.claim(settings, fingerprint=data_fingerprint(settings))
+            folder.claim(settings, fingerprint=OpenData(settings).fingerprint)
         if world_size > 1:
             torch.distributed.barrier()
         train(settings, folder)

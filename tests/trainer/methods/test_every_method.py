@@ -12,8 +12,7 @@ import torch
 
 from trainer.config import RunConfig, parse_config
 from trainer.extraction.trained_run import extract, load_run
-from trainer.inputs.data_sets import data_fingerprint
-from trainer.inputs.streams import evaluation_source
+from trainer.inputs.open_data import OpenData
 from trainer.loop import Trainer, train
 from trainer.methods import METHODS
 from trainer.runs.checkpoint import newest_checkpoint
@@ -40,7 +39,7 @@ def small(root: Path, method: str, **training) -> RunConfig:
 
 def run(config: RunConfig, path: Path, stop_after: int | None = None) -> RunFolder:
     folder = RunFolder(path)
-    folder.claim(config, fingerprint=data_fingerprint(config))
+    folder.claim(config, fingerprint=OpenData(config).fingerprint)
     asked = iter(range(10**6))
     train(config, folder, stop=None if stop_after is None else lambda: next(asked) >= stop_after)
     return folder
@@ -71,7 +70,7 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(benchmark, tmp_pat
     trained = load_run(whole.path)  # both sides can be embedded by what was saved
     widths = set()
     for side in ("queries", "gallery"):
-        source = evaluation_source(trained.config, getattr(trained.config.data, side))
+        source = OpenData(trained.config).evaluation_source(getattr(trained.config.data, side))
         _, _, vectors = extract(trained.method, source, batch=32, precision="float32")
         assert np.isfinite(vectors).all()
         assert np.linalg.norm(vectors - vectors[0], axis=1).max() > 0, "all embeddings are equal"

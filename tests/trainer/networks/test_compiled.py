@@ -15,7 +15,7 @@ from tests.trainer.networks.test_micro_batches import network, pictures, step
 from trainer.building import build_method
 from trainer.config import ConfigError, RunConfig, parse_config
 from trainer.engines.trunk_passes import set_passes
-from trainer.inputs.data_sets import data_fingerprint
+from trainer.inputs.open_data import OpenData
 from trainer.loop import train
 from trainer.runs.checkpoint import newest_checkpoint
 from trainer.runs.run_folder import RunFolder
@@ -88,7 +88,7 @@ def run(root: Path, path: Path, *, compiled: tuple[bool, ...]) -> dict[str, np.n
         folder, asked = RunFolder(path), iter(range(9))
         config = configuration(root, compile=on)
         if not path.exists():
-            folder.claim(config, fingerprint=data_fingerprint(config))
+            folder.claim(config, fingerprint=OpenData(config).fingerprint)
         pause = len(compiled) > 1
         train(config, folder, stop=(lambda a=asked: next(a) >= 2) if pause else None)
     found = newest_checkpoint(RunFolder(path).checkpoints)
@@ -122,7 +122,7 @@ def weights_on_rank(
 def test_two_processes_train_compiled_as_eagerly(benchmark, tmp_path):
     for name in ("eager", "compiled"):
         RunFolder(tmp_path / name).claim(
-            configuration(benchmark), fingerprint=data_fingerprint(configuration(benchmark))
+            configuration(benchmark), fingerprint=OpenData(configuration(benchmark)).fingerprint
         )
     eager = run_processes(weights_on_rank, 2, benchmark, tmp_path / "eager", False)
     compiled = run_processes(weights_on_rank, 2, benchmark, tmp_path / "compiled", True)

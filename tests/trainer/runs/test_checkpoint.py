@@ -26,7 +26,7 @@ import trainer.runs.checkpoint
 from tests.spawn import run_processes
 from tests.trainer.test_loop import run, small
 from trainer.config import ConfigError
-from trainer.inputs.data_sets import data_fingerprint
+from trainer.inputs.open_data import OpenData
 from trainer.loop import Trainer, train
 from trainer.runs.attempt import SupersededError, take_attempt
 from trainer.runs.checkpoint import (
@@ -280,7 +280,7 @@ def test_how_checkpoints_are_written_changes_neither_run_nor_result(benchmark, t
 def test_an_exception_in_the_loop_leaves_the_checkpoint_under_way_whole(benchmark, tmp_path):
     folder = RunFolder(tmp_path / "run")
     config = small(benchmark)
-    folder.claim(config, fingerprint=data_fingerprint(config))
+    folder.claim(config, fingerprint=OpenData(config).fingerprint)
 
     def fail(record: dict) -> None:
         if record["step"] == 2:  # the checkpoint at step 2 was started right before
@@ -303,7 +303,7 @@ def failure_on_rank(rank: int, world_size: int, root: Path, out: Path, fault: st
     """What training raises on this rank when rank 0 meets ``fault`` at the first checkpoint."""
     config, folder = small(root, batch=9), RunFolder(out / f"w{world_size}")
     if rank == 0:
-        folder.claim(config, fingerprint=data_fingerprint(config))
+        folder.claim(config, fingerprint=OpenData(config).fingerprint)
     torch.distributed.barrier() if world_size > 1 else None
 
     def full_disk(*_args: object) -> None:

@@ -10,7 +10,7 @@ import torch
 from trainer.building import build_method
 from trainer.config import ConfigError, RunConfig, parse_config
 from trainer.extraction.trained_run import load_run, untrained
-from trainer.inputs.data_sets import data_fingerprint, label_space
+from trainer.inputs.open_data import OpenData
 from trainer.loop import Trainer, train
 from trainer.methods import METHODS
 from trainer.runs.run_folder import RunFolder
@@ -30,7 +30,7 @@ def small(root: Path, method: str, *, width: int = 8, classes=None, **training) 
 
 def run(config: RunConfig, path: Path) -> RunFolder:
     folder = RunFolder(path)
-    folder.claim(config, fingerprint=data_fingerprint(config))
+    folder.claim(config, fingerprint=OpenData(config).fingerprint)
     train(config, folder)
     return folder
 
@@ -47,7 +47,7 @@ def first(benchmark, tmp_path_factory) -> RunFolder:
 def test_the_network_is_taken_and_method_state_is_not(benchmark, first, tmp_path):
     config = small(benchmark, "dann", init_from=str(first.path), seed=2)
     found, theirs = start(config, tmp_path), load_run(first.path).method.state_dict()
-    fresh = build_method(config, num_classes=len(label_space(config))).state_dict()
+    fresh = build_method(config, num_classes=len(OpenData(config).classes)).state_dict()
     for name in fresh:
         if name.startswith(("network.trunk", "network.bottleneck", "network.classifier")):
             assert torch.equal(found[name], theirs[name]), name
@@ -57,7 +57,7 @@ def test_the_network_is_taken_and_method_state_is_not(benchmark, first, tmp_path
 
 
 def test_classifier_rows_follow_the_class_names(benchmark, first, tmp_path):
-    classes = label_space(small(benchmark, "astn"))
+    classes = OpenData(small(benchmark, "astn")).classes
     config = small(benchmark, "dann", classes=classes[::-1], init_from=str(first.path), seed=2)
     found, theirs = start(config, tmp_path), load_run(first.path).method.state_dict()
     for part in ("weight", "bias"):

@@ -24,7 +24,7 @@ from trainer.choosing.criteria import CRITERIA
 from trainer.choosing.selection import usable_criteria
 from trainer.config import ConfigError, RunConfig, parse_config
 from trainer.extraction.trained_run import load_run
-from trainer.inputs import data_sets
+from trainer.inputs.open_data import OpenData
 from trainer.inputs.streams import to_domain
 from trainer.loop import Trainer
 from trainer.methods import METHODS
@@ -50,10 +50,10 @@ def values_on_rank(rank: int, world_size: int, root: Path) -> tuple[dict[str, fl
     for names in (("entropy", "im", "snd"), ("source-val",)):  # each on the same streams
         config = small(root, "daisnet", names[0], precision="float64")
         torch.manual_seed(0)
-        method = build_method(config, num_classes=len(data_sets.label_space(config))).eval()
+        method = build_method(config, num_classes=len(OpenData(config).classes)).eval()
         options = {"batch": 7, "dtype": torch.float64, "device": CPU, "on_part": lambda: None}
         with torch.no_grad():
-            sources = criterion_sources(config)
+            sources = criterion_sources(OpenData(config))
             streams = [whole_logits(method, source, **options) for source in sources.values()]
         assert len(streams) == 2
         found |= {name: criterion_score(name, streams) for name in names}
@@ -75,8 +75,8 @@ def logits_by_hand(folder: RunFolder, name: str, split: str) -> tuple[torch.Tens
     """Of the newest checkpoint, one sample after the other."""
     trained, rows, labels = load_run(folder.path), [], []
     selection = getattr(trained.config.data, name).model_copy(update={"split": split})
-    manifest = data_sets.open_data_set(trained.config, selection)
-    (source,) = criterion_sources(trained.config).values()
+    manifest = OpenData(trained.config).manifest(selection)
+    (source,) = criterion_sources(OpenData(trained.config)).values()
     source = replace(source, rows=manifest.select(selection.stream, split), labelled=True)
     with torch.no_grad():
         for part in walk(source, batch=1):
@@ -130,13 +130,13 @@ def test_without_a_metric_no_label_of_the_target_has_an_effect(benchmark, monkey
 
     before = scored("as-they-are")
     assert before.keys() == {"im"}
-    manifest = data_sets.open_data_set(config, config.data.queries)
+    manifest = OpenData(config).manifest(config.data.queries)
     labels = manifest.labels.copy()
     shapes = manifest.streams == "shape"
     labels[shapes] = labels[shapes][::-1]
     labels[~shapes & (manifest.splits != "train")] = None
     altered = replace(manifest, labels=labels)
-    monkeypatch.setattr("trainer.inputs.data_sets._united", lambda roots: altered)
+    monkeypatch.setattr("trainer.inputs.open_data.load_manifest", lambda root: altered)
     assert scored("altered") == before
     with pytest.raises(Exception, match="has no label"):  # which the oracle reads
         Trainer(small(benchmark, "astn", "im"), RunFolder(tmp_path / "oracle"), device=CPU)
@@ -233,17 +233,17 @@ def test_missing_samples_are_told_with_the_remedy(benchmark, monkeypatch):
     everything = small(benchmark, "astn", "source-val").to_dict()
     everything["data"]["source_images"]["split"] = "all"
     with pytest.raises(ConfigError, match="trains on split 'all', so that split 'val' is not held"):
-        criterion_sources(parse_config(everything))
+        criterion_sources(OpenData(parse_config(everything)))
     config = small(benchmark, "source-only", "source-val")
-    manifest = data_sets.open_data_set(config, config.data.queries)
+    manifest = OpenData(config).manifest(config.data.queries)
     splits = np.where(manifest.splits == "test", "test", "all-but-test")
     monkeypatch.setattr(
-        "trainer.inputs.data_sets._united", lambda roots: replace(manifest, splits=splits)
+        "trainer.inputs.open_data.load_manifest", lambda root: replace(manifest, splits=splits)
     )
     with pytest.raises(ConfigError, match=r"no image of split 'val' for .*; choose entropy, im or"):
-        criterion_sources(config)
+        criterion_sources(OpenData(config))
     with pytest.raises(ConfigError, match=r"no shape of split 'train' for data\.gallery; .*source"):
-        criterion_sources(small(benchmark, "source-only", "snd"))
+        criterion_sources(OpenData(small(benchmark, "source-only", "snd")))
 
 
 def by_strategy(root: Path, out: Path) -> list[float]:

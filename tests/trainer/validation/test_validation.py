@@ -23,7 +23,7 @@ from trainer.config import ConfigError, RunConfig, parse_config
 from trainer.explain import explain_run
 from trainer.extraction.embed_stream import embed_whole
 from trainer.extraction.trained_run import extract, load_run
-from trainer.inputs.streams import evaluation_source
+from trainer.inputs.open_data import OpenData
 from trainer.loop import Trainer
 from trainer.runs.retention import best_first
 from trainer.runs.run_folder import RunFolder
@@ -98,7 +98,7 @@ def test_the_scores_are_those_of_extraction_and_evaluation(benchmark, whole):
     trained, sides = load_run(whole.path), {}
     for side in ("queries", "gallery"):
         selection = getattr(trained.config.data, side).model_copy(update={"split": "val"})
-        source = evaluation_source(trained.config, selection)
+        source = OpenData(trained.config).evaluation_source(selection)
         sides[side] = Embeddings(*extract(trained.method, source, batch=9, precision="float32"))
     manifest = load_manifest(benchmark)
     assert sides["queries"].keys == [manifest.keys[r] for r in manifest.select("image", "val")]
@@ -217,11 +217,11 @@ def test_a_split_without_samples_is_refused_before_anything_is_written(
     manifest = load_manifest(benchmark)
     held_out = (manifest.streams == "shape") & (manifest.splits == "val")
     without_val = replace(manifest, splits=np.where(held_out, "train", manifest.splits))
-    monkeypatch.setattr("trainer.inputs.data_sets._united", lambda roots: without_val)
+    monkeypatch.setattr("trainer.inputs.open_data.load_manifest", lambda root: without_val)
     config = small(benchmark)
     words = r"has no shape of split 'val' for data\.gallery; it has them in test, train"
     with pytest.raises(ConfigError, match=words):
         launch(config, tmp_path / "run", workers=0)
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ConfigError, match=words):
-        explain_run(config, world_size=1)
+        explain_run(OpenData(config), world_size=1)

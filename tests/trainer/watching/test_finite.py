@@ -13,7 +13,7 @@ from tests.trainer.test_loop import small
 from trainer.building import build_method
 from trainer.config import parse_config
 from trainer.engines.data_parallel import DataParallel
-from trainer.inputs.data_sets import data_fingerprint
+from trainer.inputs.open_data import OpenData
 from trainer.loop import Trainer
 from trainer.methods import Domain, Now
 from trainer.runs.checkpoint import newest_checkpoint
@@ -56,7 +56,7 @@ def one_rank_breaks(rank: int, world_size: int, root: Path, out: Path, how: str)
     """Error text, keys of this rank at the step, whether weights moved, and the checkpoints."""
     config, folder = small(root, batch=6, checkpoint_every=2), RunFolder(out)
     if rank == 0:
-        folder.claim(config, fingerprint=data_fingerprint(config))
+        folder.claim(config, fingerprint=OpenData(config).fingerprint)
     torch.distributed.barrier() if world_size > 1 else None
     trainer = Trainer(config, folder, device=torch.device("cpu"))
     trainer.rank = rank
@@ -187,7 +187,7 @@ def test_flush_looks_at_what_is_pending():
 def test_a_delayed_run_saves_nothing_that_is_not_finite(benchmark, tmp_path):
     """NaN in the step right before a checkpoint: a look at the next step would be too late."""
     config, folder = small(benchmark, checkpoint_every=2, log_every=50), RunFolder(tmp_path / "run")
-    folder.claim(config, fingerprint=data_fingerprint(config))
+    folder.claim(config, fingerprint=OpenData(config).fingerprint)
     trainer = Trainer(config, folder, device=torch.device("cpu"))
     trainer.rank = 0
     trainer.finite = FiniteCheck(trainer.method, learning=trainer.strategy.only, delayed=True)

@@ -16,8 +16,7 @@ import torch
 from dataio.shards.reading import HEADER_BYTES, content_member
 from tests.spawn import run_processes
 from trainer.config import RunConfig, parse_config
-from trainer.inputs.data_sets import bad_samples, data_fingerprint
-from trainer.inputs.streams import training_loader, training_sources
+from trainer.inputs.open_data import OpenData
 from trainer.loop import train
 from trainer.runs.attempt import Attempt
 from trainer.runs.checkpoint_writer import CheckpointWriter, Written
@@ -45,7 +44,7 @@ def small(root: Path, **training: Any) -> RunConfig:
 
 def trained(config: RunConfig, path: Path, stop_after: int | None = None) -> RunFolder:
     folder = RunFolder(path)
-    folder.claim(config, fingerprint=data_fingerprint(config))
+    folder.claim(config, fingerprint=OpenData(config).fingerprint)
     asked = iter(range(10**6))
     train(config, folder, stop=None if stop_after is None else lambda: next(asked) >= stop_after)
     return folder
@@ -57,14 +56,12 @@ def told(folder: RunFolder) -> dict[str, Any]:
 
 def stored_bytes(config: RunConfig, *, whole: bool = False, first: int = 0) -> int:
     """What the batches of the steps from ``first`` on, or whole streams, take of the shards."""
-    sources, found = training_sources(config), 0
-    loader = training_loader(config, sources)
-    for name, source in sources.items():
+    data, found = OpenData(config), 0
+    for name, source in data.sources.items():
         steps = range(first, STEPS)
-        drawn = [row for s in steps for row in loader.places(s)[name].rows.tolist()]
+        drawn = [row for s in steps for row in data.plan.places(s)[name].rows.tolist()]
         rows = source.rows.tolist() if whole else drawn
         found += sum(HEADER_BYTES + content_member(source.manifest, row).size for row in rows)
-    loader.close()
     return found
 
 
@@ -87,7 +84,7 @@ def test_a_run_tells_its_counts(whole):
     found = whole.telemetry
     assert (found["format"], found["attempt"], found["world_size"]) == (1, 1, 1)
     assert (found["step"], found["steps"]) == (STEPS, STEPS)
-    streams = training_sources(whole.config)
+    streams = OpenData(whole.config).sources
     assert found["samples"] == dict.fromkeys(streams, 9 * STEPS)
     assert found["read_bytes"] == stored_bytes(whole.config)
     assert (found["cache_bytes"], found["bad_samples"], found["rank_skew"]) == (0, 0, 0.0)
@@ -144,7 +141,7 @@ def test_a_continued_run_counts_from_0_and_knows_the_checkpoint_it_began_with(be
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_bytes_of_loader_workers_and_caches(benchmark, tmp_path, whole, workers):
-    streams = training_sources(whole.config).values()
+    streams = OpenData(whole.config).sources.values()
     sizes = {"device": stored_bytes(whole.config, whole=True), "none": stored_bytes(whole.config)}
     for cache, read in sizes.items():
         config = small(benchmark, cache=cache, loader_workers=workers)
@@ -167,7 +164,7 @@ def test_bytes_of_loader_workers_and_caches(benchmark, tmp_path, whole, workers)
 def told_by_a_rank(rank: int, world_size: int, root: Path, out: Path) -> dict[str, Any] | None:
     config, folder = small(root), RunFolder(out / "two")
     if rank == 0:
-        folder.claim(config, fingerprint=data_fingerprint(config))
+        folder.claim(config, fingerprint=OpenData(config).fingerprint)
     train(config, folder)
     return told(folder) if rank == 0 else None
 
@@ -256,7 +253,7 @@ def test_a_file_that_cannot_be_written_is_said_once_and_harms_nothing(
     benchmark, tmp_path, whole, caplog
 ):
     config, folder = small(benchmark), RunFolder(tmp_path / "run")
-    folder.claim(config, fingerprint=data_fingerprint(config))
+    folder.claim(config, fingerprint=OpenData(config).fingerprint)
     (folder.telemetry / "in-the-way").mkdir(parents=True)
     with caplog.at_level(logging.WARNING):
         train(config, folder)
@@ -296,7 +293,7 @@ def test_what_is_not_a_number_is_null(tmp_path):
 
 
 def test_bad_samples_are_those_of_the_data_sets_trained_on(benchmark, monkeypatch):
-    import trainer.inputs.data_sets as data_sets
+    import trainer.inputs.open_data as open_data
     from dataio.records import DataError
     from dataio.shards.quarantine import Quarantine, QuarantinedSample
 
@@ -307,12 +304,12 @@ def test_bad_samples_are_those_of_the_data_sets_trained_on(benchmark, monkeypatc
         seen.append(root)
         return Quarantine((sample, sample))
 
-    monkeypatch.setattr(data_sets, "read_quarantine", quarantine)
-    assert bad_samples(small(benchmark)) == 2
+    monkeypatch.setattr(open_data, "read_quarantine", quarantine)
+    assert OpenData(small(benchmark)).bad_samples() == 2
     assert seen == [str(benchmark)]  # both streams are of one data set
 
     def unreadable(root: str) -> Quarantine:
         raise DataError("no")
 
-    monkeypatch.setattr(data_sets, "read_quarantine", unreadable)
-    assert bad_samples(small(benchmark)) is None
+    monkeypatch.setattr(open_data, "read_quarantine", unreadable)
+    assert OpenData(small(benchmark)).bad_samples() is None

@@ -9,7 +9,7 @@ import pytest
 
 from tests.spawn import run_processes
 from trainer.config import RunConfig, parse_config
-from trainer.inputs.data_sets import data_fingerprint
+from trainer.inputs.open_data import OpenData
 from trainer.loop import train
 from trainer.runs.run_folder import RunFolder
 from trainer.watching.phase_clock import PhaseClock, shares
@@ -192,7 +192,7 @@ def small(root: Path) -> RunConfig:
 def facts_of_a_run(rank: int, world_size: int, root: Path, out: Path) -> dict | None:
     config, folder = small(root), RunFolder(out / f"w{world_size}")
     if rank == 0:
-        folder.claim(config, fingerprint=data_fingerprint(config))
+        folder.claim(config, fingerprint=OpenData(config).fingerprint)
     train(config, folder)
     return folder.read() if rank == 0 else None
 

@@ -19,7 +19,7 @@ from tests.spawn import free_port
 from trainer import loop
 from trainer.config import ConfigError, RunConfig, parse_config
 from trainer.engines.hardware import own_device
-from trainer.inputs.data_sets import data_fingerprint
+from trainer.inputs.open_data import OpenData
 from trainer.inputs.streams import walk_stream
 from trainer.runs.run_folder import RunFolder
 from trainer.synchronised import collectives
@@ -232,7 +232,7 @@ def small(root: Path, **training: object) -> RunConfig:
 @pytest.mark.parametrize("limit_seconds", [60, None])
 def test_a_run_is_watched_to_its_end_and_not_beyond(benchmark, tmp_path, limit_seconds):
     config, folder = small(benchmark, watchdog_seconds=limit_seconds), RunFolder(tmp_path / "run")
-    folder.claim(config, fingerprint=data_fingerprint(config))
+    folder.claim(config, fingerprint=OpenData(config).fingerprint)
     seen: list[list[str]] = []
     loop.train(config, folder, on_record=lambda record: seen.append(running()))
     assert seen == 2 * [["watchdog", "watchdog-reports"] if limit_seconds else []]
