@@ -126,7 +126,7 @@ def probe(
                 device=torch.device("cpu"),
                 strategy=cast(Strategy, recorder),
             )
-            trainer.sources = {name: _few(source) for name, source in trainer.sources.items()}
+            trainer.sources.update({name: _few(s) for name, s in trainer.sources.items()})
             trainer.run()
         found = {
             "grad": recorder.gradients,

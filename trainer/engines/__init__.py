@@ -7,11 +7,18 @@ trainer.synchronised.
 
 from trainer.engines.hardware import fair_threads, own_device
 from trainer.engines.memory_layout import set_layout
-from trainer.engines.strategy import Strategy, open_strategy, refusals, require_supported
+from trainer.engines.strategy import (
+    Strategy,
+    evaluating,
+    open_strategy,
+    refusals,
+    require_supported,
+)
 from trainer.engines.trunk_passes import set_passes
 
 __all__ = [
     "Strategy",
+    "evaluating",
     "fair_threads",
     "open_strategy",
     "own_device",

@@ -8,9 +8,11 @@ is trained.
 from __future__ import annotations
 
 import importlib.util
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from trainer.config import ConfigError, RunConfig
@@ -75,6 +77,17 @@ def open_strategy(config: StrategyConfig) -> Strategy:
     from trainer.engines.zero import Zero  # its import takes seconds
 
     return Zero(stage=config.zero_stage)
+
+
+@contextmanager
+def evaluating(method: Method, strategy: Strategy) -> Iterator[None]:
+    """In this block ``method`` is in evaluation mode, without gradient, and its weights are whole.
+
+    It stays in evaluation mode afterwards.
+    """
+    method.eval()
+    with torch.no_grad(), strategy.whole_weights():
+        yield
 
 
 def require_supported(config: RunConfig) -> None:

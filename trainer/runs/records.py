@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ class StepLog:
         drop_records(path, from_step=from_step)
         self._path, self._file = path, path.open("a")
 
-    def write(self, record: dict[str, Any]) -> None:
+    def write(self, record: Mapping[str, Any]) -> None:
         with naming(self._path):
             self._file.write(json.dumps(finite_json(record)) + "\n")
             self._file.flush()

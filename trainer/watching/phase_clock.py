@@ -12,22 +12,28 @@ import time
 from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
+
+from trainer.watching.observer import Observer
 
 START, OTHER = "start", "other"
 
 
-class PhaseClock:
+class PhaseClock(Observer):
     """Every moment since construction belongs to exactly one phase.
 
-    An inner phase pauses the outer one. Outside all phases it is ``other``; until
-    :meth:`end_start` everything is ``start``. The clock follows the thread that made it: phases
-    that other threads enter (a writer, the autograd thread of a GPU) are not counted, because the
-    time of this thread passes anyway, in the phase in which it waits.
+    An inner phase pauses the outer one. Time outside all phases is ``other``; until
+    :meth:`end_start` all time is ``start``. The clock follows the thread that made it. Phases that
+    other threads enter (a writer, the autograd thread of a GPU) are not counted: meanwhile the time
+    of this thread passes too, in the phase in which it waits.
 
     Other threads may read :attr:`beats`, :attr:`innermost` and :meth:`entered` at any time, to see
     whether and where this one makes progress.
+
+    Attributes:
+        step_seconds: how long the last step took.
 
     Args:
         now: seconds that never go back.
@@ -40,6 +46,7 @@ class PhaseClock:
         self._entered: dict[str, int] = {}
         self.beats = 0
         self._steps = array("d")
+        self.step_seconds = 0.0
         self._begin = self._since = self._step_begin = now()
 
     @property
@@ -86,12 +93,20 @@ class PhaseClock:
             self._charge()
             self._stack[0], self._step_begin = OTHER, self._since
 
-    def end_step(self) -> float:
-        """A step is over and the next one begins; returns the seconds that it took."""
+    def end_step(self) -> None:
+        """A step is over and the next one begins."""
         now = self._now()
-        self._steps.append(now - self._step_begin)
-        self._step_begin = now
-        return self._steps[-1]
+        self.step_seconds, self._step_begin = now - self._step_begin, now
+        self._steps.append(self.step_seconds)
+
+    def step_begins(self) -> None:
+        self.end_start()
+
+    def stepped(self, step: int, batch: Mapping[str, Any], *, logged: bool) -> None:
+        self.end_step()
+
+    def steps_ended(self) -> None:
+        self.end_start()  # a run that was continued at its end had no step
 
     def seconds_in(self, names: Collection[str]) -> float:
         """Seconds of these phases together, as of the last change of phase."""

@@ -40,12 +40,13 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from trainer.runs import CheckpointWriter, Written, finite_json
 from trainer.synchronised import collectives
+from trainer.watching.observer import Observer, ReadCounts
 from trainer.watching.phase_clock import PhaseClock
 from trainer.watching.step_times import StepHistogram
 
@@ -60,22 +61,12 @@ EVERY_SECONDS = 1.0
 OWN_WORK = ("data", "copy", "augment", "forward")
 
 
-class Reads(Protocol):
-    """What :class:`dataio.loading.loader.Loader` tells of its reading."""
-
-    @property
-    def read_bytes(self) -> int: ...
-
-    @property
-    def held_bytes(self) -> int: ...
-
-
-class Live:
-    """Keeps the counts of one attempt and writes the file; every rank has one, rank 0 writes.
+class Telemetry(Observer):
+    """Keeps the counts of one attempt; every rank has one, rank 0 writes the file.
 
     Args:
         path: of the file.
-        writer: of the checkpoints; rank 0 has one.
+        writer: of the checkpoints; None on other ranks than 0.
         bad_samples: see the table above.
     """
 
@@ -84,44 +75,36 @@ class Live:
         path: Path,
         *,
         clock: PhaseClock,
-        loader: Reads,
         writer: CheckpointWriter | None,
         device: torch.device,
         bad_samples: int | None = None,
     ) -> None:
-        self._path, self._clock, self._loader, self._device = path, clock, loader, device
+        self._path, self._clock, self._device = path, clock, device
         self._writer, self._bad_samples = writer, bad_samples
         self._histogram = StepHistogram()
         self._samples: dict[str, int] = {}
         self._steps = 0
+        self._loader: ReadCounts | None = None
         self._all_ranks: dict[str, float] = {"rank_skew": 0.0, "read_bytes": 0, "cache_bytes": 0}
         self._own_seconds, self._compared = 0.0, 0  # and steps, at the last logged step
         self._record: Mapping[str, Any] | None = None
-        self._checkpoint: Written | None = None  # the one that was told last
+        self._news = False  # there is a first record that the file does not have
+        self._checkpoint: Written | None = None  # as the file has it
         self._last_step_time: float | None = None
         self._next_seconds = float("-inf")
         self._failed = False
 
-    def stepped(
-        self,
-        step: int,
-        batch: Mapping[str, Any],
-        *,
-        seconds: float,
-        logged: bool,
-        record: Mapping[str, Any] | None,
-    ) -> None:
-        """A step has ended; called by all ranks.
+    def started(self, step: int, loader: ReadCounts) -> None:
+        self._loader = loader
 
-        Args:
-            step: steps that are done now.
-            batch: what the step was given, by stream; ``count`` is of the global batch.
-            seconds: how long it took.
-            logged: all ranks exchange their numbers now.
-            record: what rank 0 has logged of it.
-        """
+    def recorded(self, record: Mapping[str, Any]) -> None:
+        self._news = self._record is None
+        self._record = record
+
+    def stepped(self, step: int, batch: Mapping[str, Any], *, logged: bool) -> None:
+        """Count the step; all ranks exchange their numbers where it was ``logged``."""
         self._steps += 1
-        self._histogram.add(seconds)
+        self._histogram.add(self._clock.step_seconds)
         for stream, part in batch.items():
             self._samples[stream] = self._samples.get(stream, 0) + part.count
         if logged:
@@ -129,22 +112,20 @@ class Live:
         if self._writer is None:
             return
         self._last_step_time = time.time()
-        news = self._record is None and record is not None  # the first ones
-        news = news or self._writer.last is not self._checkpoint
-        self._record = record or self._record
         now_seconds = time.monotonic()
+        news = self._news or self._writer.last is not self._checkpoint
         if news or now_seconds >= self._next_seconds:
             self._next_seconds = now_seconds + EVERY_SECONDS
             self._write(step)
 
-    def end(self, step: int) -> None:
-        """The training has ended or leaves, its last checkpoint is written; called by all ranks."""
+    def ended(self, step: int) -> None:
         self._exchange()
         if self._writer is not None:
             self._write(step)
 
     def _exchange(self) -> None:
         """Add up what the ranks have read and hold, and compare their time for own work."""
+        assert self._loader is not None, "started() comes first"
         total_seconds = self._clock.seconds_in(OWN_WORK)
         mine_seconds, self._own_seconds = total_seconds - self._own_seconds, total_seconds
         mine = [mine_seconds, self._loader.read_bytes, self._loader.held_bytes]
@@ -157,7 +138,7 @@ class Live:
 
     def _write(self, step: int) -> None:
         assert self._writer is not None
-        self._checkpoint = self._writer.last
+        self._checkpoint, self._news = self._writer.last, False
         told = {
             "format": FORMAT,
             "attempt": self._writer.attempt.number,
