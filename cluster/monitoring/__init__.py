@@ -1,6 +1,6 @@
 """What a run shows of itself while it lives: Prometheus metrics, dashboards and alerts.
 
-May import: trainer, cluster.terminal.
+May import: trainer, evalsuite, cluster.terminal.
 """
 
 from cluster.monitoring.alerts import rule_groups

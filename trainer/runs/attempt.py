@@ -12,12 +12,13 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dataio.atomic import write_whole
 from dataio.file_locks import claimed
+from evalsuite.run_records import read_records
 from trainer.runs.records import write_json
 
 log = logging.getLogger(__name__)
@@ -67,9 +68,12 @@ class Attempt:
             )
 
     def begin(self, *, step: int, world_size: int, reason: str | None = None) -> None:
-        """Note that this attempt starts to train; ``reason`` None says a command started it.
+        """Add the line of this attempt to ``attempts.jsonl``.
 
-        The history is worth no run: a folder that cannot be written ends it at a checkpoint.
+        Without a ``reason`` a command started it.
+
+        Training goes on where the line cannot be written: a folder that stays read-only will end
+        the run at its next checkpoint, with an error of its own.
         """
         if not self.number:  # nobody's run folder
             return
@@ -108,17 +112,11 @@ def take_attempt(facts: Path) -> Attempt:
 
 
 def read_starts(folder: Path) -> list[Start]:
-    """What ``attempts.jsonl`` in the run folder tells, oldest first; a line cut short is none."""
-    try:
-        text = (folder / STARTS_NAME).read_text()
-    except (FileNotFoundError, NotADirectoryError):  # a file is refused as a run folder elsewhere
-        return []
+    """The lines of ``attempts.jsonl`` in a run folder, oldest first, without damaged ones."""
     found = []
-    for line in text.splitlines():
-        try:
-            found.append(Start(**json.loads(line)))
-        except (ValueError, TypeError):
-            continue
+    for record in read_records(folder / STARTS_NAME, skip_damaged=True):
+        with suppress(TypeError):  # it has other fields
+            found.append(Start(**record))
     return found
 
 

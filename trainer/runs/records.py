@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dataio.atomic import write_whole
+from evalsuite.run_records import read_records
 
 
 class StepLog:
@@ -34,20 +35,9 @@ class StepLog:
 
 
 def drop_records(path: Path, *, from_step: int) -> None:
-    """Remove the lines of a :class:`StepLog` at and after ``from_step`` and those cut short."""
-    kept = [line for line in _whole_lines(path) if json.loads(line)["step"] < from_step]
-    write_text(path, "".join(line + "\n" for line in kept))
-
-
-def _whole_lines(path: Path) -> Iterator[str]:
-    if not path.exists():
-        return
-    for line in path.read_text().splitlines():
-        try:
-            json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        yield line
+    """Remove the lines of a :class:`StepLog` at and after ``from_step``, and damaged ones."""
+    kept = [r for r in read_records(path, skip_damaged=True) if r["step"] < from_step]
+    write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 def finite_json(value: Any) -> Any:

@@ -61,7 +61,7 @@ class Observer:
     def updated(self, norm: Tensor) -> None:
         """The optimiser has stepped; ``norm`` is that of the averaged gradient, a scalar."""
 
-    def recorded(self, record: Mapping[str, Any]) -> None:
+    def recorded(self, record: dict[str, Any]) -> None:
         """Rank 0 has the record of a logged step."""
 
     def saving(self, step: int, *, last: bool) -> None:
@@ -116,7 +116,7 @@ class Observers(Observer):
         for observer in self._observers:
             observer.updated(norm)
 
-    def recorded(self, record: Mapping[str, Any]) -> None:
+    def recorded(self, record: dict[str, Any]) -> None:
         for observer in self._observers:
             observer.recorded(record)
 

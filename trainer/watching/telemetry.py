@@ -97,7 +97,7 @@ class Telemetry(Observer):
     def started(self, step: int, loader: ReadCounts) -> None:
         self._loader = loader
 
-    def recorded(self, record: Mapping[str, Any]) -> None:
+    def recorded(self, record: dict[str, Any]) -> None:
         self._news = self._record is None
         self._record = record
 

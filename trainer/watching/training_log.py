@@ -14,7 +14,7 @@ from trainer.runs import StepLog
 from trainer.synchronised import collectives
 from trainer.watching.observer import Observer, ReadCounts
 
-OnRecord = Callable[[Mapping[str, Any]], None]
+OnRecord = Callable[[dict[str, Any]], None]
 
 
 class TrainingLog(Observer):
@@ -33,7 +33,7 @@ class TrainingLog(Observer):
         if collectives.rank() == 0:
             self._log = StepLog(self._path, from_step=step)
 
-    def recorded(self, record: Mapping[str, Any]) -> None:
+    def recorded(self, record: dict[str, Any]) -> None:
         if self._log is not None:
             self._log.write(record)
         if self._on_record is not None:
