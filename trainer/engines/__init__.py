@@ -6,7 +6,6 @@ trainer.synchronised.
 """
 
 from trainer.engines.hardware import fair_threads, own_device
-from trainer.engines.memory_layout import set_layout
 from trainer.engines.strategy import (
     Strategy,
     evaluating,
@@ -14,7 +13,7 @@ from trainer.engines.strategy import (
     refusals,
     require_supported,
 )
-from trainer.engines.trunk_passes import set_passes
+from trainer.engines.trunk_setup import set_layout, set_passes
 
 __all__ = [
     "Strategy",

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from trainer.config import ConfigError, RunConfig
 from trainer.engines.data_parallel import DataParallel
-from trainer.engines.trunk_passes import pass_refusals
+from trainer.engines.trunk_setup import pass_refusals
 from trainer.methods import METHODS, Method, Update
 from trainer.sections import OptimizerConfig, StrategyConfig
 

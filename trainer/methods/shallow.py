@@ -11,6 +11,7 @@ Axis letters: n source samples, m target samples, D embedding width, d retrieval
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +21,6 @@ from torch import Tensor, nn
 
 from dataio.records import DataError
 from trainer.methods.base import MethodConfig, StreamNeed, Walk
-from trainer.methods.fitted_state import FittedState
 from trainer.methods.source_only import SourceOnly
 from trainer.networks import NetworkConfig
 from trainer.shallow import Standardisation, StandardisationKind, unit_rows
@@ -42,6 +42,39 @@ class ShallowConfig(MethodConfig):
         default=False,
         description="Scale every standardised embedding to length 1 before the fit.",
     )
+
+
+class FittedState(nn.Module):
+    """Tensors that a fit leaves behind, by name, saved with the run.
+
+    Their sizes are known only after the fit: loading takes over whatever the saved state holds.
+    ``fitted``, a bool scalar, says whether there are any.
+    """
+
+    fitted: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("fitted", torch.tensor(False))
+
+    def __bool__(self) -> bool:
+        return bool(self.fitted)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.get_buffer(name)
+
+    def store(self, values: Mapping[str, Tensor]) -> None:
+        """Replace everything by ``values``, whose dtypes are kept."""
+        for name in [n for n in self._buffers if n != "fitted"]:
+            del self._buffers[name]
+        for name, value in values.items():
+            self.register_buffer(name, value.detach().to(self.fitted.device, copy=True))
+        self.fitted.fill_(bool(values))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        found = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
+        self.store({k: v for k, v in found.items() if k != "fitted"})
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class ShallowMethod(SourceOnly):

@@ -14,8 +14,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from trainer.synchronised.class_centers import class_sums
 from trainer.synchronised.collectives import all_gather_rows, any_rank, broadcast_object
-from trainer.synchronised.statistics import class_sums
 
 
 def distances(rows: Tensor, centers: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from trainer.synchronised.class_centers import class_sums
 from trainer.synchronised.collectives import all_reduce_sum
-from trainer.synchronised.statistics import class_sums
 
 
 @dataclass(frozen=True)

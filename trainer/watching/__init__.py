@@ -8,8 +8,7 @@ from trainer.watching.checkpoints import Checkpoints
 from trainer.watching.finite import FiniteCheck, NonFiniteError
 from trainer.watching.observer import Observer, Observers, Origin, ReadCounts
 from trainer.watching.phase_clock import OTHER, START, PhaseClock, shares
-from trainer.watching.step_times import STEP_BUCKETS
-from trainer.watching.telemetry import FORMAT, Telemetry
+from trainer.watching.telemetry import FORMAT, STEP_BUCKETS, Telemetry
 from trainer.watching.training_log import OnRecord, TrainingLog, step_record
 from trainer.watching.watchdog import HANGS, HEAD_START_SECONDS, WAITING, WRITE_SECONDS, watching
 

@@ -36,6 +36,7 @@ import json
 import logging
 import os
 import time
+from bisect import bisect_left
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -48,17 +49,39 @@ from trainer.runs import CheckpointWriter, Written, finite_json
 from trainer.synchronised import collectives
 from trainer.watching.observer import Observer, ReadCounts
 from trainer.watching.phase_clock import PhaseClock
-from trainer.watching.step_times import StepHistogram
 
 log = logging.getLogger(__name__)
 FORMAT = 1
 EVERY_SECONDS = 1.0
+# Upper bounds in seconds of the durations of steps, as Prometheus counts them.
+STEP_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 # The phases in which a rank waits for no other. `backward` is none of them: data-parallel engines
 # average gradients in it, so the fast ranks wait there for the slow one and all take equally long.
 # Collectives inside `forward` are a phase of their own. On a GPU these are times of the host, which
 # shows a slow loader or a busy CPU, and a slow GPU only as far as the host waits for it here.
 OWN_WORK = ("data", "copy", "augment", "forward")
+
+
+class StepHistogram:
+    """Counts steps by their duration."""
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(STEP_BUCKETS) + 1)
+        self._sum = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count a step that took so long; one that took as long as a bound is within it."""
+        self._counts[bisect_left(STEP_BUCKETS, seconds)] += 1
+        self._sum += seconds
+
+    def told(self) -> dict[str, Any]:
+        """``sum`` of seconds and ``buckets``: upper bound -> steps of at most so many seconds."""
+        count, buckets = 0, {}
+        for bound, own in zip([*map(str, STEP_BUCKETS), "+Inf"], self._counts, strict=True):
+            count += own
+            buckets[bound] = count
+        return {"sum": self._sum, "buckets": buckets}
 
 
 class Telemetry(Observer):

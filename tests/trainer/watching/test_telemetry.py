@@ -25,8 +25,7 @@ from trainer.runs.retention import Retention
 from trainer.runs.run_folder import RunFolder
 from trainer.watching import telemetry as telemetry_module
 from trainer.watching.phase_clock import PhaseClock
-from trainer.watching.step_times import STEP_BUCKETS, StepHistogram
-from trainer.watching.telemetry import Telemetry
+from trainer.watching.telemetry import STEP_BUCKETS, StepHistogram, Telemetry
 
 STEPS = 4
 
