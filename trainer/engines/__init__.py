@@ -1,5 +1,5 @@
-"""How gradients are averaged and weights stepped: DDP and DeepSpeed ZeRO behind one strategy,
-optimisers, passes of the trunk, memory layout.
+"""How gradients are averaged and weights stepped: DDP and DeepSpeed ZeRO behind one interface,
+optimisers, and how trunks are set up.
 
 May import: trainer.config, trainer.methods, trainer.networks, trainer.sections,
 trainer.synchronised.

@@ -1,8 +1,8 @@
-"""The engine that averages gradients and steps, behind a few calls, and what it cannot do.
+"""The interface of engines, which average gradients and step, and what they cannot do.
 
-Every engine averages gradients over ranks; with losses that are global on every rank (see
-:mod:`trainer.synchronised.collectives`) the average is the one-process gradient. None changes what
-is trained.
+Every engine averages gradients over ranks. With losses that are global on every rank (see
+:mod:`trainer.synchronised.collectives`) the average is the one-process gradient, so the choice of
+the engine does not change the training.
 """
 
 from __future__ import annotations
@@ -26,13 +26,12 @@ class Strategy(Protocol):
     """What the loop needs of an engine. Every call is made by all ranks together."""
 
     def prepare(self, method: Method, config: OptimizerConfig) -> nn.Module:
-        """Take over ``method``, whose weights are those to start from; what it returns is called
-        in its place."""
+        """Take over ``method`` with its present weights; returns what is called in its place."""
         ...
 
     def only(self, update: Update) -> AbstractContextManager[None]:
-        """The block of one update's forward and backward pass: its groups learn, the others keep
-        weights, momentum and moments as they are."""
+        """The block of one update's forward and backward pass. Only its groups learn; the others
+        keep weights, momentum and moments."""
         ...
 
     def backward(self, loss: Tensor) -> None:
@@ -40,13 +39,13 @@ class Strategy(Protocol):
         ...
 
     def gradients(self) -> dict[str, Tensor]:
-        """Averaged gradients by parameter name, after the last backward pass before a step; only
-        those of the update."""
+        """Averaged gradients of the update by parameter name, after the last backward pass before a
+        step."""
         ...
 
     def step(self, *, factor: float) -> Tensor | None:
         """After ``optimizer.accumulate`` backward passes, one update at ``factor`` times the base
-        rates; returns the global gradient norm before clipping, before that None.
+        rates. Returns the global gradient norm before clipping; None where more passes come first.
 
         A non-finite norm leaves the parameters as they are, so that the caller can stop cleanly.
         """

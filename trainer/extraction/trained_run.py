@@ -45,7 +45,7 @@ def load_run(path: Path, *, select: str = "last") -> TrainedRun:
 
     Raises:
         ConfigError: ``path`` is neither, or holds no whole checkpoint; ``select`` is unknown, or
-            chooses in what is no run folder or has no such score.
+        asks for a score and ``path`` is no run folder, or has no checkpoint with that score.
     """
     checkpoint, scored = open_selected(path, select)
     description = checkpoint.description

@@ -1,9 +1,9 @@
 """Base of the methods that adapt frozen embeddings: train source-only, then fit once.
 
-The steps are those of source-only, so that with the same seed the network is the same bit for bit.
-After the last step the embeddings of both streams are collected and a closed-form or alternating
-fit on them gives one transform for source-side queries and one for target-side gallery items.
-These fits need all embeddings at once, by their nature: n·D numbers on every rank.
+The steps are those of source-only: with the same seed the network is the same bit for bit. After
+the last step the embeddings of both streams are collected. A closed-form or alternating fit on
+them gives one transform for queries of the source and one for gallery items of the target. These
+fits need all embeddings at once, so every rank holds (n + m)·D numbers.
 
 Axis letters: n source samples, m target samples, D embedding width, d retrieval width.
 """
@@ -78,7 +78,7 @@ class FittedState(nn.Module):
 
 
 class ShallowMethod(SourceOnly):
-    """Source-only training, then :meth:`fit`; before that, embeddings are the network's own."""
+    """Source-only training, then :meth:`fit`; before it, embeddings are those of the network."""
 
     streams = {  # noqa: RUF012
         "source_images": StreamNeed("image", labelled=True),
@@ -180,7 +180,7 @@ def _from_rank_zero(values: dict[str, np.ndarray], device: torch.device) -> dict
     """Rank 0's arrays as float64 tensors on every rank; the other ranks' ``values`` are ignored."""
     shapes = collectives.broadcast_object({name: np.shape(v) for name, v in values.items()})
     leader = collectives.rank() == 0
-    # A sum with zeros is a broadcast, exact in every bit.
+    # The sum of rank 0's values and the zeros of the others is an exact broadcast.
     return {
         name: collectives.all_reduce_sum(
             torch.as_tensor(values[name] if leader else np.zeros(shape), dtype=torch.float64).to(

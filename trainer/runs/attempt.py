@@ -1,10 +1,10 @@
-"""Which start of a training may write into a run folder: the newest one.
+"""Only the newest start of a training may write into a run folder.
 
-Each start takes the next number, kept in ``run.json``. Whoever holds a smaller number, such as a
-process that was believed dead, finds that out before it changes anything, and stops.
+Each start takes the next number, which is kept in ``run.json``. A process with a smaller number,
+such as one that was believed dead, notices this before it changes anything, and stops.
 
-``attempts.jsonl`` has a line for every start that came as far as its first step: its number, where
-it continued, on how many processes, and why there was a start.
+``attempts.jsonl`` has a line for every start that began to train: its number, the step where it
+continued, its number of processes, and its reason.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Start:
 
     Attributes:
         attempt: the number of :class:`Attempt`.
-        step: steps that were done before, which it did not repeat.
+        step: steps that were done before it.
         world_size: its processes.
         reason: ``start``, ``continued`` (by a command), or what ended the group before.
     """
@@ -75,13 +75,13 @@ class Attempt:
         Training goes on where the line cannot be written: a folder that stays read-only will end
         the run at its next checkpoint, with an error of its own.
         """
-        if not self.number:  # nobody's run folder
+        if not self.number:  # a run folder that was not claimed
             return
         reason = reason or ("continued" if step else "start")
         folder, start = self.facts.parent, Start(self.number, step, world_size, reason)
         path = folder / STARTS_NAME
         try:
-            with run_lock(folder):  # whole, so that a line cut short spoils no other
+            with run_lock(folder):  # written whole, so that no line is torn
                 lines = [json.dumps(asdict(s)) for s in (*read_starts(folder), start)]
                 write_whole(path, "".join(f"{line}\n" for line in lines).encode())
         except OSError as err:
@@ -89,16 +89,16 @@ class Attempt:
 
     @contextmanager
     def holding(self) -> Iterator[None]:
-        """Nobody takes over during the block; raises like :meth:`require_newest` before it."""
+        """Let no later start take over during the block; raises like :meth:`require_newest`."""
         with run_lock(self.facts.parent):
             self.require_newest()
             yield
 
 
 def take_attempt(facts: Path) -> Attempt:
-    """The next attempt on a run folder; from here on the earlier ones can write no checkpoint.
+    """Take the next number on a run folder; earlier attempts can then write no checkpoint.
 
-    A folder that nobody has claimed (no ``run.json``) is left as it is and gives number 0.
+    A folder that was not claimed (no ``run.json``) is left as it is and gives number 0.
 
     Raises:
         OSError: ``run.json`` cannot be written.

@@ -1,4 +1,4 @@
-"""Step records: what a run says about itself."""
+"""Step records, such as ``log.jsonl``, and JSON files of a run that are written whole."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class StepLog:
             self._file.flush()
 
     def close(self) -> None:
-        with naming(self._path):  # what a full disk refused is tried again here
+        with naming(self._path):  # writes again what a full disk refused
             self._file.close()
 
 
@@ -67,7 +67,7 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Give an OSError inside the block this path: a failed write (full disk) names none."""
+    """Add ``path`` to an OSError in the block: that of a full disk names no file."""
     try:
         yield
     except OSError as err:

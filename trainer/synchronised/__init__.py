@@ -1,5 +1,5 @@
-"""The rule that makes losses global, and what follows it: collectives, class sums and centres,
-moments, clusters and pseudo-labels over all ranks.
+"""The collectives that make losses global, and statistics over all ranks: class sums and class
+centres, moments, clusters and pseudo-labels.
 
 May import: nothing of this project.
 """

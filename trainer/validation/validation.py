@@ -1,10 +1,10 @@
-"""Scores of a run on its way: they choose among checkpoints and train nothing.
+"""Scores of a run during training; they choose among checkpoints and do not change the training.
 
 At every due step all ranks embed queries and gallery of the validation split, rank 0 scores them
-exactly, and all ranks learn the scores. Labels of the split are read. Where it belongs to the
-target domain, a checkpoint chosen by these scores is an oracle's choice; ``validation.criterion``
-adds a score that needs no label of the target (:mod:`trainer.validation.criterion_scores`).
-Training goes on as if nothing had happened: no random number is drawn and no statistic changes.
+exactly, and all ranks get the scores. This uses labels of the split. Where the split belongs to the
+target domain, a checkpoint chosen by these scores is an oracle's choice. ``validation.criterion``
+adds a score without labels of the target (:mod:`trainer.validation.criterion_scores`). Training is
+not affected: no random number is drawn and no statistic changes.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def require_scorable(config: RunConfig) -> None:
 
 
 def validation_sources(config: RunConfig) -> dict[str, StreamSource]:
-    """Queries and gallery that are scored on the way; none where ``validation.every`` or
+    """Queries and gallery that are scored during training; none where ``validation.every`` or
     ``validation.metric`` is null.
 
     Raises:
@@ -107,10 +107,10 @@ class Validation(Observer):
         self._last: tuple[int, Scores] = (-1, {})
 
     def known(self, step: int) -> Scores:
-        """Scores of the state after ``step`` steps, as they stand in its checkpoint; may be none.
+        """Scores of the state after ``step`` steps for its checkpoint; may be none.
 
-        A method with a last fit is scored on its way too, but its checkpoints have no scores
-        before the fit: they hold another model.
+        A method with a last fit is scored during training too. But its checkpoints before the fit
+        hold another model and get no scores.
         """
         at, scores = self._last
         method = METHODS[self.config.method_name]
@@ -183,7 +183,7 @@ class Validation(Observer):
     def _scored(self, vectors: Mapping[str, Tensor]) -> Scores:
         queries, gallery = (_embeddings(self.sources[side], vectors[side]) for side in SIDES)
         options = self.config.evaluation.model_dump(exclude={"batch"})
-        # A diverging network scores badly; whether it is an error, its losses will tell.
+        # Not an error here: a diverging network scores badly, and the finite check stops it.
         found = evaluate(
             queries,
             gallery,

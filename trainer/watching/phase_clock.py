@@ -1,8 +1,8 @@
-"""Where the time of a run goes: seconds by phase that add up to the wall clock.
+"""How much time a run spends in each phase: seconds that add up to the wall clock.
 
-Phases are host times. Work on a GPU is asynchronous: a phase holds what the host spends and waits
-for in it, and the wait for a kernel falls into the phase that first reads a result of it. Nothing
-is synchronised for the clock's sake. ``forward`` holds a method's networks and losses together.
+Phases are host times. Work on a GPU is asynchronous: a phase is the time that the host spends in
+it, and the wait for a kernel falls into the phase that first reads a result of it. The clock never
+synchronises a GPU. ``forward`` is a method's networks and losses together.
 """
 
 from __future__ import annotations
@@ -65,16 +65,16 @@ class PhaseClock(Observer):
         return self._now() - self._begin
 
     def beat(self) -> None:
-        """A sign of progress inside a long phase; every change of phase is one too."""
+        """Show progress inside a long phase. Every change of phase shows progress too."""
         self.beats += 1
 
     def entered(self, name: str) -> int:
-        """How often phase ``name`` has begun."""
+        """How often phase ``name`` was entered."""
         return self._entered.get(name, 0)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Time inside the block is ``name``'s, but for phases inside it; may raise, may nest."""
+        """Count the time of the block for ``name``, except that of phases inside it."""
         if threading.get_ident() != self._thread:
             yield
             return
@@ -88,13 +88,13 @@ class PhaseClock(Observer):
             self._stack.pop()
 
     def end_start(self) -> None:
-        """Start-up is over and the first step begins; later calls do nothing."""
+        """Start-up has ended and the first step begins; later calls do nothing."""
         if self._stack[0] == START:
             self._charge()
             self._stack[0], self._step_begin = OTHER, self._since
 
     def end_step(self) -> None:
-        """A step is over and the next one begins."""
+        """A step has ended and the next one begins."""
         now = self._now()
         self.step_seconds, self._step_begin = now - self._step_begin, now
         self._steps.append(self.step_seconds)
@@ -124,7 +124,7 @@ class PhaseClock(Observer):
         """``count`` of steps, their ``mean_seconds`` and ``p95_seconds``, steps ``per_second``;
         the count alone when there was none.
 
-        A step lasts to the end of what comes with it: log, checkpoint, round. The wait for the
+        A step includes its log record, its checkpoint and the start of a round. The wait for the
         first batch belongs to start-up.
         """
         if not self._steps:

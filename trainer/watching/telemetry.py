@@ -1,8 +1,8 @@
-"""What a run says of itself right now: ``telemetry.json`` in the run folder.
+"""``telemetry.json`` in the run folder: the current state of a run.
 
-Rank 0 replaces the file as a whole after a step, at most once a second. It is for whoever watches
-the run and is worth nothing afterwards: it is not flushed to disk, and a folder that cannot be
-written ends no training. Nothing in it reaches a batch, a loss, a checkpoint or ``log.jsonl``.
+Rank 0 replaces the whole file after a step, at most once a second. It serves those who watch the
+run and has no value afterwards. So it is not flushed to disk, and training goes on where it cannot
+be written. Nothing in it reaches a batch, a loss, a checkpoint or ``log.jsonl``.
 
 =================  ================================================================================
 ``format``         1
@@ -11,8 +11,7 @@ written ends no training. Nothing in it reaches a batch, a loss, a checkpoint or
 ``step``           steps that are done: the position in the training
 ``last_step_time`` when the last of them ended, Unix time
 ``world_size``     processes that train
-``phases``         seconds of rank 0 by phase, with their ``total``
-(:mod:`trainer.watching.phase_clock`)
+``phases``         seconds of rank 0 by phase, with their ``total`` (:class:`PhaseClock`)
 ``samples``        by stream: samples trained on by all ranks, padding not among them
 ``steps``          steps of this attempt
 ``step_seconds``   how long they took: ``sum``, and ``buckets`` with the number of steps of up to so
@@ -21,7 +20,7 @@ written ends no training. Nothing in it reaches a batch, a loss, a checkpoint or
                    steps; 0 for one process
 ``read_bytes``     read of shards by all ranks (:mod:`dataio.shards.read_bytes`)
 ``cache_bytes``    of decoded samples that all ranks hold in memory
-``bad_samples``    in quarantine, of the data sets trained on; null when that cannot be read
+``bad_samples``    samples in quarantine of the data sets trained on; null if it cannot be read
 ``checkpoint``     the newest whole one: ``step``, ``time``, ``bytes``, and the ``seconds`` that
                    writing it took (null if an earlier attempt did); null if there is none
 ``record``         the last line of ``log.jsonl``
@@ -56,10 +55,10 @@ EVERY_SECONDS = 1.0
 # Upper bounds in seconds of the durations of steps, as Prometheus counts them.
 STEP_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
-# The phases in which a rank waits for no other. `backward` is none of them: data-parallel engines
-# average gradients in it, so the fast ranks wait there for the slow one and all take equally long.
-# Collectives inside `forward` are a phase of their own. On a GPU these are times of the host, which
-# shows a slow loader or a busy CPU, and a slow GPU only as far as the host waits for it here.
+# The phases in which a rank never waits for another one. Not `backward`: data-parallel engines
+# average gradients in it, so the fast ranks wait there for the slow one. Collectives inside
+# `forward` are a phase of their own. On a GPU these are times of the host. They show a slow loader
+# or a busy CPU, but a slow GPU only as far as the host waits for it in these phases.
 OWN_WORK = ("data", "copy", "augment", "forward")
 
 
@@ -71,12 +70,12 @@ class StepHistogram:
         self._sum = 0.0
 
     def add(self, seconds: float) -> None:
-        """Count a step that took so long; one that took as long as a bound is within it."""
+        """Count a step; a duration equal to a bound counts as within it."""
         self._counts[bisect_left(STEP_BUCKETS, seconds)] += 1
         self._sum += seconds
 
     def told(self) -> dict[str, Any]:
-        """``sum`` of seconds and ``buckets``: upper bound -> steps of at most so many seconds."""
+        """``sum`` of seconds and ``buckets``: by upper bound, the number of steps up to it."""
         count, buckets = 0, {}
         for bound, own in zip([*map(str, STEP_BUCKETS), "+Inf"], self._counts, strict=True):
             count += own
@@ -90,7 +89,7 @@ class Telemetry(Observer):
     Args:
         path: of the file.
         writer: of the checkpoints; None on other ranks than 0.
-        bad_samples: see the table above.
+        bad_samples: as in the table above.
     """
 
     def __init__(
@@ -178,14 +177,14 @@ class Telemetry(Observer):
             "checkpoint": self._checkpoint and asdict(self._checkpoint),
             "record": self._record,
         }
-        # Always the same name: what a killed process has left is written over.
+        # Always the same name, so that the rest of a killed process is overwritten.
         temporary = self._path.with_name(f".{self._path.name}.tmp")
         try:
             temporary.write_text(json.dumps(finite_json(told)) + "\n")
             os.replace(temporary, self._path)
         except OSError as err:
             with suppress(OSError):
-                temporary.unlink(missing_ok=True)  # a part of it, on a full disk
+                temporary.unlink(missing_ok=True)  # on a full disk, part of it was written
             if not self._failed:
                 log.warning("%s: cannot be written (%s); training goes on", self._path, err)
             self._failed = True
