@@ -94,7 +94,7 @@ class Trainer:
                 accumulates. When any rank answers yes, all ranks save a checkpoint and leave.
         """
         training, observers = self.config.training, self.observers
-        any_rank = collectives.AnyRank(self.device)
+        any_rank_says = collectives.AnyRank(self.device)
         with training_loader(
             self.config,
             self.sources,
@@ -109,8 +109,8 @@ class Trainer:
                 batches = on_device(iter(loader), self.device, phase=self.clock.phase)
                 self.model.train()
                 while self.step < training.steps:
-                    whole = self.step % self.config.optimizer.accumulate == 0
-                    if stop is not None and whole and any_rank(stop()):
+                    between_updates = self.step % self.config.optimizer.accumulate == 0
+                    if stop is not None and between_updates and any_rank_says(stop()):
                         break
                     number, batch = next(batches)
                     assert number == self.step

@@ -154,6 +154,7 @@ class Ftspl(Method):
 
     @torch.no_grad()
     def start_round(self, number: int, total: int, walk: Walk) -> dict[str, Tensor]:
+        """The label step: new pseudo-labels, the selection among them, and Δμ and Σ_t."""
         number, total = number - self.config.warmup_rounds, total - self.config.warmup_rounds
         if number < 0:
             return {}
