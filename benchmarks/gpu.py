@@ -138,7 +138,7 @@ def stretch_seconds(
 
 def _steps(trainer: Trainer, found: Iterator[dict[str, Any]], count: int) -> None:
     for _ in range(count):
-        trainer._train_step(next(found))
+        trainer._train_step(next(found), logged=False)
         trainer.step += 1
 
 
@@ -162,8 +162,7 @@ def measured(config: RunConfig, mode: str, loader: str, options: argparse.Namesp
                     repeats=options.repeats,
                 )
         finally:
-            if trainer.writer:
-                trainer.writer.close()
+            trainer.observers.close()
         pictures = options.batch * (1 + (options.views or VIEWS))
         median = statistics.median(seconds)
         tflops = 6e-12 * trunk_multiply_adds(trainer) * pictures / median

@@ -77,18 +77,18 @@ class RunConfig(Section):
         tree = self.to_dict()
         for section in ("strategy", "validation", "evaluation", "monitoring"):
             del tree[section]
-        if tree["optimizer"]["accumulate"] == 1:  # as runs from before that option
+        if tree["optimizer"]["accumulate"] == 1:  # as in runs from before this option
             del tree["optimizer"]["accumulate"]
         for key in ("root", "queries", "gallery"):
             del tree["data"][key]
         for stream in METHODS[self.method_name].streams:
-            del tree["data"][stream]["root"]  # where it lies; the fingerprint says what it is
+            del tree["data"][stream]["root"]  # the fingerprint says which data they are
         for key in _EXECUTION_ONLY:
             del tree["training"][key]
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
 
 
-_TRANSFER = "transfer."  # a section that becomes values of section data
+_TRANSFER = "transfer."  # a section that is translated to values of section data
 UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 _EXECUTION_ONLY = (
     "log_every",
@@ -320,7 +320,7 @@ def validated(model: type[Any], values: Mapping[str, Any], *, where: str, prefix
         return model(**values)
     except ValidationError as err:
         found = err.errors()
-        unknown = (e for e in found if e["type"] in UNKNOWN)  # a key that lacks may be misspelt
+        unknown = (e for e in found if e["type"] in UNKNOWN)  # a missing key may be misspelt
         first = next(unknown, found[0])
         raise ConfigError(f"{where}: {_explain(model, first, prefix)}") from None
     except TypeError as err:

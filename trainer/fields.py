@@ -12,7 +12,7 @@ LIMITS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "min_length": "length 
 
 
 def describe_fields(model: type[BaseModel], *, common: type[BaseModel]) -> list[dict[str, Any]]:
-    """The fields of `model` as JSON values, its own before those that all have (`common`)."""
+    """The fields of ``model`` as JSON values; those that it shares with ``common`` come last."""
     defaults = model().model_dump(mode="json")
     shared = common.model_fields
     ordered = sorted(model.model_fields, key=lambda name: name in shared)  # stable

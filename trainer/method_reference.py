@@ -1,4 +1,4 @@
-"""What methods there are and what each can be told, as plain values; everything from the classes.
+"""The methods and their options as plain values, all of it read from the classes.
 
 A method documents itself: module docstring, ``paper``, ``streams``, ``Config`` and ``defaults``.
 """

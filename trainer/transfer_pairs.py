@@ -1,4 +1,4 @@
-"""A transfer pair in two lines: which data set to learn from, which to retrieve in.
+"""Section ``transfer``: which data set to learn from, and which one to retrieve in.
 
     transfer: {source: shrec14, target: pix3d, classes: [bed, chair, sofa, table]}
 

@@ -1,8 +1,8 @@
-"""Does a method train the same on any number of processes, under any strategy? The measure of it.
+"""Measures whether a method trains the same on any number of processes, under any strategy.
 
 A probe runs the real training loop for a few steps on a few samples and keeps what must not depend
 on how the batch is split: every update's gradients, every loss term, and the method's final state
-with all its statistics. :func:`compare` holds one rank's probe against that of one process.
+with all its statistics. :func:`compare` compares one rank's probe with that of one process.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ TOLERANCES = {"float64": 1e-9, "float32": 1e-4}
 """Largest relative difference that rounding explains, by precision."""
 
 ATTEMPTS = {"float64": 1, "float32": 3}
-"""Seeds at which a difference must show. In float32 an activation within rounding of a kink, of
-ReLU or max pooling, now and then falls on the other side of it, and the gradient jumps; a fault
-of the method is there at every seed."""
+"""How many seeds must all show a difference. In float32 an activation near a kink of ReLU or max
+pooling now and then rounds to its other side, and the gradient jumps. A fault of the method shows
+at every seed."""
 
 STRATEGIES = {
     "ddp": {"name": "ddp"},
@@ -45,7 +45,7 @@ Probe = dict[str, dict[str, Tensor]]
 
 STEPS = 3
 SAMPLES = 48  # of each stream: rounds and last fits walk over all of them
-WIDEST = 32  # of the heads' hidden layers: their width costs time and proves nothing
+WIDEST = 32  # of the heads' hidden layers, whose width costs time and proves nothing
 # The first splits unevenly, the second leaves one of three ranks without a row.
 BATCHES = (7, 2)
 # Classes x samples: one is uneven for two processes, the other for three.
@@ -75,8 +75,8 @@ def probe_configs(
                 "method": {"name": method, **_narrow(cls), **options},
                 "data": {"root": str(root), "train_views": 2},
                 "network": {"tiny_width": 8, "embedding": 16, "image_size": 32},
-                # Not Adam: it divides by the gradient's size and so makes whole steps of the
-                # rounding noise in gradients that are zero.
+                # Not Adam, which divides by the gradient's size: rounding noise in a gradient of
+                # zero would become a whole step.
                 "optimizer": {"kind": "sgd", "learning_rate": 0.01, "clip_norm": 1.0},
                 "training": {"steps": STEPS, "seed": seed, "precision": precision, **training},
                 "evaluation": {"batch": 16},
@@ -126,7 +126,7 @@ def probe(
                 device=torch.device("cpu"),
                 strategy=cast(Strategy, recorder),
             )
-            trainer.sources = {name: _few(source) for name, source in trainer.sources.items()}
+            trainer.sources.update({name: _few(s) for name, s in trainer.sources.items()})
             trainer.run()
         found = {
             "grad": recorder.gradients,
@@ -186,11 +186,11 @@ class Difference:
 def compare(reference: Probe, other: Probe) -> dict[str, Difference]:
     """By quantity, max |a - b| / max |a| over all tensors a of ``reference`` and b of ``other``.
 
-    Whole numbers (labels, counts) are held against whole numbers, real ones against real ones.
-    What is not finite, such as a mark of absence, must be so on both sides.
+    Integers (labels, counts) are compared with integers, real numbers with real numbers. Entries
+    that are not finite must be so on both sides.
 
     Raises:
-        ValueError: the two hold other tensors, or other entries are finite.
+        ValueError: the two differ in names or shapes of tensors, or in which entries are finite.
     """
     result = {}
     for quantity in QUANTITIES:

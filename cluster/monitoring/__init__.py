@@ -1,6 +1,6 @@
 """Prometheus metrics of runs and sweeps while they work, and the shipped dashboards and alerts.
 
-May import: trainer, cluster.terminal.
+May import: trainer, evalsuite, cluster.terminal.
 """
 
 from cluster.monitoring.exported_metrics import SWEEP_STATES

@@ -1,10 +1,10 @@
 """The list of every metric that a run or a sweep exports.
 
 A metric that is not in this list cannot be exported (:mod:`cluster.monitoring.families`). The
-dashboards and alerts of ``k8s/monitoring`` and the table of docs/guides/monitoring.md name these metrics;
-tests compare them. Units are base units: seconds, bytes, ratios in [0, 1]. Label values come from
-small closed sets, such as the streams, phases, loss terms and health signals of a run, so that the
-number of series stays small.
+dashboards and alerts of ``k8s/monitoring`` and the tables of docs/guides/monitoring.md name these
+metrics; tests compare them. Units are base units: seconds, bytes, ratios in [0, 1]. Label values
+come from small closed sets, such as the streams, phases, loss terms and health signals of a run, so
+that the number of series stays small.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry
 
 from cluster.monitoring.exported_metrics import RUN_STATES
 from cluster.monitoring.families import Families
+from evalsuite.run_records import read_records
 from trainer.config import load_config
 from trainer.runs import RunFolder, Start, read_starts
 from trainer.watching import FORMAT
@@ -254,8 +255,7 @@ class RunMetrics:
 
     def _look_at_validation(self) -> None:
         try:
-            lines = self._folder.validation.read_text().splitlines()
-            last = json.loads(lines[-1])
+            last = read_records(self._folder.validation)[-1]
             step, scores = float(last["step"]), _known(last["scores"])
         except (OSError, ValueError, IndexError, KeyError, TypeError):
             return

@@ -8,7 +8,6 @@ that breaks is said and left out while training goes on.
 from __future__ import annotations
 
 import importlib
-import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any, Protocol
 
 from cluster.terminal import say
 from dataio.names import nearest
+from evalsuite.run_records import NewRecords
 from trainer.config import ConfigError, RunConfig
 from trainer.runs import RunFolder, read_starts
 
@@ -81,7 +81,7 @@ class Sinks:
         self._sinks, self._folder = dict(sinks), folder
         self._starts = len(read_starts(folder.path))  # of earlier calls
         self._config: Mapping[str, Any] | None = None
-        self._log, self._validation = _Tail(folder.log), _Tail(folder.validation)
+        self._log, self._validation = NewRecords(folder.log), NewRecords(folder.validation)
         self._waiting: list[tuple[int, dict[str, float]]] = []  # scores after steps to come
         self._scores: dict[str, float] = {}  # the last ones
 
@@ -124,8 +124,8 @@ class Sinks:
 
         Scores are written before that record, so they wait for it: no step comes too late.
         """
-        records = [(r["step"], _terms(r)) for r in self._log.news()]
-        self._waiting += [(r["step"], _scores(r)) for r in self._validation.news()]
+        records = [(r["step"], _terms(r)) for r in self._log.read()]
+        self._waiting += [(r["step"], _scores(r)) for r in self._validation.read()]
         ready = [s for s in self._waiting if last or s[0] <= self._log.step]
         self._waiting = [s for s in self._waiting if s not in ready]
         self._scores = ready[-1][1] if ready else self._scores
@@ -180,30 +180,3 @@ def _finite(values: Mapping[str, Any]) -> dict[str, float]:
         for name, value in values.items()
         if isinstance(value, int | float) and math.isfinite(value)
     }
-
-
-class _Tail:
-    """New lines of a file that grows and that a restarted run replaces; each step comes once."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._inode, self._offset = path, -1, 0
-        self.step = -1  # the last one seen
-
-    def news(self) -> list[dict[str, Any]]:
-        """Whole lines with steps that were not seen yet."""
-        try:
-            file = self._path.open("rb")
-        except FileNotFoundError:
-            return []
-        with file:
-            facts = os.fstat(file.fileno())
-            if facts.st_ino != self._inode or facts.st_size < self._offset:
-                self._inode, self._offset = facts.st_ino, 0
-            file.seek(self._offset)
-            data = file.read()
-        whole = data[: data.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        records = [json.loads(line) for line in whole.splitlines()]
-        found = [record for record in records if record["step"] > self.step]
-        self.step = max([self.step, *(record["step"] for record in found)])
-        return found

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property
@@ -19,6 +18,7 @@ from cluster.sinks import reporting
 from cluster.sweeps.cells import Cell
 from cluster.tables import HEADLINE
 from cluster.training import launch
+from evalsuite.run_records import read_records
 from evalsuite.scoring import read_scores
 from evalsuite.statistics import intervals
 from trainer.choosing import CRITERIA
@@ -204,7 +204,7 @@ class _Watch:
 
     def __call__(self, record: Mapping[str, Any]) -> None:
         self._look()
-        scored = [r for r in _records(self._folder.validation) if r["step"] > self._reported]
+        scored = [r for r in read_records(self._folder.validation) if r["step"] > self._reported]
         for found in scored:
             self._reported = found["step"]
             self._report({"step": found["step"], **_known(found["scores"])})
@@ -220,8 +220,8 @@ def _known(scores: Mapping[str, Any]) -> dict[str, float]:
 
 def _curve(cell: Cell, folder: RunFolder) -> list[dict[str, Any]]:
     """The loss where it was logged last before each validation, and the scores there."""
-    losses = [(r["step"] + 1, r["loss"]) for r in _records(folder.log)]
-    scored = _records(folder.validation)
+    losses = [(r["step"] + 1, r["loss"]) for r in read_records(folder.log)]
+    scored = read_records(folder.validation)
     wanted = {"mAP", *CRITERIA, cell.choosing.metric}
     curve = []
     for record in scored:
@@ -231,17 +231,9 @@ def _curve(cell: Cell, folder: RunFolder) -> list[dict[str, Any]]:
     return curve
 
 
-def _records(path: Path) -> list[dict[str, Any]]:
-    """Whole lines of a log; the last one may still be on its way."""
-    if not path.exists():
-        return []
-    lines: Iterable[str] = path.read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
 def _trained_seconds(folder: RunFolder) -> float:
     """By the clock of the last start, from its beginning to its last logged step."""
-    records = _records(folder.log)
+    records = read_records(folder.log)
     return float(records[-1]["seconds"]) if records else 0.0
 
 

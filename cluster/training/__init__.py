@@ -1,7 +1,8 @@
 """One run from the command to its last step: launching, groups of Ray workers, restarts, hangs,
 loopback, and the proof that the number of workers changes nothing.
 
-May import: dataio, trainer, cluster, cluster.monitoring, cluster.sinks, cluster.terminal.
+May import: dataio, trainer, evalsuite, cluster, cluster.monitoring, cluster.sinks,
+cluster.terminal.
 """
 
 from cluster.training import verify

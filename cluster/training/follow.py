@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from cluster.training.worker import stop_file
+from evalsuite.run_records import NewRecords
 from trainer.runs import RunFolder
 
 SAVE_SECONDS = 60.0  # what Ctrl-C grants the workers for their last checkpoint
@@ -22,7 +21,7 @@ class Follower:
 
     def __init__(self, folder: RunFolder, on_record: OnRecord) -> None:
         self._folder, self._on_record = folder, on_record
-        self._seen = -1
+        self._records = NewRecords(folder.log)
 
     def follow(
         self,
@@ -56,15 +55,5 @@ class Follower:
             stop.unlink(missing_ok=True)
 
     def _pass_on(self) -> None:
-        for record in _records(self._folder.log):
-            if record["step"] > self._seen:
-                self._seen = record["step"]
-                self._on_record(record)
-
-
-def _records(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    text = path.read_text()
-    whole = text[: text.rfind("\n") + 1]
-    return [json.loads(line) for line in whole.splitlines()]
+        for record in self._records.read():
+            self._on_record(record)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -23,6 +22,7 @@ from dataio.packing import pack
 from dataio.parallel import in_processes
 from dataio.records import DataError
 from dataio.shards import MANIFEST_NAME, Manifest, exists, load_manifest
+from evalsuite.run_records import read_records
 from trainer.building import build_method
 from trainer.config import RunConfig
 from trainer.extraction import without_download
@@ -150,13 +150,11 @@ def _say_best(folder: RunFolder, config: RunConfig) -> None:
 def _note(record: Mapping[str, Any], config: RunConfig, folder: RunFolder) -> str:
     """``loss 0.412, mAP 0.613 at step 400``: a record's loss and the newest scores on the way."""
     loss, validation = f"loss {record['loss']:.3f}", config.validation
-    if validation.every is None or not folder.validation.exists():
+    if validation.every is None:
         return loss
-    lines = folder.validation.read_text().splitlines(keepends=True)
-    scored = [json.loads(line) for line in lines[-1:] if line.endswith("\n")]
     found = [
         f"{name} {value:.3f} at step {s['step']}"
-        for s in scored
+        for s in read_records(folder.validation)[-1:]
         for name in (validation.metric, validation.criterion)
         if name is not None and (value := s["scores"].get(name)) is not None
     ]

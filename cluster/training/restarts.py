@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from cluster.terminal import say
 from cluster.training.group_size import GroupSize
-from cluster.training.worker import error_file, mendable, notice_file
+from cluster.training.worker import error_file, needs_the_user, notice_file
 from trainer.runs import RunFolder, read_starts
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class GroupEnd:
 
     Attributes:
         reason: in words, for ``attempts.jsonl`` and the user.
-        counted: it is a failure, of which ``training.max_failures`` are mended.
+        counted: it is a failure; after ``training.max_failures`` of them there is no restart.
         unplaced: it never started, since the cluster had no room for it.
         detail: the last line of the error, or what the watchdogs have found.
     """
@@ -90,7 +90,7 @@ def _worker_errors(failure: BaseException) -> dict[int, BaseException]:
 
 
 def raise_mistake(folder: RunFolder, failure: BaseException) -> None:
-    """Raise what a worker told that the user must mend, in its own type; else return."""
+    """Raise the error of a worker that needs the user, in its own type; return if there is none."""
     file = error_file(folder)
     if file.exists():
         told = json.loads(file.read_text())
@@ -102,7 +102,7 @@ def raise_mistake(folder: RunFolder, failure: BaseException) -> None:
         kind = {e.__name__: e for e in USER_ERRORS}.get(told["type"])
         raise (kind or RunFailed)(told["message"]) from None
     for err in _worker_errors(failure).values():  # a disk too full for the file
-        if isinstance(err, OSError) and mendable(err):
+        if isinstance(err, OSError) and needs_the_user(err):
             raise OSError(err.errno, err.strerror, err.filename) from None
 
 

@@ -36,14 +36,15 @@ def notice_file(folder: RunFolder) -> Path:
 
 
 def error_file(folder: RunFolder) -> Path:
-    """What a user must mend; JSON with the error's type and message."""
+    """The error that needs the user; JSON with its type and message."""
     return folder.path / "error.json"
 
 
-def mendable(err: BaseException) -> bool:
-    """True for what would happen again: bad input, a diverged run, a full disk, a later start.
+def needs_the_user(err: BaseException) -> bool:
+    """Whether a restart would end the same way: bad input, a diverged run, a full disk, a later
+    start of the run.
 
-    A lost connection is none: a peer's death may cause it.
+    A lost connection does not need the user: the death of another worker may cause it.
     """
     if isinstance(err, ConnectionError | TimeoutError):
         return False
@@ -59,7 +60,7 @@ def train_worker(task: dict[str, Any]) -> None:
         config = parse_config(task["config"], where=str(folder.config))
         train(config, folder, stop=_Leave(folder), reason=task["reason"])
     except (ValueError, OSError, SupersededError) as err:
-        if mendable(err):
+        if needs_the_user(err):
             _tell(err, error_file(folder))
         raise
 

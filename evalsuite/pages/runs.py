@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from evalsuite.run_records import read_records
 from evalsuite.search import selected
 from evalsuite.vectors import Embeddings, EvaluationError, is_finished, read_embeddings
 
@@ -67,8 +68,8 @@ def load_run(path: Path | str) -> RunView:
         info=_json_object(_required(folder / "run.json", train)),
         config_text=_text(_required(folder / "config.yaml", train)),
         metrics=_json_object(_required(folder / "evaluation" / "metrics.json", evaluate)),
-        log=_log(folder / "log.jsonl"),
-        validation=_log(folder / "validation.jsonl"),
+        log=_records(folder / "log.jsonl"),
+        validation=_records(folder / "validation.jsonl"),
         per_query=_table(folder / "evaluation" / "per_query.parquet"),
         queries=_embeddings(vectors / "queries"),
         gallery=_embeddings(vectors / "gallery"),
@@ -100,24 +101,11 @@ def _json_object(path: Path) -> dict[str, Any]:
     return content
 
 
-def _log(path: Path) -> list[dict[str, Any]]:
-    """The records of a log; a last line cut short by a killed run is left out."""
-    if not path.is_file():
-        return []
-    lines = [line for line in _text(path).splitlines() if line.strip()]
-    records: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == len(lines):
-                logger.warning("%s: the last line is cut short and left out", path)
-                break
-            remedy = "remove the line or train again"
-            raise EvaluationError(f"{path}: record {number} is not JSON; {remedy}") from error
-        if isinstance(record, dict):
-            records.append(record)
-    return records
+def _records(path: Path) -> list[dict[str, Any]]:
+    try:
+        return read_records(path)
+    except OSError as error:
+        raise EvaluationError(f"{path} cannot be read ({error}); write the run again") from error
 
 
 def _table(path: Path) -> pa.Table | None:

@@ -14,7 +14,7 @@ import pytest
 
 from cluster.training.jobs import train_run
 from cluster.training.restarts import started_at
-from cluster.training.worker import mendable
+from cluster.training.worker import needs_the_user
 from tests.command import CONFIGS, small
 from tests.faults.job import STEPS, Job, differing, kept, lines, training_workers
 from tests.faults.many_shards import pass_ends
@@ -75,7 +75,7 @@ def _train_whole(rank: int, world_size: int, tree: dict[str, Any], out: Path) ->
     ],
 )
 def test_what_would_happen_again_is_not_tried_again(error, expected):
-    assert mendable(error) is expected
+    assert needs_the_user(error) is expected
 
 
 @pytest.mark.slow

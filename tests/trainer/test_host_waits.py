@@ -15,7 +15,8 @@ from tests.trainer.methods.test_methods import CASES, local_batch, make, walk_of
 from trainer.engines.data_parallel import DataParallel
 from trainer.methods import METHODS, Now
 from trainer.sections import OptimizerConfig
-from trainer.watching.finite import FiniteCheck, Origin
+from trainer.watching.finite import FiniteCheck
+from trainer.watching.observer import Origin
 
 # Asked on the CPU alone, where it costs nothing.
 ON_THE_CPU = {
@@ -41,12 +42,12 @@ def take_step(step: int, model: Any, batch: Any, *, strategy: DataParallel, fini
     for update in strategy.method.updates(step):
         with strategy.only(update):
             losses = model(batch, now, update.name)
-            finite.terms(losses.terms, Origin(now, update, dict))
+            finite.losses_known(losses.terms, Origin(now, update, dict))
             strategy.backward(losses.total)
-        finite.flush()
+        finite.settle()
         norm = strategy.step(factor=1.0)
         assert norm is not None
-        finite.norm(norm)
+        finite.updated(norm)
 
 
 def waits(rank: int, world_size: int, name: str, variant: int) -> set[str]:
@@ -118,7 +119,7 @@ def test_a_gpu_is_not_waited_for(name, variant):
             take_step(step, model, batch, strategy=strategy, finite=finite)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    finite.flush()
+    finite.settle()
     assert all(p.isfinite().all() for p in method.parameters())
 
 

@@ -1,9 +1,8 @@
 """Criteria that choose among checkpoints without a label of the target: pure functions on logits.
 
 Each takes the class logits of all samples of a stream, computes in float64 without gradient and
-returns one number, NaN where it is not defined. None of them sees how well a checkpoint retrieves:
-a criterion may prefer a collapsed classifier (entropy does), which is why the oracle's choice is
-shown beside it.
+returns one number, NaN where it is not defined. None of them measures retrieval. A criterion may
+prefer a collapsed classifier, as entropy does, so the oracle's choice is shown beside it.
 
 Axis letters: N samples, K classes.
 """
@@ -40,8 +39,9 @@ def mean_entropy(logits: Tensor) -> float:
 
 @torch.no_grad()
 def information_maximisation(logits: Tensor) -> float:
-    """H(mean p) - mean H(p): predictions that are sure, and spread over the classes; in nats, in
-    [0, log K]; higher is better.
+    """H(mean p) - mean H(p), large for certain predictions that are spread over the classes.
+
+    In nats, in [0, log K]; higher is better.
 
     Source: Gomes, Krause and Perona, Discriminative clustering by regularized information
     maximization, NIPS 2010; in the form of Shi and Sha, ICML 2012.
@@ -52,16 +52,17 @@ def information_maximisation(logits: Tensor) -> float:
     if len(logits) == 0:
         return math.nan
     logits = logits.double()
-    # In the log domain a class that nobody is given counts 0, as it should, and not NaN.
+    # In the log domain a class without any prediction counts 0 and not NaN.
     mean = torch.logsumexp(logits.log_softmax(1), 0) - math.log(len(logits))
     return (_entropies(mean[None]).sum() - _entropies(logits).mean()).item()
 
 
 @torch.no_grad()
 def soft_neighbourhood_density(logits: Tensor, temperature: float = 0.05) -> float:
-    """How many near neighbours a sample has among the predictions: the mean entropy of the softmax
-    over its cosine similarities to all other samples; in nats, in [0, log(N - 1)]; higher is
-    better.
+    """How densely predictions lie: the mean entropy of the softmax over a sample's cosine
+    similarities to all other samples.
+
+    In nats, in [0, log(N - 1)]; higher is better.
 
     Source: Saito, Kim, Teterwak, Sclaroff, Darrell and Saenko, Tune it the right way: unsupervised
     validation of domain adaptation via soft neighborhood density, ICCV 2021. A sample is its class
@@ -97,7 +98,7 @@ def source_accuracy(logits: Tensor, labels: Tensor) -> float:
         labels: int64 ``[N]``.
     """
     if not torch.isfinite(logits).all():
-        return math.nan  # argmax would take a NaN for the largest
+        return math.nan  # argmax would choose a NaN
     return (logits.argmax(1) == labels).double().mean().item()
 
 
@@ -110,6 +111,6 @@ UNSUPERVISED = {
 
 
 def _entropies(logits: Tensor) -> Tensor:
-    """Entropy ``[n]`` of the softmax of each row ``[n, k]``; a logit of -inf counts nothing."""
+    """Entropy ``[n]`` of the softmax of each row ``[n, k]``; a logit of -inf adds 0."""
     log_p = logits.log_softmax(1)
     return -(log_p.exp() * log_p.clamp(min=torch.finfo(log_p.dtype).min)).sum(1)

@@ -1,4 +1,4 @@
-"""How a checkpoint may be chosen among those of a run, and what a method must have for it."""
+"""By what a checkpoint can be chosen among those of a run, and with which methods."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ criterion of :mod:`trainer.choosing.criteria`."""
 
 
 def usable_criteria(method_name: str) -> tuple[str, ...]:
-    """The criteria that can choose among the checkpoints of a method; none for methods without a
-    classifier and for those that are fitted once, at the end."""
+    """The criteria that can choose among the checkpoints of a method.
+
+    There are none for methods without a classifier, or with a single fit at the end."""
     return tuple(c for c in CRITERIA if criterion_refusal(method_name, c) is None)
 
 

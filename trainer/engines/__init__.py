@@ -1,17 +1,23 @@
-"""How gradients are averaged and weights stepped: DDP and DeepSpeed ZeRO behind one strategy,
-optimisers, passes of the trunk, memory layout.
+"""How gradients are averaged and weights stepped: DDP and DeepSpeed ZeRO behind one interface,
+optimisers, and how trunks are set up.
 
 May import: trainer.config, trainer.methods, trainer.networks, trainer.sections,
 trainer.synchronised.
 """
 
 from trainer.engines.hardware import fair_threads, own_device
-from trainer.engines.memory_layout import set_layout
-from trainer.engines.strategy import Strategy, open_strategy, refusals, require_supported
-from trainer.engines.trunk_passes import set_passes
+from trainer.engines.strategy import (
+    Strategy,
+    evaluating,
+    open_strategy,
+    refusals,
+    require_supported,
+)
+from trainer.engines.trunk_setup import set_layout, set_passes
 
 __all__ = [
     "Strategy",
+    "evaluating",
     "fair_threads",
     "open_strategy",
     "own_device",

@@ -58,8 +58,9 @@ class DataParallel:
     def only(self, update: Update) -> Iterator[None]:
         """Freeze, for the block, every parameter outside the update's groups.
 
-        Frozen parameters end the block without gradient, and optimisers pass over those: weights,
-        momentum and Adam's moments stay as they are, as if each group had its own optimiser.
+        Frozen parameters end the block without gradient, and optimisers skip parameters without
+        gradient. So weights, momentum and Adam's moments stay, as if each group had its own
+        optimiser.
         """
         last = self._batches + 1 == self.config.accumulate
         alone = nullcontext() if last or self._wrapped is None else self._wrapped.no_sync()
@@ -89,11 +90,13 @@ class DataParallel:
         return norm
 
     def _may_step(self, norm: Tensor) -> bool:
-        """Whether the norm is finite; a fused optimiser is told instead, so that nothing waits for
-        a GPU, and by itself leaves weights and moments as they are."""
+        """Whether the norm is finite.
+
+        A fused optimiser gets this as a tensor, so that the host does not wait for a GPU, and then
+        leaves weights and moments as they are."""
         if not self.optimizer.defaults["fused"]:
             return bool(torch.isfinite(norm))
-        # What torch.amp.GradScaler sets too.
+        # torch.amp.GradScaler sets this attribute too.
         self.optimizer.found_inf = (~torch.isfinite(norm)).float()  # pyright: ignore[reportAttributeAccessIssue]
         return True
 

@@ -1,4 +1,4 @@
-"""What of the machine one process uses."""
+"""Device and CPU threads of one process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every strategy steps with: an optimiser over a method's groups, and what updates freeze."""
+"""The optimiser over a method's groups of parameters, and freezing the groups that do not learn."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class _FreezableAdam(_PassesOverFrozen, torch.optim.Adam):
 
 PLAIN = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
 FREEZABLE = {"sgd": _FreezableSGD, "adam": _FreezableAdam}
-"""For engines that keep no gradient by parameter, whose absence would pass a parameter over."""
+"""For engines without gradients by parameter, where a missing gradient cannot skip a parameter."""
 
 
 def build_optimizer(
@@ -55,20 +55,21 @@ def build_optimizer(
     if config.kind == "sgd":
         options["momentum"] = config.momentum
     if kinds is PLAIN and all(p.is_cuda for p in method.parameters()):
-        options["fused"] = True  # one kernel for many parameters, which can be told to do nothing
+        options["fused"] = True  # one kernel for many parameters, which can skip its work
     return kinds[config.kind](groups, **options)
 
 
 def restored(
     entries: Mapping[str, Any], parameter: Tensor, *, optimizer: torch.optim.Optimizer
 ) -> dict[str, Any]:
-    """A parameter's optimiser state as ``optimizer`` wants it: where the parameter is, and in its
-    memory layout; Adam's count of steps in CPU memory unless the kernel is a fused one."""
+    """The optimiser state of a parameter on its device and in its memory layout.
+
+    Adam's step count is in CPU memory, unless the optimiser is fused."""
     found = dict(entries)
     for key, value in entries.items():
         if key == "step" and isinstance(value, Tensor):
             place = parameter.device if optimizer.defaults["fused"] else "cpu"
-            found[key] = value.to(place, copy=True)  # it is counted up in place
+            found[key] = value.to(place, copy=True)  # the optimiser increases it in place
         elif isinstance(value, Tensor):
             found[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     return found

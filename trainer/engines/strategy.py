@@ -1,21 +1,23 @@
-"""The engine that averages gradients and steps, behind a few calls, and what it cannot do.
+"""The interface of engines, which average gradients and step, and what they cannot do.
 
-Every engine averages gradients over ranks; with losses that are global on every rank (see
-:mod:`trainer.synchronised.collectives`) the average is the one-process gradient. None changes what
-is trained.
+Every engine averages gradients over ranks. With losses that are global on every rank (see
+:mod:`trainer.synchronised.collectives`) the average is the one-process gradient, so the choice of
+the engine does not change the training.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from trainer.config import ConfigError, RunConfig
 from trainer.engines.data_parallel import DataParallel
-from trainer.engines.trunk_passes import pass_refusals
+from trainer.engines.trunk_setup import pass_refusals
 from trainer.methods import METHODS, Method, Update
 from trainer.sections import OptimizerConfig, StrategyConfig
 
@@ -24,13 +26,12 @@ class Strategy(Protocol):
     """What the loop needs of an engine. Every call is made by all ranks together."""
 
     def prepare(self, method: Method, config: OptimizerConfig) -> nn.Module:
-        """Take over ``method``, whose weights are those to start from; what it returns is called
-        in its place."""
+        """Take over ``method`` with its present weights; returns what is called in its place."""
         ...
 
     def only(self, update: Update) -> AbstractContextManager[None]:
-        """The block of one update's forward and backward pass: its groups learn, the others keep
-        weights, momentum and moments as they are."""
+        """The block of one update's forward and backward pass. Only its groups learn; the others
+        keep weights, momentum and moments."""
         ...
 
     def backward(self, loss: Tensor) -> None:
@@ -38,13 +39,13 @@ class Strategy(Protocol):
         ...
 
     def gradients(self) -> dict[str, Tensor]:
-        """Averaged gradients by parameter name, after the last backward pass before a step; only
-        those of the update."""
+        """Averaged gradients of the update by parameter name, after the last backward pass before a
+        step."""
         ...
 
     def step(self, *, factor: float) -> Tensor | None:
         """After ``optimizer.accumulate`` backward passes, one update at ``factor`` times the base
-        rates; returns the global gradient norm before clipping, before that None.
+        rates. Returns the global gradient norm before clipping; None where more passes come first.
 
         A non-finite norm leaves the parameters as they are, so that the caller can stop cleanly.
         """
@@ -75,6 +76,17 @@ def open_strategy(config: StrategyConfig) -> Strategy:
     from trainer.engines.zero import Zero  # its import takes seconds
 
     return Zero(stage=config.zero_stage)
+
+
+@contextmanager
+def evaluating(method: Method, strategy: Strategy) -> Iterator[None]:
+    """In this block ``method`` is in evaluation mode, without gradient, and its weights are whole.
+
+    It stays in evaluation mode afterwards.
+    """
+    method.eval()
+    with torch.no_grad(), strategy.whole_weights():
+        yield
 
 
 def require_supported(config: RunConfig) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.engines.deepspeed_engine import open_engine
+from trainer.engines.deepspeed_private import gathered
 from trainer.engines.optimizers import (
     FREEZABLE,
     build_optimizer,
@@ -23,8 +24,6 @@ from trainer.engines.optimizers import (
 from trainer.engines.zero_state import open_partitions
 from trainer.methods import Domain, Losses, Method, Now, Update
 from trainer.sections import OptimizerConfig
-
-_HOLD = -1  # stands for a module that uses a weight, so that no module's end releases it
 
 
 class Zero:
@@ -39,7 +38,7 @@ class Zero:
         self.method, self.config = method, config
         self._names = [n for n, _ in method.named_parameters()]
         self.optimizer = build_optimizer(method, config, kinds=FREEZABLE)
-        self._freeze(())  # the engine may step once on nothing when it is built
+        self._freeze(())  # the engine may step once without gradients when it is built
         terms = _Terms(method)
         self.engine = open_engine(
             terms, self.optimizer, stage=self.stage, clip_norm=config.clip_norm
@@ -53,8 +52,8 @@ class Zero:
     def only(self, update: Update) -> Iterator[None]:
         """Freeze, for the block, every parameter outside the update's groups.
 
-        The engine gives these zero gradients, on which momentum and weight decay would act: the
-        optimiser passes the frozen groups over.
+        The engine gives frozen parameters a gradient of zero, and momentum and weight decay would
+        still move them. So the optimiser skips frozen groups.
         """
         self._learning = update.groups
         self._freeze(update.groups)
@@ -92,7 +91,7 @@ class Zero:
         return torch.as_tensor(norm, device=self.engine.device)
 
     def _step_whole(self) -> Tensor:
-        """Stage 0 neither reports a norm nor looks at it."""
+        """A step at stage 0, which neither reports the gradient norm nor checks it."""
         norm = gradient_norm(self.method)
         if not torch.isfinite(norm):
             self.engine.zero_grad()
@@ -110,16 +109,8 @@ class Zero:
         if self.stage < 3:
             yield
             return
-        parameters: list[Any] = list(self.method.parameters())
-        parameters[0].all_gather(param_list=parameters)
-        for parameter in parameters:
-            parameter.ds_active_sub_modules.add(_HOLD)
-        try:
+        with gathered(list(self.method.parameters())):
             yield
-        finally:
-            for parameter in parameters:
-                parameter.ds_active_sub_modules.discard(_HOLD)
-            parameters[0].partition(param_list=parameters, has_been_updated=False)
 
     def weights(self) -> dict[str, Any]:
         if self.stage < 3:
@@ -138,7 +129,7 @@ class Zero:
 
 
 class _Terms(nn.Module):
-    """The method with tensors as output: the engine hooks itself onto these and sees no others."""
+    """The method with tensors as output: the engine sets its hooks on output tensors only."""
 
     def __init__(self, method: Method) -> None:
         super().__init__()
@@ -159,6 +150,6 @@ class _Model(nn.Module):
 
     def forward(self, batch: dict[str, Domain], now: Now, update: str = "all") -> Losses:
         values = self.engine(batch, now, update)
-        losses, self.terms.losses = self.terms.losses, Losses()  # or a graph would stay alive
+        losses, self.terms.losses = self.terms.losses, Losses()  # else the graph would stay alive
         terms = dict(zip(losses.terms, values, strict=True))
         return Losses(terms, losses.weights, losses.health)

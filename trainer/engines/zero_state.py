@@ -1,20 +1,21 @@
-"""Optimiser state of a ZeRO engine, from and to tensors by parameter name.
+"""The optimiser state of a ZeRO engine, gathered to tensors by parameter name and scattered back.
 
-The engine's optimiser steps on flat partitions: this rank's share of a group's parameters laid end
-to end. The state of a partition (momentum, moments) is laid out as the partition is.
+The engine's optimiser steps on flat partitions: this rank's share of a group's parameters, laid end
+to end. The state of a partition (momentum, moments) has the layout of the partition.
 
 Axis letters: S elements of a partition, W ranks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from trainer.engines.deepspeed_private import partitions_of_groups, partitions_of_parameters
 from trainer.engines.optimizers import restored
 from trainer.methods import Method
 from trainer.synchronised import all_gather_rows, rank, world_size
@@ -32,8 +33,10 @@ class Partitions(Protocol):
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a parameter lies: ``length`` elements at ``start``, in every partition of a row of W
-    partitions, or in the row itself as one."""
+    """Where a parameter lies: ``length`` elements at ``start``.
+
+    ``start`` counts in each of the W partitions (stage 3), or in all of them laid end to end.
+    """
 
     name: str
     shape: torch.Size
@@ -43,8 +46,11 @@ class _Place:
 
 @dataclass(frozen=True)
 class _Partition:
-    """One flat partition and the parameters in it; ``each``: each parameter is spread over all
-    ranks (stage 3), else the row of all ranks' partitions is cut anywhere (stages 1 and 2)."""
+    """One flat partition and the parameters in it.
+
+    ``each`` says that every parameter is spread over all ranks (stage 3). Else all ranks'
+    partitions laid end to end hold the parameters one after the other (stages 1 and 2).
+    """
 
     flat: Tensor
     places: tuple[_Place, ...]
@@ -69,31 +75,15 @@ def open_partitions(
     engine: Any, optimizer: torch.optim.Optimizer, method: Method, *, stage: int
 ) -> Partitions:
     """The state of ``optimizer``, which steps for ``engine``."""
-    names = {id(p): n for n, p in method.named_parameters()}
     if stage == 0:
         return _Whole(optimizer, dict(method.named_parameters()))
-    find = _spread_parameters if stage == 3 else _cut_groups
-    return _Spread(optimizer, list(find(engine.optimizer, names)))
-
-
-def _cut_groups(zero: Any, names: dict[int, str]) -> Iterator[_Partition]:
-    """Stages 1 and 2: a group's parameters end to end, the whole cut into W equal partitions."""
-    for i, flat in enumerate(zero.single_partition_of_fp32_groups):
-        parts = zip(
-            zero.round_robin_bit16_groups[i], zero.round_robin_bit16_offsets[i], strict=True
-        )
-        places = (_Place(names[id(p)], p.shape, start, p.numel()) for p, start in parts)
-        yield _Partition(flat, tuple(places), each=False)
-
-
-def _spread_parameters(zero: Any, names: dict[int, str]) -> Iterator[_Partition]:
-    """Stage 3: each parameter cut into W equal pieces, a rank's pieces of a group end to end."""
-    for flat, group in zip(zero.fp32_partitioned_groups_flat, zero.fp16_groups, strict=True):
-        places = []
-        for parameter in group:
-            _, start, length = zero.grad_position[zero.get_param_id(parameter)]
-            places.append(_Place(names[id(parameter)], parameter.ds_shape, start, length))
-        yield _Partition(flat, tuple(places), each=True)
+    names = {id(p): n for n, p in method.named_parameters()}
+    find = partitions_of_parameters if stage == 3 else partitions_of_groups
+    partitions = []
+    for flat, positions in find(engine.optimizer):
+        places = (_Place(names[id(p)], torch.Size(s), at, size) for p, s, at, size in positions)
+        partitions.append(_Partition(flat, tuple(places), each=stage == 3))
+    return _Spread(optimizer, partitions)
 
 
 class _Whole:
@@ -126,7 +116,7 @@ class _Spread:
                 whole = isinstance(value, Tensor) and value.dim() > 0
                 row = all_gather_rows(value).view(world_size(), -1) if whole else None
                 for place in part.places:
-                    # Copies, also of the count of steps: optimisers raise theirs in place.
+                    # Copies, also of the step count, which optimisers increase in place.
                     mine = torch.as_tensor(value) if row is None else part.take(row, place)
                     found.setdefault(place.name, {})[key] = mine.clone()
         return found

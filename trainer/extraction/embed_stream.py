@@ -1,4 +1,4 @@
-"""A stream to embeddings in evaluation mode, each item exactly once over all ranks."""
+"""Embeddings of a stream in evaluation mode, each item exactly once over all ranks."""
 
 from __future__ import annotations
 

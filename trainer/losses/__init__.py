@@ -1,8 +1,8 @@
 """Losses as pure functions of features and statistics, on the global batch.
 
-Each works on plain tensors in one process; inside a process group each rank passes its own rows
-and every rank gets the same global value (see :mod:`trainer.synchronised.collectives` for the
-gradient rule).
+In one process they work on plain tensors. Inside a process group each rank passes its own rows,
+and every rank gets the same global value; :mod:`trainer.synchronised.collectives` has the rule for
+gradients.
 
 May import: dataio, trainer.synchronised.
 """

@@ -21,8 +21,9 @@ def multilinear_map(features: Tensor, predictions: Tensor) -> Tensor:
 
 
 def randomized_map(features: Tensor, predictions: Tensor, *, maps: tuple[Tensor, Tensor]) -> Tensor:
-    """``(f M_f) ⊙ (g M_g) / √R`` per row, ``[n, R]``: unbiased for the multilinear map's inner
-    products, whatever D·K is.
+    """``(f M_f) ⊙ (g M_g) / √R`` per row, ``[n, R]``, a map of fixed width for any D and K.
+
+    Inner products are unbiased estimates of those of the multilinear map.
 
     Args:
         maps: ``M_f [D, R]`` and ``M_g [K, R]``, fixed, of zero mean and unit variance.

@@ -29,7 +29,7 @@ def coral(source: Tensor, target: Tensor) -> Tensor:
         totals = all_reduce_sum(totals)
         counts = totals[:, -1]
         means = totals[:, :-1] / counts.clamp(min=1)[:, None]
-    # The means are constants: their own gradient is Σ(x - mean) = 0.
+    # The means may be constants: the gradient through them is Σ(x - mean) = 0.
     centred = [x - mean for x, mean in zip(domains, means, strict=True)]
     scatter = all_reduce_sum(torch.stack([x.T @ x for x in centred]))
     covariance = scatter / (counts - 1).clamp(min=1)[:, None, None]

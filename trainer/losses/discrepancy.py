@@ -1,4 +1,4 @@
-"""Distance between the class means of two modalities (DCA eq. 11), and what it is good for.
+"""Distance between the class means of two modalities (DCA eq. 11), and accuracy by class means.
 
 Axis letters: n, m local rows, K classes, D embedding width.
 """

@@ -1,6 +1,6 @@
 """Metric-learning losses over all pairs of the global batch.
 
-Each rank compares its own rows (anchors) with everyone's (candidates), O(N²/W) per rank. Axis
+Each rank compares its own rows (anchors) with all ranks' (candidates), O(N²/W) per rank. Axis
 letters: n local rows, N global rows, M global candidates, D embedding width.
 """
 
@@ -26,8 +26,8 @@ def batch_hard(
     Mean over anchors of ``max(0, margin + ‖z - z_p‖ - ‖z - z_n‖)``, where z_p is the farthest
     candidate of the anchor's class and z_n the nearest of any other class; distances are not
     squared. Anchors without a positive or a negative in the global batch are left out. The paper
-    prints the sum over the batch; the mean does not change scale with it. A set whose points all
-    coincide has the value ``margin``.
+    prints the sum over the batch; the scale of the mean does not depend on the batch size. The
+    value is ``margin`` where all points coincide.
 
     Args:
         embeddings: ``[n, D]`` of this rank's anchors; n may be 0.
@@ -36,11 +36,11 @@ def batch_hard(
         candidates: embeddings ``[m, D]`` and labels ``[m]`` of another modality on this rank; by
             default the anchors themselves, each left out of its own positives.
 
-    The choice of pairs has no gradient, their distances have it in both ends.
+    The choice of pairs has no gradient. Distances have a gradient in both of their points.
     """
     z = full_precision(embeddings)
     columns, same, other = _pairs(z, labels, candidates)
-    if not len(columns):  # on every rank; argmax of nothing is an error
+    if not len(columns):  # true on every rank alike; argmax of an empty tensor is an error
         return z[:0].sum() + columns.sum()
     with torch.no_grad():
         distances = euclidean_norm(z[:, None] - columns)
@@ -60,11 +60,11 @@ def contrastive(
 ) -> Tensor:
     """Contrastive loss over all pairs of the global batch, range [0, ∞).
 
-    After Wang et al. (CVPR 2015), whose exponential for different classes has no margin.
+    After Wang et al. (CVPR 2015), who use an exponential without margin for different classes.
 
     With ``d`` the L1 distance of a pair: the mean of ``d²/C_p`` over pairs of one class plus the
-    mean of ``C_n·exp(-2.77·d/C_n)`` over pairs of different classes. The two means are taken
-    apart, so that the many negative pairs of a batch do not outweigh the positive ones.
+    mean of ``C_n·exp(-2.77·d/C_n)`` over pairs of different classes. Separate means keep the many
+    negative pairs of a batch from outweighing the positive ones.
 
     Args:
         embeddings: ``[n, D]`` of this rank's rows; n may be 0.
@@ -84,8 +84,8 @@ def contrastive(
 def _pairs(
     z: Tensor, labels: Tensor, candidates: tuple[Tensor, Tensor] | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Everyone's candidates ``[M, D]``, and masks ``[n, M]`` of each anchor's pairs: the same
-    class, without the anchor itself, and another class."""
+    """All ranks' candidates ``[M, D]``, and two masks ``[n, M]`` of each anchor's pairs: with
+    candidates of its class, except itself, and with candidates of another class."""
     mine, classes = (
         (z, labels) if candidates is None else (full_precision(candidates[0]), candidates[1])
     )

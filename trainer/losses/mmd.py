@@ -73,7 +73,7 @@ def jmmd(
     layers = [full_precision(x) for x in layers]
     widths = [layer.shape[1] for layer in layers]
     is_source = torch.arange(len(layers[0]), device=layers[0].device) < len(source_layers[0])
-    # Who a row is travels with it: one gather for all layers and both domains.
+    # The domain of a row is gathered with it, so one gather serves all layers and both domains.
     tags = torch.stack([is_source, torch.ones_like(is_source) * rank()], 1)
     everyone = all_gather_rows(torch.cat([*layers, tags.to(layers[0].dtype)], 1))
     *columns, tags = everyone.split([*widths, 2], 1)
@@ -91,7 +91,7 @@ def _kernel(
     rows: Tensor, others: Tensor, itself: Tensor, scales: Sequence[float], bandwidth: float | None
 ) -> Tensor:
     """``[n + m, N + M]`` sum of Gaussian kernels of my rows against everyone's."""
-    # Distances do not depend on the origin; near the mean the Gram form does not cancel.
+    # Distances do not depend on the origin. Near the mean the Gram form loses no digits.
     center = others.detach().mean(0) if len(others) else others.new_zeros(others.shape[1])
     rows, others = rows - center, others - center
     squares = rows.square().sum(1)[:, None] + others.square().sum(1)[None, :]
@@ -105,7 +105,7 @@ def _bandwidth(centred: Tensor, center: Tensor) -> Tensor:
     """Mean squared distance of two different rows, from their squared distances to the mean."""
     count = max(len(centred), 2)
     mean = 2 * centred.square().sum() / (count - 1)
-    # What is left of equal rows is rounding error: as a bandwidth it would blow up gradients.
+    # Between equal rows only rounding error is left. As a bandwidth it would blow up gradients.
     floor = torch.finfo(mean.dtype).eps * center.square().sum() + 1e-12
     return torch.maximum(mean, floor)
 
@@ -113,7 +113,7 @@ def _bandwidth(centred: Tensor, center: Tensor) -> Tensor:
 def _pair_weights(
     row_is_source: Tensor, column_is_source: Tensor, itself: Tensor, estimator: Estimator
 ) -> Tensor:
-    """``[n + m, N + M]`` float64: what each pair's kernel value counts in the estimate."""
+    """``[n + m, N + M]`` float64: the weight of each pair's kernel value in the estimate."""
     n, m = column_is_source.sum().double(), (~column_is_source).sum().double()
     one = 1.0 if estimator == "unbiased" else 0.0
     within_s, within_t = 1 / (n * (n - one)).clamp(min=1), 1 / (m * (m - one)).clamp(min=1)

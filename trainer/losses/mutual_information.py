@@ -33,7 +33,7 @@ def mutual_information(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
 
 @torch.no_grad()
 def pair_accuracy(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """Share of positions told right, the mean over real and fake pairs; 0.5 is guessing."""
+    """Share of positions classified rightly, the mean over real and fake pairs; 0.5 is guessing."""
     real = global_mean((real_logits > 0).to(real_logits.dtype))
     fake = global_mean((fake_logits <= 0).to(fake_logits.dtype))
     return (real + fake) / 2
@@ -44,12 +44,12 @@ def jensen_shannon_mutual_information(maps: Tensor, embeddings: Tensor, *, offse
 
     ``mean_real(sp(-u) - log 2) + mean_fake(sp(u) - log 2)`` with sp = softplus and u the product
     of a map's position with an embedding of the same view (Hjelm et al., ICLR 2019; alternative to
-    HIFA's L_MI). 0 where u = 0, never below -2 log 2, unbounded above. A batch of one sample has no
-    fake pair and takes the real one for it, with the least value 0. Nothing is detached.
+    HIFA's L_MI). It is 0 where u = 0, at least -2 log 2, and unbounded above. A batch of one sample
+    has no fake pair: the real one stands in for it, and the least value is 0. Nothing is detached.
 
     Args:
         maps: ``[n, V, C, P]`` of this rank's rows; n may be 0.
-        embeddings: ``[n, V, C]`` of the same rows, gathered from all ranks: my maps meet N·V.
+        embeddings: ``[n, V, C]`` of the same rows; each map is compared with all ranks' N·V.
         offset: position of the first row in the global batch.
     """
     everyone = all_gather_rows(embeddings)
@@ -67,12 +67,12 @@ def jensen_shannon_mutual_information(maps: Tensor, embeddings: Tensor, *, offse
 def roll_rows(x: Tensor) -> Tensor:
     """Each row ``x [n, ...]`` replaced by the next one of the global batch, the last by the first.
 
-    A derangement that does not depend on how rows are spread over ranks; n may differ and may be 0.
+    The result does not depend on how rows are spread over ranks; n may differ and may be 0.
     The only row of a batch of one stays itself. Each rank sends one row, and the gradient goes back
     to the row it came from.
     """
     firsts = all_gather_rows(x[:1])
     filled = [count > 0 for count in row_counts(x)]
-    # A rank without rows shows none; whatever stands in for "next" there is cut off again.
+    # A rank without rows has no first row. What stands in for its next row is cut off again.
     after = sum(filled[: rank() + 1]) % max(1, len(firsts))
     return torch.cat([x[1:], firsts[after : after + 1]])[: len(x)]

@@ -13,12 +13,12 @@ from trainer.synchronised import euclidean_norm, global_mean
 def feature_norm(features: Tensor, *, radius: float) -> Tensor:
     """``(mean ‖f‖ - R)²`` of one domain (HAFN; HIFA eq. 4), a scalar in [0, ∞).
 
-    The mean runs over the global batch and is squared afterwards: single norms may differ. A
+    The mean over the global batch is compared with R, so single norms may differ from it. A
     domain without rows gives 0.
 
     Args:
         features: ``[n, D]`` of this rank's rows; n may be 0.
-        radius: R; a norm, so the value that fits depends on D.
+        radius: R, the wanted norm; a fitting value depends on D.
     """
     return global_mean(euclidean_norm(features) - radius).square()
 
@@ -26,8 +26,8 @@ def feature_norm(features: Tensor, *, radius: float) -> Tensor:
 def stepwise_feature_norm(features: Tensor, *, delta: float) -> Tensor:
     """``mean (‖f‖ - (‖f‖ + Δ))²`` with the inner ``‖f‖ + Δ`` detached (SAFN), a scalar.
 
-    Each row is asked for a norm larger by Δ than it has. The value is always Δ² and says nothing;
-    the gradient is what counts. A domain without rows gives 0.
+    Each row is pulled to a norm that is larger by Δ. The value is always Δ²; only the gradient has
+    a meaning. A domain without rows gives 0.
 
     Args:
         features: ``[n, D]`` of this rank's rows; n may be 0.

@@ -30,8 +30,8 @@ def transferable_cross_entropy(
         covariance: Σ ``[K, D, D]``; None: 0.
         strength: factor of Σ, 1 as printed.
 
-    The gradient flows through ``logits`` and ``weight``, none through ``shift`` and
-    ``covariance``. The added terms depend on (y, k) only: one K×K table per step.
+    The gradient flows through ``logits`` and ``weight``, but not through ``shift`` and
+    ``covariance``. The added terms depend on (y, k) only, so one K×K table serves a step.
     """
     logits = full_precision(logits)
     table = transfer_table(weight.to(logits.dtype), shift, covariance, strength=strength)
@@ -41,7 +41,7 @@ def transferable_cross_entropy(
 def transfer_table(
     weight: Tensor, shift: Tensor | None, covariance: Tensor | None, *, strength: float = 1.0
 ) -> Tensor:
-    """What eq. 4 adds to the logit of class k for rows of class y: ``[K, K]``, row y, column k.
+    """The term of eq. 4 for the logit of class k in rows of class y: ``[K, K]``, row y, column k.
 
     Arguments as in :func:`transferable_cross_entropy`; the diagonal is 0.
     """

@@ -1,7 +1,7 @@
 """Cross-modal triplets between labelled images and labelled shapes (DAIS-NET eq. 5).
 
-Images stay on their rank and are the anchors; shapes are gathered from all ranks, so that a
-positive or a negative may come from anywhere in the global batch and compute per rank is n·N.
+Images are the anchors and stay on their rank. Shapes are gathered from all ranks, so a positive or
+a negative may be any shape of the global batch. A rank computes n·N distances.
 
 Axis letters: n images and m shapes on this rank, N shapes of the global batch, D embedding width.
 """
@@ -23,7 +23,7 @@ Mining = Literal["random", "hard"]
 
 @dataclass(frozen=True)
 class Draw:
-    """What random positives and negatives follow from, so that they do not depend on W.
+    """What determines random positives and negatives, so that they do not depend on W.
 
     ``offset`` is the position of this rank's first image in the global batch.
     """
@@ -104,7 +104,7 @@ def _meet(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """All shapes ``[N + 1, D]``, and which are of an image's class and which of another.
 
-    The last row is no shape and allowed for no image: there is always one to choose from.
+    The last row is not a shape and never allowed; it keeps the choice from an empty set possible.
     """
     nothing = shapes.new_zeros(1, shapes.shape[1])
     everyone = torch.cat([all_gather_rows(shapes), nothing])
@@ -124,7 +124,7 @@ def _nearest(images: Tensor, shapes: Tensor, allowed: Tensor) -> Tensor:
 
 
 def _distances(images: Tensor, shapes: Tensor) -> Tensor:
-    # Through a matrix product, near-ties would hang on how many rows a rank has.
+    # In a matrix product, rounding and so near-ties would depend on how many rows a rank has.
     return torch.cdist(images, shapes, compute_mode="donot_use_mm_for_euclid_dist")
 
 

@@ -33,12 +33,12 @@ from trainer.methods.base import Domain, Losses, Method, MethodConfig, Now, Stre
 from trainer.networks import NetworkConfig, RetrievalNetwork, pool_views
 from trainer.synchronised import full_precision
 
-# Row positions of shapes never meet those of images, so that the two trunks drop other units.
+# Positions of shapes and images never overlap, so the two trunks drop different units.
 _SHAPES = 1 << 42
 
 
 class DaisNetConfig(MethodConfig):
-    """Domain and modality alignment. ``forward`` is about source and target of one modality."""
+    """Domain and modality alignment. ``forward`` concerns source and target of one modality."""
 
     mmd_2d_weight: float = Field(
         default=1.0, ge=0, description="λ_2D of L_MMD2D; 0 leaves it out, as with every weight."
@@ -94,7 +94,7 @@ class DaisNet(Method):
     }
     Config = DaisNetConfig
     defaults = {  # noqa: RUF012
-        # One rate for everything, as printed; weight decay is not given in the paper.
+        # One learning rate for all parameters, as printed; the paper gives no weight decay.
         "optimizer": {
             "kind": "adam",
             "learning_rate": 1e-4,

@@ -6,10 +6,10 @@ Four networks learn in turn on each batch (algorithm 1), each from its own loss:
     discriminator D:            L_D = -E log D(z_2) - E log(1 - D(z_t))                (eq. 10)
     transformation f_trans:     L_T = L_SeP + L_G + L_CMD,  z_t = f_trans(z_1)         (eq. 12)
 
-where z_1 and z_2 embed sketches and shapes and z_t is what is searched with. D and f_trans see
-z_1 and z_2 detached, as the same step's first two updates computed them: one pass of the trunks a
-step, so that batch statistics move once. Without L_SeP, L_G and L_CMD (all weights 0) there is
-no transformation, and what is left is the baseline sep-IAML.
+where z_1 and z_2 embed sketches and shapes, and retrieval uses z_t as the query. D and f_trans get
+z_1 and z_2 detached, from the first two updates of the same step: the trunks make one pass a step,
+and batch statistics move once. Without L_SeP, L_G and L_CMD (all weights 0) there is no
+transformation; this is the baseline sep-IAML.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _Rows = tuple[Tensor, Tensor]  # embeddings [n, D] and labels [n]
 
 
 class DcaConfig(TwoBranchConfig):
-    """Deep cross-modality adaptation; all three weights 0 is sep-IAML, ``semantic_weight: 0`` is
-    CMDM-AL, the defaults are CMDM-AL+SeP (tables I-II)."""
+    """Deep cross-modality adaptation: the defaults are CMDM-AL+SeP, ``semantic_weight: 0`` is
+    CMDM-AL, and all three weights 0 are sep-IAML (tables I-II)."""
 
     margin: float = Field(
         default=0.3, gt=0, description="η of eq. 1 and 4; not given in the paper."
@@ -169,8 +169,9 @@ class Dca(TwoBranch):
         self._kept = (step, {**kept, **embeddings})
 
     def _embeddings(self, step: int, sketches: Domain, shapes: Domain) -> tuple[Tensor, Tensor]:
-        """z_1 and z_2 of this batch, detached: those of the step's first two updates, or new ones
-        in evaluation mode on steps on which the networks do not learn."""
+        """z_1 and z_2 of this batch, detached, from the step's first two updates.
+
+        On steps on which the networks do not learn they are computed here, in evaluation mode."""
         for name, rows in (("sketch", sketches), ("shape", shapes)):
             if self._kept[0] != step or name not in self._kept[1]:
                 branch = getattr(self, name)

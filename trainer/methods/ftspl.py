@@ -3,9 +3,10 @@
     L = L_∞(source) + target_ce · L_ce(selected target, pseudo-labels)
 
 L_∞ (eq. 4) is the cross-entropy of source features that are moved by Δμ (IDCA) and spread by Σ_t
-(ICAV) of their class. Both follow from pseudo-labels of the whole target set, renewed in L rounds:
-distances to source centroids (eq. 5-6) and to matched K-means clusters (eq. 7-8), the surer of the
-two (eq. 9-10), and of every class the l/L most probable samples (section III-D3).
+(ICAV) of their class. Both follow from pseudo-labels of the whole target set, which the label step
+renews in each of L rounds (:meth:`Ftspl.start_round`): distances to source centroids (eq. 5-6) and
+to matched K-means clusters (eq. 7-8), the more certain of the two (eq. 9-10), and of every class
+the l/L most probable samples (section III-D3).
 
 Axis letters: n rows on this rank, N target samples, K classes, D embedding width.
 """
@@ -153,6 +154,7 @@ class Ftspl(Method):
 
     @torch.no_grad()
     def start_round(self, number: int, total: int, walk: Walk) -> dict[str, Tensor]:
+        """The label step: new pseudo-labels, the selection among them, and Δμ and Σ_t."""
         number, total = number - self.config.warmup_rounds, total - self.config.warmup_rounds
         if number < 0:
             return {}

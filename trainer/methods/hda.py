@@ -55,7 +55,7 @@ class Hda(TwoDomains):
         self.local_discriminator = None
         if config.local_weight > 0:
             channels = map_channels(self.network, network.stages[-1])
-            # Positions are many and alike: no dropout.
+            # No dropout: there are many positions, and they are alike.
             self.local_discriminator = Discriminator(
                 channels, hidden=(config.local_hidden,), dropout=0.0, layer=140
             )

@@ -1,6 +1,6 @@
 """JGSA: two coupled projections of source and target embeddings, in linear form.
 
-A and B may differ in scale, the more so the larger β: retrieve by cosine.
+A and B may differ in scale, and differ more for larger β. So retrieve by cosine distance.
 """
 
 from __future__ import annotations

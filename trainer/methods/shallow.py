@@ -1,9 +1,9 @@
 """Base of the methods that adapt frozen embeddings: train source-only, then fit once.
 
-The steps are those of source-only, so that with the same seed the network is the same bit for bit.
-After the last step the embeddings of both streams are collected and a closed-form or alternating
-fit on them gives one transform for source-side queries and one for target-side gallery items.
-These fits need all embeddings at once, by their nature: n·D numbers on every rank.
+The steps are those of source-only: with the same seed the network is the same bit for bit. After
+the last step the embeddings of both streams are collected. A closed-form or alternating fit on
+them gives one transform for queries of the source and one for gallery items of the target. These
+fits need all embeddings at once, so every rank holds (n + m)·D numbers.
 
 Axis letters: n source samples, m target samples, D embedding width, d retrieval width.
 """
@@ -11,6 +11,7 @@ Axis letters: n source samples, m target samples, D embedding width, d retrieval
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +21,6 @@ from torch import Tensor, nn
 
 from dataio.records import DataError
 from trainer.methods.base import MethodConfig, StreamNeed, Walk
-from trainer.methods.fitted_state import FittedState
 from trainer.methods.source_only import SourceOnly
 from trainer.networks import NetworkConfig
 from trainer.shallow import Standardisation, StandardisationKind, unit_rows
@@ -44,8 +44,41 @@ class ShallowConfig(MethodConfig):
     )
 
 
+class FittedState(nn.Module):
+    """Tensors that a fit leaves behind, by name, saved with the run.
+
+    Their sizes are known only after the fit: loading takes over whatever the saved state holds.
+    ``fitted``, a bool scalar, says whether there are any.
+    """
+
+    fitted: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("fitted", torch.tensor(False))
+
+    def __bool__(self) -> bool:
+        return bool(self.fitted)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.get_buffer(name)
+
+    def store(self, values: Mapping[str, Tensor]) -> None:
+        """Replace everything by ``values``, whose dtypes are kept."""
+        for name in [n for n in self._buffers if n != "fitted"]:
+            del self._buffers[name]
+        for name, value in values.items():
+            self.register_buffer(name, value.detach().to(self.fitted.device, copy=True))
+        self.fitted.fill_(bool(values))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        found = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
+        self.store({k: v for k, v in found.items() if k != "fitted"})
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
 class ShallowMethod(SourceOnly):
-    """Source-only training, then :meth:`fit`; before that, embeddings are the network's own."""
+    """Source-only training, then :meth:`fit`; before it, embeddings are those of the network."""
 
     streams = {  # noqa: RUF012
         "source_images": StreamNeed("image", labelled=True),
@@ -147,7 +180,7 @@ def _from_rank_zero(values: dict[str, np.ndarray], device: torch.device) -> dict
     """Rank 0's arrays as float64 tensors on every rank; the other ranks' ``values`` are ignored."""
     shapes = collectives.broadcast_object({name: np.shape(v) for name, v in values.items()})
     leader = collectives.rank() == 0
-    # A sum with zeros is a broadcast, exact in every bit.
+    # The sum of rank 0's values and the zeros of the others is an exact broadcast.
     return {
         name: collectives.all_reduce_sum(
             torch.as_tensor(values[name] if leader else np.zeros(shape), dtype=torch.float64).to(

@@ -1,7 +1,9 @@
-"""What the sketch-based methods share: a network per modality, batches of the same classes.
+"""The base of the sketch-based methods: a network per modality, P x K batches.
 
 Labelled sketches and labelled shapes come in batches of P classes x K samples, the same classes
-in both streams. Axis letters: n rows of a stream on this rank, D embedding width.
+in both streams (:mod:`dataio.loading` draws them).
+
+Axis letters: n rows of a stream on this rank, D embedding width.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from trainer.synchronised import full_precision
 
 
 class TwoBranchConfig(MethodConfig):
-    """Two branches on balanced batches. ``forward`` has no effect: nothing is shared to join."""
+    """Two branches on P x K batches. They share nothing, so ``forward`` has no effect."""
 
     classes_per_batch: int = Field(default=16, ge=2, description="P, classes in a batch.")
     samples_per_class: int = Field(
@@ -71,9 +73,10 @@ class TwoBranch(Method):
         sketches: tuple[Tensor, Tensor],
         shapes: tuple[Tensor, Tensor],
     ) -> None:
-        """On logged steps, the share of sketches whose nearest class mean of the batch's shapes is
-        their own class's, and the MMD between sketches and shapes; both are retrieval embeddings
-        and labels."""
+        """Add health signals on logged steps: the share of sketches whose nearest class mean of the
+        batch's shapes is their own class's, and the MMD between sketches and shapes.
+
+        Both arguments are retrieval embeddings and labels."""
         if now.logged:
             losses.health["domain_mmd"] = mmd(sketches[0].detach(), shapes[0].detach())
             losses.health["cross_modal_accuracy"] = nearest_mean_accuracy(

@@ -1,4 +1,4 @@
-"""What the baselines share: labelled source images, unlabelled target shapes, one network.
+"""The base of the baselines: labelled source images, unlabelled target shapes, one network.
 
     L = L_ce(source) + what a method adds in :meth:`TwoDomains.align`
 

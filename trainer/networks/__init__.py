@@ -1,4 +1,4 @@
-"""Trunks, views, heads, gates and weights: what a method's network is built from.
+"""The parts of a method's network: trunks, views, heads, gates and weights.
 
 May import: trainer.synchronised.
 """

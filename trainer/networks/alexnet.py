@@ -31,9 +31,9 @@ _PORTED = {
 class CaffeAlexNet(Backbone):
     """AlexNet as in Caffe's reference model, up to fc7 (F = 4096); layer names are Caffe's.
 
-    A stage ends after its pooling, and the normalisation that follows pool1 and pool2 opens the
-    next stage: a gate after a stage then scales exactly the output of its convolution, since a
-    positive factor passes through ReLU and max pooling but not through normalisation.
+    A stage ends after its pooling; the normalisation after pool1 and pool2 belongs to the next
+    stage. A positive factor passes through ReLU and max pooling, but not through normalisation. So
+    a gate after a stage scales exactly the output of the stage's convolution.
 
     Args:
         image_size: side of the input; the last map has to be 6×6 (227 as trained, also 224).
@@ -118,5 +118,5 @@ class TorchvisionAlexNet(Backbone):
         self.width = 4096
 
     def rename(self, name: str) -> str:
-        # torchvision's own name is taken by the method that every trunk has.
+        # torchvision calls this module `features`, which is a method of every trunk.
         return name.replace("features.", "convolutions.", 1)

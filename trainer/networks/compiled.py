@@ -18,19 +18,19 @@ _VARIANTS = 64
 
 
 class CompilerError(RuntimeError):
-    """torch.compile does not work on this machine; the message says why."""
+    """``torch.compile`` does not work on this machine; the message says why."""
 
 
 @cache
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """``function(module, x, ...)``, compiled at its first call; ``x [n, ...]`` of any n.
 
-    Compiled code takes 0 and 1 for constants. Such batches, which some ranks get now and then, run
-    as they would without it.
+    Compiled code would treat 0 and 1 rows as constants. Such batches, which some ranks get now and
+    then, run uncompiled.
     """
     import torch._dynamo.config as config
 
-    # Otherwise what exceeds the limit would run uncompiled with no more than a warning.
+    # Otherwise a variant beyond the limit would run uncompiled, with only a warning.
     config.recompile_limit = _VARIANTS
     config.fail_on_recompile_limit_hit = True
     fast = torch.compile(function)
@@ -46,10 +46,10 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def require_compiler(device: torch.device) -> None:
-    """Compile a few operations for ``device``, to see that a tool chain is there.
+    """Compile a few operations for ``device``, to check that there is a tool chain.
 
     Raises:
-        CompilerError: it is not; the message has the compiler's own words.
+        CompilerError: there is none; the message is the compiler's.
     """
     x = torch.zeros(8, device=device)
     try:

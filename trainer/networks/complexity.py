@@ -6,7 +6,7 @@ Two conventions, both for one image through the whole network:
   with 21 classes): convolutions with their biases, linear layers without, one operation per
   element of a ReLU and per *input* element of a pooling layer. The published networks have no
   batch or group norm; these count two per element, as the same counting programs do. Local
-  response normalisation, dropout, gates, residual sums and the pooling of views count nothing.
+  response normalisation, dropout, gates, residual sums and the pooling of views count 0.
 - ``bare_multiply_adds`` counts convolutions and linear layers without biases, nothing else.
 """
 
@@ -102,7 +102,7 @@ def measure(module: nn.Module, run: Callable[[], object]) -> Complexity:
             hook.remove()
         for m, training in modes.items():
             m.training = training
-    for name, layer in module.named_modules():  # what the pass does not call, such as gates
+    for name, layer in module.named_modules():  # layers that the pass does not call, such as gates
         own = sum(p.numel() for p in layer.parameters(recurse=False))
         if own and name not in layers:
             layers[name] = LayerCost(name, type(layer).__name__, (), own, 0, 0)

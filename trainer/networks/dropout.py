@@ -42,7 +42,7 @@ def dropout_rows(*, seed: int, step: int) -> Iterator[None]:
 
 @contextmanager
 def row_positions(rows: Tensor) -> Iterator[None]:
-    """Declare the global positions ``[n]`` (int64) of the rows that layers inside will see."""
+    """Declare the global positions ``[n]`` (int64) of the rows that layers in this block get."""
     token = _rows.set(rows)
     try:
         yield
@@ -68,9 +68,9 @@ def _kept(x: Tensor, p: float, layer: int) -> Tensor:
     return (bits >> 11 & ((1 << 53) - 1)) >= int(p * (1 << 53))
 
 
-# In a compiled network the mask is a call out of it: seed, step and positions change with every
-# batch, and as constants of the compiled code each value would compile it anew. The tag forbids to
-# make the mask a second time in the backward pass, where they are no longer known.
+# A compiled network calls this function uncompiled. Seed, step and positions change with every
+# # batch, and as constants of compiled code each new value would compile it anew. The tag keeps the
+# # backward pass from computing the mask again, when they are no longer known.
 _kept_opaque = torch.library.custom_op(
     "img2shape::dropout_kept",
     _kept,

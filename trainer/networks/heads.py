@@ -1,4 +1,4 @@
-"""What stands on a trunk: bottleneck, classifier, domain discriminator, gradient reversal.
+"""The heads on a trunk: bottleneck, classifier, domain discriminator; and gradient reversal.
 
 Axis letters: n rows, F trunk features, D embedding width, K classes.
 """
@@ -37,8 +37,8 @@ class Discriminator(nn.Sequential):
         embedding: input width D.
         hidden: widths of the hidden layers.
         dropout: dropout probability after each hidden layer.
-        layer: first number of the dropout layers; another discriminator of the same method takes
-            one at least ``len(hidden)`` away, or both drop the same units.
+        layer: number of the first dropout layer. Numbers of another discriminator of the same
+        method must differ by at least ``len(hidden)``, or both drop the same units.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ def reverse_gradient(x: Tensor, coefficient: float) -> Tensor:
     """``x`` (any shape) unchanged; its gradient is multiplied by ``-coefficient``.
 
     Gradient reversal of Ganin and Lempitsky (ICML 2015). The coefficient follows from the global
-    step and is passed in: no counter in a layer, so that evaluation passes and resumed runs cannot
-    shift a schedule.
+    step and is passed in. A counter in a layer would shift the schedule in evaluation passes and
+    resumed runs.
     """
     return _ReverseGradient.apply(x, coefficient)  # pyright: ignore[reportReturnType]

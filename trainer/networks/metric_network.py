@@ -17,7 +17,7 @@ from trainer.networks.normalization import GlobalBatchNorm1d
 from trainer.networks.options import NetworkConfig
 from trainer.networks.views import pool_views
 
-# Row positions of views never meet those of images, so that dropout masks are independent.
+# Positions of views and of images never overlap, so their dropout masks are independent.
 _VIEWS = 1 << 40
 
 
@@ -31,7 +31,7 @@ class MetricNetwork(nn.Sequential):
     def __init__(self, features: int, hidden: Sequence[int], embedding: int) -> None:
         layers: list[nn.Module] = []
         for before, after in zip((features, *hidden), hidden, strict=False):
-            # Batch norm takes the mean away, and a bias with it.
+            # Batch norm subtracts the mean, and so any bias.
             layers += [nn.Linear(before, after, bias=False), GlobalBatchNorm1d(after), nn.ReLU()]
         super().__init__(*layers, nn.Linear((features, *hidden)[-1], embedding), nn.Tanh())
         _keep_scale(self)
@@ -52,8 +52,10 @@ class Transformation(nn.Sequential):
 
 
 def _keep_scale(layers: Iterable[nn.Module]) -> None:
-    """He's initial weights before ReLU: PyTorch's own shrink the signal in every layer, and these
-    narrow stacks would start as constants."""
+    """Initialise as He et al. do before ReLU.
+
+    PyTorch's own weights shrink the signal in every layer, and these narrow stacks would start as
+    constants."""
     linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
     for layer in linear[:-1]:
         nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")

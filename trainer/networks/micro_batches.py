@@ -1,12 +1,12 @@
-"""A trunk applied to a few images at a time, whose activations are computed again when needed.
+"""A trunk applied to a few images at a time; activations are computed again when needed.
 
-Training keeps the activations of a whole batch for the backward pass. Here those of each part are
-dropped after its forward pass and computed a second time in its backward pass, so that those of one
-part at most are in memory. Losses, and everything else behind the trunk, see the whole batch:
-values and gradients are those of one pass, which smaller batches would not give.
+Training keeps the activations of a whole batch for the backward pass. Here the activations of each
+part are dropped after its forward pass and computed again in its backward pass, so that memory
+holds those of one part. Losses and heads still see the whole batch: values and gradients are those
+of one pass, unlike with smaller batches.
 
-A part must not depend on the others: no statistics over the batch inside the trunk. Nor may ranks
-meet inside it, since their numbers of parts differ.
+A part must not depend on the others, so the trunk must not compute statistics over the batch. It
+must not call collectives either, since ranks have different numbers of parts.
 
 Axis letters: n images.
 """
@@ -47,8 +47,8 @@ def _part(run: Callable[[Tensor], Features], x: Tensor, rows: Tensor) -> Feature
         with row_positions(rows):
             return run(x)
     with row_positions(rows):
-        # Seed, step and positions of dropout, for the second time: the blocks that declare them
-        # are over by then, and on a GPU it happens in a thread that never saw them.
+        # Declare seed, step and positions of dropout for the second computation. The blocks that
+        # declared them have ended by then, and on a GPU another thread computes it.
         context = copy_context()
     # Dropout takes nothing from random generators, so their states need not be kept.
     return checkpoint(context.run, run, x, use_reentrant=False, preserve_rng_state=False)  # pyright: ignore[reportReturnType]

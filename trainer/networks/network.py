@@ -20,13 +20,13 @@ from trainer.networks.options import NetworkConfig
 from trainer.networks.views import embed_views, pool_views
 from trainer.networks.weights import NetworkError
 
-# Row positions of different streams never meet, so that their dropout masks are independent.
+# Positions of different streams never overlap, so their dropout masks are independent.
 _STREAM = 1 << 40
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """What the network makes of one stream's rows.
+    """Outputs of the network for the rows of one stream.
 
     Attributes:
         embedding: ``[n, D]``.

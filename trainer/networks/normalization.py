@@ -1,7 +1,7 @@
 """Batch normalisation over the global batch, or with frozen statistics.
 
-Statistics of one worker's rows would make the result depend on how a batch is split. Here count,
-sum and squared deviations are summed over all ranks with a differentiable collective, so values,
+With statistics of one worker's rows the result would depend on how a batch is split. Here count,
+sum and squared deviations are summed over all ranks with a differentiable collective. So values,
 gradients and running statistics are those of one process on the whole batch, on any device.
 
 Axis letters: n local rows, N global rows, C channels, H×W positions (none behind linear layers).
@@ -35,7 +35,7 @@ def global_batch_norm(
     wide = x if x.dtype == torch.float64 else x.float()
     channels, positions = x.shape[1], math.prod(x.shape[2:])
     summed, shape = (0, *range(2, x.dim())), (-1, *[1] * (x.dim() - 2))
-    # Rows, not values, are counted: they stay far below float32's last exact integer.
+    # Count rows, not values: their number stays far below the largest exact integer of float32.
     local = torch.cat([wide.sum(summed), wide.new_full((1,), len(x))])
     total = all_reduce_sum(local)
     count = total[channels].detach() * positions
@@ -72,7 +72,9 @@ class _GlobalStatistics(_BatchNorm):
         if self.running_mean is None or self.running_var is None:
             return
         assert self.num_batches_tracked is not None
-        seen = count > 0  # a tensor: asking for its value would stall a GPU in every layer
+        seen = (
+            count > 0
+        )  # kept as a tensor: reading its value would make the host wait for a GPU in every layer
         self.num_batches_tracked.add_(seen.to(torch.int64))
         share = 1.0 / self.num_batches_tracked if self.momentum is None else self.momentum
         unbiased = var * count / (count - 1).clamp(min=1)

@@ -16,7 +16,7 @@ import torch
 
 _OPERATORS = ("nms", "qnms")
 
-# The declarations live as long as this object does.
+# The operators stay declared as long as this object lives.
 _declared: torch.library.Library | None = None
 
 

@@ -1,4 +1,4 @@
-"""What every trunk is: images in, one flat feature vector out, named stages in between.
+"""The base of all trunks: from images to one flat feature vector, with named stages.
 
 A trunk is a list of named layers: ``plan`` says which layers make up each stage, ``tail`` which
 ones turn the last stage's map into features. Layer names are those of the public state dicts of
@@ -57,7 +57,7 @@ class Backbone(nn.Module):
         """Features of images ``x [n, 3, H, W]``; n may be 0.
 
         Args:
-            gates: called with every stage's output and name; what it returns goes on.
+            gates: called with every stage's output and name; returns the input of the next stage.
             keep: stages whose output is returned.
 
         Returns:

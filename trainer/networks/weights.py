@@ -123,7 +123,7 @@ def _download(backbone: str) -> Mapping[str, Tensor]:
     weights = models.get_model_weights(backbone.removesuffix("-tv"))["IMAGENET1K_V1"]
     try:
         return weights.get_state_dict(progress=False, check_hash=True)
-    except Exception as err:  # a network can fail in any way
+    except Exception as err:  # a download can fail in any way
         raise NetworkError(
             f"network.weights=imagenet: download of {weights.url} failed "
             f"({_first_line(err)}); the other choices are {_CHOICES}"

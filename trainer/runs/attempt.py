@@ -1,10 +1,10 @@
-"""Which start of a training may write into a run folder: the newest one.
+"""Only the newest start of a training may write into a run folder.
 
-Each start takes the next number, kept in ``run.json``. Whoever holds a smaller number, such as a
-process that was believed dead, finds that out before it changes anything, and stops.
+Each start takes the next number, which is kept in ``run.json``. A process with a smaller number,
+such as one that was believed dead, notices this before it changes anything, and stops.
 
-``attempts.jsonl`` has a line for every start that came as far as its first step: its number, where
-it continued, on how many processes, and why there was a start.
+``attempts.jsonl`` has a line for every start that began to train: its number, the step where it
+continued, its number of processes, and its reason.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dataio.atomic import write_whole
 from dataio.file_locks import claimed
+from evalsuite.run_records import read_records
 from trainer.runs.records import write_json
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class Start:
 
     Attributes:
         attempt: the number of :class:`Attempt`.
-        step: steps that were done before, which it did not repeat.
+        step: steps that were done before it.
         world_size: its processes.
         reason: ``start``, ``continued`` (by a command), or what ended the group before.
     """
@@ -67,17 +68,20 @@ class Attempt:
             )
 
     def begin(self, *, step: int, world_size: int, reason: str | None = None) -> None:
-        """Note that this attempt starts to train; ``reason`` None says a command started it.
+        """Add the line of this attempt to ``attempts.jsonl``.
 
-        The history is worth no run: a folder that cannot be written ends it at a checkpoint.
+        Without a ``reason`` a command started it.
+
+        Training goes on where the line cannot be written: a folder that stays read-only will end
+        the run at its next checkpoint, with an error of its own.
         """
-        if not self.number:  # nobody's run folder
+        if not self.number:  # a run folder that was not claimed
             return
         reason = reason or ("continued" if step else "start")
         folder, start = self.facts.parent, Start(self.number, step, world_size, reason)
         path = folder / STARTS_NAME
         try:
-            with run_lock(folder):  # whole, so that a line cut short spoils no other
+            with run_lock(folder):  # written whole, so that no line is torn
                 lines = [json.dumps(asdict(s)) for s in (*read_starts(folder), start)]
                 write_whole(path, "".join(f"{line}\n" for line in lines).encode())
         except OSError as err:
@@ -85,16 +89,16 @@ class Attempt:
 
     @contextmanager
     def holding(self) -> Iterator[None]:
-        """Nobody takes over during the block; raises like :meth:`require_newest` before it."""
+        """Let no later start take over during the block; raises like :meth:`require_newest`."""
         with run_lock(self.facts.parent):
             self.require_newest()
             yield
 
 
 def take_attempt(facts: Path) -> Attempt:
-    """The next attempt on a run folder; from here on the earlier ones can write no checkpoint.
+    """Take the next number on a run folder; earlier attempts can then write no checkpoint.
 
-    A folder that nobody has claimed (no ``run.json``) is left as it is and gives number 0.
+    A folder that was not claimed (no ``run.json``) is left as it is and gives number 0.
 
     Raises:
         OSError: ``run.json`` cannot be written.
@@ -108,17 +112,11 @@ def take_attempt(facts: Path) -> Attempt:
 
 
 def read_starts(folder: Path) -> list[Start]:
-    """What ``attempts.jsonl`` in the run folder tells, oldest first; a line cut short is none."""
-    try:
-        text = (folder / STARTS_NAME).read_text()
-    except (FileNotFoundError, NotADirectoryError):  # a file is refused as a run folder elsewhere
-        return []
+    """The lines of ``attempts.jsonl`` in a run folder, oldest first, without damaged ones."""
     found = []
-    for line in text.splitlines():
-        try:
-            found.append(Start(**json.loads(line)))
-        except (ValueError, TypeError):
-            continue
+    for record in read_records(folder / STARTS_NAME, skip_damaged=True):
+        with suppress(TypeError):  # it has other fields
+            found.append(Start(**record))
     return found
 
 

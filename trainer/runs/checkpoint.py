@@ -4,7 +4,8 @@ A checkpoint is a folder ``step-00000200/`` with ``state.pt`` (weights and metho
 state by parameter name, generator state) and ``checkpoint.json`` (step, attempt, run identity, data
 fingerprint, config, scores where the state was validated, hashes of ``state.pt`` and of itself).
 The folder is written under a temporary name, flushed to disk and renamed; older ones are removed
-only afterwards. Loading never runs pickled code.
+only afterwards. A torn or altered checkpoint is noticed and passed over. Loading never runs pickled
+code.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def save_checkpoint(
     Args:
         state: tensors and plain values, readable with ``weights_only``.
         description: JSON values: identity, data fingerprint, config.
-        attempt: the start of training that writes; None where nobody else can write.
+        attempt: the start of training that writes; None where no other process can write.
         scores: of this state by metric, where it was validated.
 
     Raises:
@@ -82,12 +83,12 @@ def save_checkpoint(
             sync_folder(temporary)
             with attempt.holding() if attempt else nullcontext():
                 _put(temporary, final)
-                # Newer ones are damaged: this run was resumed below them. They push out nothing.
+                # Newer ones are damaged, since this run was resumed below them: do not count them.
                 written = [p for p in _by_age(folder) if p.name <= final.name]
                 for old in keep.expendable(written):
                     _remove(old)
     except OSError:
-        if attempt:  # a later attempt clears away what this one has been writing
+        if attempt:  # a later attempt removes the files that this one is writing
             attempt.require_newest()
         raise
     finally:
@@ -96,9 +97,9 @@ def save_checkpoint(
 
 
 def clear_leftovers(folder: Path, *, attempt: Attempt) -> None:
-    """Remove what killed or superseded writers have left in ``folder``; undo a broken exchange.
+    """Remove what killed or superseded writers left in ``folder``; undo an unfinished exchange.
 
-    Only folders of earlier attempts can be there, and these may not write any more.
+    All of it is by earlier attempts, which may not write any more.
     """
     if not folder.is_dir():
         return
@@ -177,7 +178,7 @@ def open_selected(path: Path, select: str) -> tuple[Checkpoint, Scored | None]:
 def newest_checkpoint(folder: Path) -> Checkpoint | None:
     """The newest checkpoint in ``folder`` that is whole, or None.
 
-    Damaged ones are passed over, each with a line that names it and the one used instead.
+    Damaged ones are passed over; a warning for each names it and the one used instead.
     """
     return _first_whole(_by_age(folder))
 
@@ -206,7 +207,7 @@ def _read(path: Path) -> Checkpoint:
         raise UnusableError(f"{STATE} does not match its hash")
     try:
         state = torch.load(path / STATE, map_location="cpu", weights_only=True)
-    except UnpicklingError:  # objects of any class: code, which is not run
+    except UnpicklingError:  # objects of other classes would need code to be run
         raise UnusableError(f"{STATE} holds more than tensors and plain values") from None
     return Checkpoint(path, description["step"], description, state)
 
@@ -215,7 +216,9 @@ def _write_state(path: Path, state: dict[str, Any]) -> None:
     with path.open("wb") as file:
         try:
             torch.save(state, file)
-        except RuntimeError as err:  # torch ends its archive after a failed write, and fails again
+        except (
+            RuntimeError
+        ) as err:  # torch closes its archive after a failed write, and fails again
             if isinstance(err.__context__, OSError):
                 raise err.__context__ from None
             raise
@@ -224,9 +227,9 @@ def _write_state(path: Path, state: dict[str, Any]) -> None:
 
 
 def _put(temporary: Path, final: Path) -> None:
-    """Rename ``temporary`` to ``final``; what was there stays until the new one is on disk."""
+    """Rename ``temporary`` to ``final``; an earlier ``final`` stays until that is on disk."""
     aside = final.with_name(f".{final.name}{REPLACED}")
-    if final.exists():  # damaged, or of a run that was interrupted right after this very step
+    if final.exists():  # damaged, or of a run that was interrupted right after this step
         shutil.rmtree(aside, ignore_errors=True)
         os.replace(final, aside)
     os.replace(temporary, final)
@@ -235,7 +238,7 @@ def _put(temporary: Path, final: Path) -> None:
 
 
 def _remove(checkpoint: Path) -> None:
-    """Remove a checkpoint so that no part of it is ever seen under its name."""
+    """Remove a checkpoint so that no reader ever sees a part of it under its name."""
     aside = checkpoint.with_name(f".{checkpoint.name}.removed")
     shutil.rmtree(aside, ignore_errors=True)
     os.replace(checkpoint, aside)

@@ -1,4 +1,4 @@
-"""``checkpoint.json``: the facts of a checkpoint, small, and hashed with themselves."""
+"""``checkpoint.json``: the facts of a checkpoint, a small file with its own hash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints written while training goes on: a step waits for the copy of the state, no longer."""
+"""Writes checkpoints while training goes on: a step waits only for the copy of the state."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Written:
-    """What is known of a whole checkpoint: its step, when it was complete (Unix time), its bytes,
-    and how long writing took, None where an earlier attempt has written it."""
+    """A whole checkpoint: its step, when it was complete (Unix time), its size, and how long it
+    took
+    to write, None where an earlier attempt wrote it."""
 
     step: int
     time: float
@@ -35,19 +36,19 @@ class Written:
 
     @classmethod
     def of(cls, path: Path, *, step: int, seconds: float | None = None) -> Written:
-        """Raises OSError: it cannot be looked at."""
+        """Raises OSError: it cannot be read."""
         size_bytes = sum(file.stat().st_size for file in path.iterdir())
         return cls(step, path.stat().st_mtime, size_bytes, seconds)
 
 
 class CheckpointWriter:
-    """Writes one checkpoint at a time in a thread; rank 0 has one.
+    """Writes one checkpoint at a time in a thread; only rank 0 has a writer.
 
     An error of the thread, such as a full disk, is raised by the next call of :meth:`write` or
     :meth:`wait` as the exception that it was.
 
     Attributes:
-        last: the newest checkpoint on disk; None if there is none, or if nobody can tell.
+        last: the newest checkpoint on disk; None if there is none, or if it cannot be read.
     """
 
     def __init__(
@@ -78,11 +79,11 @@ class CheckpointWriter:
         """
         self.wait()
         copied = snapshot(state)
-        # A daemon: a second Ctrl-C must not wait for a disk. What it leaves has no final name.
+        # A daemon: a second Ctrl-C must not wait for a disk. Unfinished files have no final name.
         self._thread = threading.Thread(
             target=self._write, args=(copied, step, scores), daemon=True, name="checkpoint-writer"
         )
-        del copied  # the thread alone holds it, and frees it before it ends
+        del copied  # only the thread holds it, and frees it before it ends
         self._thread.start()
         if not self.background:
             self.wait()
@@ -90,7 +91,7 @@ class CheckpointWriter:
     def wait(self) -> None:
         """Return when the last write is on disk and its thread has ended; raises its error.
 
-        A thread still freeing tensors while the interpreter ends would abort the process.
+        A thread that frees tensors while the interpreter ends would abort the process.
         """
         if self._thread is not None:
             self._thread.join()
@@ -100,7 +101,7 @@ class CheckpointWriter:
             raise error
 
     def close(self) -> None:
-        """Wait for the last write; an error that nobody has seen yet is logged, not raised."""
+        """Wait for the last write; an error that was not raised before is logged, not raised."""
         try:
             self.wait()
         except Exception as err:
@@ -135,7 +136,7 @@ def take_over(
 ) -> CheckpointWriter | None:
     """Rank 0 becomes the newest attempt on the run folder, the only one that may write there.
 
-    Called by all ranks; they raise together what stands in the way. Rank 0 alone gets a writer.
+    Called by all ranks, which raise the same error. Only rank 0 gets a writer.
     """
     writer, failure = None, None
     if collectives.rank() == 0:
@@ -158,7 +159,7 @@ def take_over(
 def snapshot(value: Any) -> Any:
     """A copy of nested dictionaries, lists and tuples whose tensors are new ones in CPU memory."""
     if isinstance(value, torch.Tensor):
-        # In one layout: what is written must not tell how the run kept its weights in memory.
+        # One layout for all checkpoints, however the run keeps its weights in memory.
         return value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
     if isinstance(value, dict):
         copied = copy.copy(value)  # keeps the version numbers that a module's state carries

@@ -1,15 +1,16 @@
-"""Step records: what a run says about itself."""
+"""Step records, such as ``log.jsonl``, and JSON files of a run that are written whole."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from dataio.atomic import write_whole
+from evalsuite.run_records import read_records
 
 
 class StepLog:
@@ -23,31 +24,20 @@ class StepLog:
         drop_records(path, from_step=from_step)
         self._path, self._file = path, path.open("a")
 
-    def write(self, record: dict[str, Any]) -> None:
+    def write(self, record: Mapping[str, Any]) -> None:
         with naming(self._path):
             self._file.write(json.dumps(finite_json(record)) + "\n")
             self._file.flush()
 
     def close(self) -> None:
-        with naming(self._path):  # what a full disk refused is tried again here
+        with naming(self._path):  # writes again what a full disk refused
             self._file.close()
 
 
 def drop_records(path: Path, *, from_step: int) -> None:
-    """Remove the lines of a :class:`StepLog` at and after ``from_step`` and those cut short."""
-    kept = [line for line in _whole_lines(path) if json.loads(line)["step"] < from_step]
-    write_text(path, "".join(line + "\n" for line in kept))
-
-
-def _whole_lines(path: Path) -> Iterator[str]:
-    if not path.exists():
-        return
-    for line in path.read_text().splitlines():
-        try:
-            json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        yield line
+    """Remove the lines of a :class:`StepLog` at and after ``from_step``, and damaged ones."""
+    kept = [r for r in read_records(path, skip_damaged=True) if r["step"] < from_step]
+    write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 def finite_json(value: Any) -> Any:
@@ -77,7 +67,7 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Give an OSError inside the block this path: a failed write (full disk) names none."""
+    """Add ``path`` to an OSError in the block: that of a full disk names no file."""
     try:
         yield
     except OSError as err:

@@ -1,8 +1,8 @@
 """Which checkpoints stay: the newest ones and, by their scores, the best ones.
 
 Only the small ``checkpoint.json`` of each checkpoint is read. The scores come from validation
-(:mod:`trainer.validation.validation`). Those by a metric read labels of the data that are
-evaluated: what is chosen by them was chosen by an oracle. Those by a criterion do not.
+(:mod:`trainer.validation.validation`). A metric uses labels of the data that are evaluated, so a
+choice by it is an oracle's. A criterion uses no such labels.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Scored:
 
     @property
     def by_oracle(self) -> bool:
-        """Whether labels of what is evaluated were read for it."""
+        """Whether the score used labels of what is evaluated."""
         return self.name not in CRITERIA
 
     @property
@@ -75,7 +75,7 @@ class Retention:
 def best_first(checkpoints: Iterable[Path], name: str | None = None) -> list[Scored]:
     """The checkpoints that have a score, best first, the newer first where scores are equal.
 
-    Scores under other conditions than the newest one's are left out, damaged checkpoints too.
+    Damaged checkpoints are left out, and scores under other conditions than the newest one's.
 
     Args:
         name: a metric or a criterion; None takes the metric that the run of the newest checkpoint
@@ -100,7 +100,7 @@ def best_first(checkpoints: Iterable[Path], name: str | None = None) -> list[Sco
 
 
 def comparable_scores(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the scores in the facts ``theirs`` that a run with the facts ``mine`` would get for
+    """The scores in the facts ``theirs`` that a run with the facts ``mine`` would compute alike for
     the same weights."""
     return {
         name: value
@@ -110,7 +110,7 @@ def comparable_scores(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> dic
 
 
 def conditions(facts: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """What the score ``name`` of a checkpoint with these facts depends on, besides its weights."""
+    """The settings, besides the weights, that the score ``name`` depends on."""
     config = facts.get("config", {})
     if name in CRITERIA:
         return criterion_selections(config, name)

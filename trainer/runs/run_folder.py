@@ -1,4 +1,4 @@
-"""The run folder: where everything about one run lives, and who is allowed to write there."""
+"""The run folder: the files of one run, and which run may write there."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class RunFolder:
 
     @property
     def telemetry(self) -> Path:
-        """What the run says of itself right now (:mod:`trainer.watching.telemetry`)."""
+        """The current state of the run (:mod:`trainer.watching.telemetry`)."""
         return self.path / "telemetry.json"
 
     @property
@@ -70,8 +70,8 @@ class RunFolder:
             raise ConfigError(f"{self.path}: not empty and not a run folder; use another --out")
         with naming(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        # run.json makes this a run folder, so it comes first: an interruption between the two
-        # leaves a folder that the next call may claim.
+        # run.json makes this a run folder, so it is written first: after an interruption the next
+        # call can claim the folder.
         self.update(
             name=self.path.name,
             method=config.method_name,
@@ -98,7 +98,7 @@ class RunFolder:
         require_same_run(self.path, theirs, {**mine, "config": config.to_dict()})
 
     def _is_empty(self) -> bool:
-        """No file but what a claim that was interrupted may have left."""
+        """Whether there is no file except those of an interrupted claim."""
         try:
             return all(
                 p.name == LOCK_NAME or p.name.startswith(f".{self.facts.name}.")
@@ -109,7 +109,7 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """The run that was claimed here has reached its last step, and its weights are here."""
+        """Whether the run has reached its last step and has a checkpoint."""
         kept = any(self.checkpoints.glob("step-*"))
         return kept and self.facts.exists() and self.read().get("status") == "finished"
 

@@ -21,10 +21,10 @@ log = logging.getLogger(__name__)
 def start_from(method: Method, path: Path, *, classes: Sequence[str]) -> str:
     """Copy the network of the run or checkpoint at ``path`` into ``method``.
 
-    Taken are parameters, and the running statistics of batch norm, that both have under one name
-    and shape. A classifier's rows are taken by class name, so the label spaces may differ. What
-    the other run lacks (a discriminator, gates) keeps its fresh weights; state of a method (class
-    centres, pseudo-labels) is never taken.
+    It copies the parameters, and running statistics of batch norm, that have the same name and
+    shape in both. Rows of a classifier are copied by class name, so the label spaces may differ.
+    Parts that the other run lacks (a discriminator, gates) keep their fresh weights. The state of a
+    method (class centres, pseudo-labels) is never copied.
 
     Returns the hash of the other run's weights.
 

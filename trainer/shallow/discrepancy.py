@@ -39,7 +39,7 @@ def nearest_labels(points: np.ndarray, labels: np.ndarray, queries: np.ndarray) 
     """
     if len(queries) == 0:
         return np.zeros(0, dtype=labels.dtype)
-    # Here: scikit-learn takes a quarter of the time in which a worker starts.
+    # Imported here: scikit-learn takes a quarter of the start-up time of a worker.
     from sklearn.neighbors import KNeighborsClassifier
 
     return KNeighborsClassifier(1, algorithm="brute").fit(points, labels).predict(queries)

@@ -44,7 +44,7 @@ def fit_jgsa(
     Each iteration takes the d leading solutions W = [A; B] of the generalised eigenproblem
     ``P W = Q W Φ`` (see :func:`jgsa_matrices`), scaled to Wᵀ Q W = I, and labels the target
     anew: each of target·B by its nearest of source·A. The first labels come from the unprojected
-    features. It ends early when the labels stay as they were.
+    features. The iteration ends early when the labels do not change.
 
     Args:
         source: ``[n, D]``, standardised per domain.

@@ -1,6 +1,6 @@
 """MEDA: manifold embedded distribution alignment (Wang et al., ACM Multimedia 2018).
 
-The classifier on given manifold features; the features themselves are :mod:`trainer.shallow.gfk`'s.
+This file has the classifier; its manifold features come from :mod:`trainer.shallow.gfk`.
 
 Axis letters: n source samples, m target samples, N = n + m, D features, K classes.
 """
@@ -59,9 +59,10 @@ def fit_meda(
         β = ((A + λM + ρL) K + ηI)⁻¹ A Y,   M = (1 - μ) M_0 + μ Σ_c M_c
 
     A marks the source rows, Y holds one-hot labels, K is the RBF kernel, L the graph Laplacian. The
-    first pseudo-labels, on which M depends, are those of the nearest source sample; afterwards the
-    argmax of f; it ends early when they stay as they were. Only M changes between iterations and it
-    has rank 1 + K: the N×N system is factorised once and M enters by Woodbury's identity.
+    first pseudo-labels, on which M depends, are those of the nearest source sample; later ones are
+    the argmax of f. The iteration ends early when they do not change. Only M changes between
+    iterations and it has rank 1 + K, so the N×N system is factorised once and M enters by
+    Woodbury's identity.
 
     Args:
         source: manifold features of unit length ``[n, D]``.

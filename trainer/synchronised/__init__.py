@@ -1,10 +1,18 @@
-"""The rule that makes losses global, and what follows it: collectives, class sums and centres,
-moments, clusters and pseudo-labels over all ranks.
+"""The collectives that make losses global, and statistics over all ranks: class sums and class
+centres, moments, clusters and pseudo-labels.
 
 May import: nothing of this project.
 """
 
 from trainer.synchronised import collectives
+from trainer.synchronised.class_centers import (
+    ClassSums,
+    RunningCenters,
+    class_sums,
+    euclidean_norm,
+    full_precision,
+    pool_sums,
+)
 from trainer.synchronised.clustering import distances, kmeans, log_odds, match_clusters, select
 from trainer.synchronised.collectives import (
     all_gather_rows,
@@ -22,14 +30,6 @@ from trainer.synchronised.collectives import (
 from trainer.synchronised.moments import class_moments, standardised
 from trainer.synchronised.pseudo_labels import PseudoLabels
 from trainer.synchronised.read_back import ReadBack
-from trainer.synchronised.statistics import (
-    ClassSums,
-    RunningCenters,
-    class_sums,
-    euclidean_norm,
-    full_precision,
-    pool_sums,
-)
 
 __all__ = [
     "ClassSums",

@@ -1,9 +1,9 @@
 """Pseudo-labels of a whole data set that is spread over the ranks: clusters, matching, selection.
 
-No rank ever holds another rank's embeddings: sums and counts are all-reduced (O(K·D) traffic), and
+No rank ever holds another rank's embeddings: sums and counts are all-reduced (O(K·D) numbers), and
 three numbers per sample are gathered where samples have to be ranked. Results are the same on every
-rank. For another number of ranks they agree to rounding, because sums are added in another order:
-a sample that lies within rounding (1e-15 relative) of two centres may change sides.
+rank. Another number of ranks adds in another order, so results agree to rounding: a sample that
+lies within rounding (1e-15 relative) of two centres may change sides.
 
 Axis letters: n local rows, N rows of all ranks, K classes or clusters, D embedding width.
 """
@@ -14,8 +14,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from trainer.synchronised.class_centers import class_sums
 from trainer.synchronised.collectives import all_gather_rows, any_rank, broadcast_object
-from trainer.synchronised.statistics import class_sums
 
 
 def distances(rows: Tensor, centers: Tensor) -> Tensor:
@@ -35,8 +35,8 @@ def kmeans(rows: Tensor, initial: Tensor, *, iterations: int = 100) -> Tensor:
         initial: ``[K, D]``, equal on all ranks.
         iterations: the most that are done; fewer when the centres stand still.
 
-    A row belongs to its nearest centre, of equally near ones to the first; an emptied cluster
-    keeps its centre. No randomness, no gradient.
+    A row belongs to its nearest centre, and to the first of equally near ones. A cluster without
+    rows keeps its centre. No randomness, no gradient.
     """
     rows, centers = rows.detach().double(), initial.detach().double()
     for _ in range(iterations):
@@ -63,8 +63,9 @@ def match_clusters(centers: Tensor, class_centers: Tensor) -> Tensor:
 def log_odds(scores: Tensor) -> tuple[Tensor, Tensor]:
     """Most probable class ``[n]`` under softmax(``scores [n, K]``) and its log-odds ``[n]``.
 
-    ``log(p / (1 - p))`` orders samples as p does, but keeps apart samples whose p rounds to 1, as
-    a softmax of distances soon does. Range [-log(K-1), ∞]; ∞ for K = 1. The first of equal maxima.
+    ``log(p / (1 - p))`` orders samples as p does, and still tells apart samples whose p rounds to
+    1, which is frequent for a softmax of distances. Range [-log(K-1), ∞]; ∞ for K = 1. Of equal
+    maxima the first one counts.
     """
     labels = scores.argmax(1)
     index = labels[:, None]
@@ -86,14 +87,14 @@ def select(
     Args:
         certainty: ``[n]``, larger is surer; n may be 0 (so with the next two).
         labels: ``[n]`` pseudo-labels in 0..K-1.
-        samples: ``[n]`` places in the whole set, in [0, ``size``), each once over all ranks.
+        samples: ``[n]`` positions in the whole set, in [0, ``size``), each once over all ranks.
         size: number of samples N of the whole set.
         share: (l, L). Of the n_k samples with label k, ``n_k·l // L`` are taken (in integers:
             0.2·n in floats takes the wrong count), but at least one where n_k > 0.
         num_classes: K.
 
-    Returns the labels ``[N]`` of the selected samples by place, -1 for the others; equal on all
-    ranks. Of equally certain samples the first in the set goes first.
+    Returns the labels ``[N]`` of the selected samples by position, -1 for the others; equal on all
+    ranks. Of equally certain samples the first in the set is taken first.
     """
     numbers = torch.stack([certainty.double(), labels.double(), samples.double()], 1)
     certainty, labels, samples = all_gather_rows(numbers.detach()).unbind(1)

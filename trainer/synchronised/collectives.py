@@ -77,12 +77,13 @@ def process_group(*, timeout_seconds: float, backend: str | None = None) -> Iter
 
 
 def meet_on_loopback() -> None:
-    """From now on the processes of this machine meet on loopback alone.
+    """Let process groups of this machine listen on the loopback address only.
 
-    The rank that opens the store of ``env://`` listens on ``MASTER_ADDR`` and nowhere else; left to
-    itself, torch listens on every address of the machine, and whoever reaches it may write there.
+    The rank that opens the store of ``env://`` then listens on ``MASTER_ADDR``. By default torch
+    listens on every address of the machine, and anyone who can reach it may write to the store.
     """
-    # torch has no public way to replace a handler of its own.
+    # Private, as in torch 2.13, which has no public way to replace its own handler.
+    # tests/cluster/training/test_listening.py fails where torch listens elsewhere.
     handlers = importlib.import_module("torch.distributed.rendezvous")._rendezvous_handlers
     handlers["env"] = _meet_at_master
 
@@ -90,13 +91,13 @@ def meet_on_loopback() -> None:
 def _meet_at_master(
     url: str, timeout: timedelta = timedelta(minutes=10), **options: Any
 ) -> Iterator[tuple[Any, int, int]]:
-    """As torch's own handler of ``env://``, but with a socket that is bound already."""
+    """Like torch's own handler of ``env://``, but with a socket that is bound already."""
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     asked = {name: int(found[0]) for name, found in parse_qs(urlsplit(url).query).items()}
     own, size = (
         asked.get(name, int(os.environ.get(name.upper(), -1))) for name in ("rank", "world_size")
     )
-    # The socket is torch's from here on.
+    # torch owns the socket from here on.
     bound = socket.create_server((host, port)).detach() if own == 0 else None
     store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
         host, port, size, own == 0, timeout, multi_tenant=True, master_listen_fd=bound
@@ -105,8 +106,10 @@ def _meet_at_master(
 
 
 def ensure_process_group() -> None:
-    """For engines that need a process group: without one, a group of this process alone, until it
-    ends. It needs no address, and all functions of this file stay the one-process identity."""
+    """Make a process group of this process alone where there is none, for engines that need one.
+
+    It lasts until the process ends and needs no address. All functions of this file stay the
+    one-process identity."""
     if not dist.is_initialized():
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
@@ -139,7 +142,7 @@ class _AllGatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, counts: list[int]) -> Tensor:
         ctx.counts, width = counts, max(counts)
-        # Equal-sized parts: gloo and NCCL both want them, and padding is cut off right here.
+        # gloo and NCCL both need parts of equal size; the padding is cut off right here.
         part = x.new_zeros((width, *x.shape[1:]))
         part[: len(x)] = x.detach()
         parts = [torch.empty_like(part) for _ in counts]
@@ -186,12 +189,12 @@ def row_counts(x: Tensor) -> list[int]:
 
 
 def global_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean of ``values`` (any shape, ``[n]`` mostly) over all ranks, a scalar; 0 when no rank has
-    one.
+    """Mean of ``values`` (any shape, mostly ``[n]``) over all ranks, a scalar; 0 where there are
+    none.
 
     ``mask``, bool of the same shape, chooses the values that count; the others get gradient 0.
-    To select them by indexing would make the host wait for a GPU, to learn how many there are.
-    Sum and count are reduced together and divided once, so uneven and empty ranks are exact.
+    Indexing would make the host wait for a GPU, to know how many there are. Sum and count are
+    reduced together and divided once, so ranks with fewer or no values are exact.
     """
     if mask is None:
         count = values.new_full((), values.numel())
@@ -220,9 +223,9 @@ def any_rank(flag: bool, device: torch.device | str = "cpu") -> bool:
 
 
 class AnyRank:
-    """:func:`any_rank`, asked once a step without a pause in a GPU's work.
+    """:func:`any_rank` for a question that is asked once a step, without a pause in a GPU's work.
 
-    There the answer to a question is known, and given, when the next one is asked.
+    On a GPU a call returns the answer to the question of the call before.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -230,7 +233,7 @@ class AnyRank:
         self._asked: ReadBack | None = None
 
     def __call__(self, flag: bool) -> bool:
-        """Whether any rank said yes; all ranks ask, and get the same answer."""
+        """Whether any rank passed True; all ranks call it and get the same answer."""
         if self._device.type != "cuda" or not is_distributed():
             return any_rank(flag, self._device)
         asked, mine = self._asked, torch.full((1,), float(flag), device=self._device)
@@ -275,7 +278,7 @@ def broadcast_object(value: Any) -> Any:
 def raise_together(error: Exception | None) -> None:
     """Raise rank 0's ``error`` on every rank, nothing where it is None; called by all ranks.
 
-    An exception that cannot travel reaches the other ranks as a RuntimeError with its words.
+    An exception that cannot be pickled reaches the other ranks as a RuntimeError with its message.
     """
     told = broadcast_object(_portable(error) if rank() == 0 else None)
     if told is not None:

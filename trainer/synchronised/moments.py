@@ -11,8 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from trainer.synchronised.class_centers import class_sums
 from trainer.synchronised.collectives import all_reduce_sum
-from trainer.synchronised.statistics import class_sums
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,9 @@ def class_moments(rows: Tensor, labels: Tensor, *, num_classes: int) -> ClassMom
         labels: ``[n]`` int64 in 0..K-1.
         num_classes: K.
 
-    Two all-reduces, O(K·D) and O(K·D²): the second moments are taken about the global means of the
-    first, since Σxxᵀ/n - μμᵀ cancels for features far from 0 and may lose positive
-    semi-definiteness. With one row the covariance is 0 (its shrinkage to the diagonal is too);
-    with none the mean is 0 as well.
+    Two all-reduces, O(K·D) and O(K·D²): the second sums products about the means of the first,
+    since Σxxᵀ/n - μμᵀ cancels for features far from 0 and may lose positive semi-definiteness.
+    The covariance of a class with one row is 0; without rows its mean is 0 too.
     """
     rows = rows.double()
     (first,) = class_sums((rows, labels), num_classes=num_classes)
@@ -55,8 +54,10 @@ def class_moments(rows: Tensor, labels: Tensor, *, num_classes: int) -> ClassMom
 
 @torch.no_grad()
 def standardised(rows: Tensor, kind: Literal["none", "center", "zscore"]) -> Tensor:
-    """``rows [n, D]`` in float64 with the mean of all ranks' rows taken away (``center``), and
-    divided by each feature's standard deviation too (``zscore``); a constant feature becomes 0."""
+    """``rows [n, D]`` in float64, standardised by the statistics of all ranks' rows.
+
+    ``center`` subtracts the mean; ``zscore`` also divides by each feature's standard deviation. A
+    constant feature becomes 0."""
     rows = rows.double()
     if kind == "none":
         return rows

@@ -29,8 +29,8 @@ class PseudoLabels(nn.Module):
     def update(self, samples: Tensor, labels: Tensor, size: int) -> Tensor:
         """Store the labels ``[n]`` of this rank's ``samples [n]``, in [0, ``size``).
 
-        Returns the share of the global batch's samples with an earlier label that kept it: the
-        agreement between successive passes, a scalar in [0, 1]; 1 where none has an earlier one.
+        Returns the agreement between successive passes, a scalar in [0, 1]: of the global batch's
+        samples with an earlier label, the share that kept it; 1 where none has an earlier label.
         """
         self.resize(size)
         rows = all_gather_rows(torch.stack([samples, labels], 1))

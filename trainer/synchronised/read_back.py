@@ -1,4 +1,4 @@
-"""Numbers from a GPU to the host without a pause in its work."""
+"""Reading numbers back from a GPU without a pause in its work."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor
 class ReadBack:
     """The values of a tensor, on their way since construction.
 
-    On a GPU the copy queues behind the work that makes the values and needs nobody's attention;
-    :meth:`tolist` waits for it alone, not for what was queued afterwards.
+    On a GPU the copy is queued behind the work that computes the values. :meth:`tolist` waits for
+    the copy only, not for work that was queued later.
     """
 
     def __init__(self, values: Tensor) -> None:
@@ -18,7 +18,7 @@ class ReadBack:
         if values.is_cuda:
             self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
             self._values.copy_(values, non_blocking=True)
-            self._arrived = torch.cuda.Event(blocking=True)  # who waits for it sleeps
+            self._arrived = torch.cuda.Event(blocking=True)  # the thread that waits for it sleeps
             self._arrived.record()
 
     def tolist(self) -> list[float]:

@@ -1,7 +1,7 @@
-"""Scores of a run on its way, by a metric and by criteria without labels.
+"""Scores of a run during training, by a metric and by criteria without labels.
 
 May import: dataio, trainer.choosing, trainer.config, trainer.extraction, trainer.inputs,
-trainer.methods, trainer.runs, trainer.sections, trainer.synchronised, evalsuite.
+trainer.methods, trainer.runs, trainer.sections, trainer.synchronised, trainer.watching, evalsuite.
 """
 
 from trainer.validation.validation import Validation, require_scorable

@@ -25,8 +25,8 @@ from trainer.synchronised import collectives
 
 @dataclass(frozen=True)
 class StreamLogits:
-    """Class logits ``[N, K]`` of a whole stream in its order, and its labels ``[N]``; all -1 where
-    they are hidden."""
+    """Class logits ``[N, K]`` and labels ``[N]`` of a whole stream in its order; hidden labels are
+    -1."""
 
     logits: Tensor
     labels: Tensor
@@ -80,8 +80,8 @@ def whole_logits(
 ) -> StreamLogits:
     """Class logits of a whole stream, on every rank; called by all of them.
 
-    The caller puts ``method`` into evaluation mode and turns gradients off. N·K numbers on every
-    rank.
+    The caller puts ``method`` into evaluation mode and turns gradients off. Every rank holds N·K
+    numbers.
 
     Args:
         batch: samples per forward pass, over all ranks.

@@ -1,16 +1,17 @@
-"""Scores of a run on its way: they choose among checkpoints and train nothing.
+"""Scores of a run during training; they choose among checkpoints and do not change the training.
 
 At every due step all ranks embed queries and gallery of the validation split, rank 0 scores them
-exactly, and all ranks learn the scores. Labels of the split are read. Where it belongs to the
-target domain, a checkpoint chosen by these scores is an oracle's choice; ``validation.criterion``
-adds a score that needs no label of the target (:mod:`trainer.validation.criterion_scores`).
-Training goes on as if nothing had happened: no random number is drawn and no statistic changes.
+exactly, and all ranks get the scores. This uses labels of the split. Where the split belongs to the
+target domain, a checkpoint chosen by these scores is an oracle's choice. ``validation.criterion``
+adds a score without labels of the target (:mod:`trainer.validation.criterion_scores`). Training is
+not affected: no random number is drawn and no statistic changes.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from trainer.config import ConfigError
 from trainer.extraction import embed_whole
 from trainer.inputs import OpenData
 from trainer.methods import METHODS, Method
-from trainer.runs import StepLog
+from trainer.runs import Checkpoint, StepLog, comparable_scores, drop_records
 from trainer.sections import Selection
 from trainer.synchronised import collectives
 from trainer.validation.criterion_scores import (
@@ -34,6 +35,7 @@ from trainer.validation.criterion_scores import (
     criterion_sources,
     whole_logits,
 )
+from trainer.watching import Observer, PhaseClock, ReadCounts
 
 SIDES = ("queries", "gallery")
 Scores = dict[str, float]
@@ -47,7 +49,7 @@ def require_scorable(data: OpenData) -> None:
 
 
 def validation_sources(data: OpenData) -> dict[str, StreamSource]:
-    """Queries and gallery that are scored on the way; none where ``validation.every`` or
+    """Queries and gallery that are scored during training; none where ``validation.every`` or
     ``validation.metric`` is null.
 
     Raises:
@@ -77,13 +79,14 @@ def _source(data: OpenData, side: str) -> StreamSource:
     return data.evaluation_source(selection)
 
 
-class Validation:
-    """When a run is scored, and what it scored last; every rank has one.
+class Validation(Observer):
+    """Scores a run before its state is saved, and knows the last scores; every rank has one.
 
     Args:
         log: file that rank 0 appends the scores to, a JSON object a line.
+        method: what is scored.
+        evaluating: the block in which it can be scored: evaluation mode, no gradient.
         device, dtype: of the pixels.
-        beat: called whenever a part of the work is done.
     """
 
     def __init__(
@@ -91,33 +94,50 @@ class Validation:
         data: OpenData,
         log: Path,
         *,
+        method: Method,
+        evaluating: Callable[[], AbstractContextManager[None]],
         device: torch.device,
         dtype: torch.dtype,
-        beat: Callable[[], None],
+        clock: PhaseClock,
     ) -> None:
-        self.config, self.log, self.beat = data.config, log, beat
+        self.config, self.log, self.clock = data.config, log, clock
+        self.method, self.evaluating = method, evaluating
         self.device, self.dtype = device, dtype
         self.sources = validation_sources(data)
         self.criterion_sources = criterion_sources(data)
         self._last: tuple[int, Scores] = (-1, {})
 
     def known(self, step: int) -> Scores:
-        """Scores of the state after ``step`` steps, as they stand in its checkpoint; may be none.
+        """Scores of the state after ``step`` steps for its checkpoint; may be none.
 
-        A method with a last fit is scored on its way too, but its checkpoints have no scores
-        before the fit: they hold another model.
+        A method with a last fit is scored during training too. But its checkpoints before the fit
+        hold another model and get no scores.
         """
         at, scores = self._last
         method = METHODS[self.config.method_name]
         fitted = step == self.config.training.steps or method.finish is Method.finish
         return scores if at == step and fitted else {}
 
-    def remember(self, step: int, scores: Mapping[str, float | None] | None) -> None:
-        """Take over the scores that a checkpoint of this run carries, if they are all there."""
+    def resumed(self, found: Checkpoint) -> None:
+        """Take over the scores that the checkpoint carries, if all that this run wants are there
+        and were computed under the same conditions."""
+        scores = comparable_scores(found.description, {"config": self.config.to_dict()})
         validation = self.config.validation
         wanted = {name for name in (validation.metric, validation.criterion) if name is not None}
         if scores and wanted <= scores.keys():  # JSON has null for NaN
-            self._last = (step, {k: math.nan if v is None else v for k, v in scores.items()})
+            known = {k: math.nan if v is None else v for k, v in scores.items()}
+            self._last = (found.step, known)
+
+    def started(self, step: int, loader: ReadCounts) -> None:
+        """Remove the scores of steps that are trained again."""
+        if collectives.rank() == 0 and self.log.exists():
+            drop_records(self.log, from_step=step + 1)
+
+    def saving(self, step: int, *, last: bool) -> None:
+        """Score the state that is to be saved, where that is due."""
+        if self.due(step):
+            with self.clock.phase("validation"), self.evaluating():
+                self.score(self.method, step=step)
 
     def due(self, step: int) -> bool:
         """Whether the state after ``step`` steps is to be scored and has not been yet."""
@@ -134,7 +154,7 @@ class Validation:
             "batch": self.config.evaluation.batch,
             "dtype": self.dtype,
             "device": self.device,
-            "on_part": self.beat,
+            "on_part": self.clock.beat,
         }
         vectors = {side: embed_whole(method, s, **options) for side, s in self.sources.items()}
         sources = self.criterion_sources.items()
@@ -158,15 +178,19 @@ class Validation:
         )
         if criterion is not None:
             scores[criterion] = criterion_score(criterion, logits.values())
-            self.beat()
+            self.clock.beat()
         return scores
 
     def _scored(self, vectors: Mapping[str, Tensor]) -> Scores:
         queries, gallery = (_embeddings(self.sources[side], vectors[side]) for side in SIDES)
         options = self.config.evaluation.model_dump(exclude={"batch"})
-        # A diverging network scores badly; whether it is an error, its losses will tell.
+        # Not an error here: a diverging network scores badly, and the finite check stops it.
         found = evaluate(
-            queries, gallery, nan_policy="last", progress=lambda done, of: self.beat(), **options
+            queries,
+            gallery,
+            nan_policy="last",
+            progress=lambda done, of: self.clock.beat(),
+            **options,
         )
         return dict(found.headline)
 

@@ -1,13 +1,15 @@
-"""What is watched while a run trains: its clock, losses that are not finite, hangs, and what the
-run says of itself right now.
+"""The observers of a training run and their interface: clock, finite check, log, telemetry and
+checkpoints; and the watchdog, which ends a process that hangs.
 
-May import: dataio, trainer.methods, trainer.runs, trainer.synchronised.
+May import: dataio, trainer.config, trainer.methods, trainer.runs, trainer.synchronised.
 """
 
-from trainer.watching.finite import FiniteCheck, NonFiniteError, Origin
+from trainer.watching.checkpoints import Checkpoints
+from trainer.watching.finite import FiniteCheck, NonFiniteError
+from trainer.watching.observer import Observer, Observers, Origin, ReadCounts
 from trainer.watching.phase_clock import OTHER, START, PhaseClock, shares
-from trainer.watching.step_times import STEP_BUCKETS
-from trainer.watching.telemetry import FORMAT, Live
+from trainer.watching.telemetry import FORMAT, STEP_BUCKETS, Telemetry
+from trainer.watching.training_log import OnRecord, TrainingLog, step_record
 from trainer.watching.watchdog import HANGS, HEAD_START_SECONDS, WAITING, WRITE_SECONDS, watching
 
 __all__ = [
@@ -19,11 +21,18 @@ __all__ = [
     "STEP_BUCKETS",
     "WAITING",
     "WRITE_SECONDS",
+    "Checkpoints",
     "FiniteCheck",
-    "Live",
     "NonFiniteError",
+    "Observer",
+    "Observers",
+    "OnRecord",
     "Origin",
     "PhaseClock",
+    "ReadCounts",
+    "Telemetry",
+    "TrainingLog",
     "shares",
+    "step_record",
     "watching",
 ]

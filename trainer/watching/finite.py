@@ -1,9 +1,9 @@
-"""Losses and gradients that are not finite: every rank stops, and the message says where it began.
+"""Stops all ranks at a loss or gradient that is NaN or infinite, and says where it came from.
 
-What is looked at, loss terms and the norm of the averaged gradient, is global, so all ranks decide
-alike. On a GPU nothing waits for it: the numbers are copied while the work goes on, and looked at
-before the next update changes a parameter. An update with a non-finite gradient changes none
-itself, so the state is still the one that the numbers came from.
+Loss terms and the norm of the averaged gradient are global, so all ranks decide alike. On a GPU
+nothing waits for the check: the numbers are copied while the work goes on, and checked before the
+next update changes a parameter. An update with a non-finite gradient changes no parameter itself.
+So when the check fails, the state is still the one that the numbers came from.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.methods import Domain, Losses, Method, Now, Update
+from trainer.methods import Domain, Losses, Method, Update
 from trainer.synchronised import ReadBack, collectives
+from trainer.watching.observer import Observer, Origin
 
 _SHOWN = 8
 _NORM = "gradient norm"
@@ -30,18 +31,11 @@ class NonFiniteError(ValueError):
 
 
 @dataclass(frozen=True)
-class Origin:
-    """What losses were computed from; ``batch`` makes this rank's part of it once more."""
-
-    now: Now
-    update: Update
-    batch: Callable[[], Batch]
-
-
-@dataclass(frozen=True)
 class _Scalar:
-    """A number to look at, and the batches that it came from: more than one for the gradient of
-    accumulated batches."""
+    """A number to check, and the batches that it came from.
+
+    The gradient of accumulated batches came from several.
+    """
 
     name: str
     value: Tensor
@@ -56,16 +50,16 @@ class _Pending:
     values: ReadBack
 
 
-class FiniteCheck:
-    """Looks at every update's loss terms and gradient norm; raises on all ranks together.
+class FiniteCheck(Observer):
+    """Checks every update's loss terms and gradient norm; raises on all ranks together.
 
     Args:
         method: the bare method, not an engine's wrapper.
         learning: the engine's block in which only an update's parameters learn.
         whole_weights: the engine's block in which weights can be used.
-        sharded: whether an engine spreads the weights, so that gradients cannot be computed again
-            without it; the message then names neither rank nor term of a gradient.
-        delayed: whether numbers are looked at one update later; for GPUs.
+        sharded: whether an engine spreads the weights over ranks. Gradients can then not be
+            computed again without it, and the message names neither rank nor term of a gradient.
+        delayed: whether numbers are checked one update later; for GPUs.
     """
 
     def __init__(
@@ -83,42 +77,48 @@ class FiniteCheck:
         self._terms: list[_Scalar] = []
         self._pending: _Pending | None = None
 
-    def terms(self, terms: Mapping[str, Tensor], origin: Origin) -> None:
-        """Before the backward pass of a batch: its loss terms, scalars."""
+    def losses_known(self, terms: Mapping[str, Tensor], origin: Origin) -> None:
+        """Check the loss terms, or send them to be checked with the update's gradient norm."""
         self._origins.append(origin)
         scalars = [_Scalar(name, value.detach(), (origin,)) for name, value in terms.items()]
         if self._delayed:
             self._terms += scalars
         else:
-            self._look(_sent(scalars))
+            self._check(_sent(scalars))
 
-    def norm(self, norm: Tensor) -> None:
-        """After an update: the norm of the averaged gradient, a scalar."""
+    def updated(self, norm: Tensor) -> None:
+        """Check the gradient norm, or send it on its way to the next :meth:`settle`."""
         scalars = [*self._terms, _Scalar(_NORM, norm.detach(), tuple(self._origins))]
         self._origins, self._terms = [], []
         if self._delayed:
-            assert self._pending is None, "flush() comes before every update"
+            assert self._pending is None, "settle() comes before every update"
             self._pending = _sent(scalars)
         else:
-            self._look(_sent(scalars))
+            self._check(_sent(scalars))
 
-    def flush(self) -> None:
-        """Look at what has not been looked at yet; before the state changes, is judged or saved.
+    def settle(self) -> None:
+        """Check what has not been checked yet; before the state changes, is scored or saved.
 
         Raises:
             NonFiniteError: on every rank, the same text.
         """
         pending, self._pending = self._pending, None
         if pending is not None:
-            self._look(pending)
+            self._check(pending)
 
-    def _look(self, pending: _Pending) -> None:
+    def saving(self, step: int, *, last: bool) -> None:
+        self.settle()
+
+    def steps_ended(self) -> None:
+        self.settle()
+
+    def _check(self, pending: _Pending) -> None:
         for scalar, value in zip(pending.scalars, pending.values.tolist(), strict=True):
             if not math.isfinite(value):
                 raise NonFiniteError(self._message(scalar, value))
 
     def _message(self, scalar: _Scalar, value: float) -> str:
-        """The same on every rank; all have to call it."""
+        """The same text on every rank; called by all of them."""
         traced = scalar.name == _NORM and not self._sharded
         step, cause, keys = scalar.origins[-1].now.step, "", []
         for origin in scalar.origins:
@@ -140,7 +140,7 @@ class FiniteCheck:
     def _broken_term(self, batch: Batch, origin: Origin) -> str | None:
         """The first loss term whose gradient on this rank is not finite, before any averaging.
 
-        Every rank has to call it: the losses hold collectives, forwards and backwards.
+        Called by all ranks: forward and backward pass of the losses hold collectives.
         """
         broken: str | None = None
         with self._learning(origin.update):
@@ -158,8 +158,8 @@ class FiniteCheck:
 
     @torch.no_grad()
     def _suspects(self, batch: Batch) -> list[str]:
-        """Keys of this rank's samples whose pixels or embedding are not finite; all its keys if
-        there is none."""
+        """Keys of this rank's samples whose embedding is not finite, or all its keys where each
+        embedding is finite."""
         suspects: list[str] = []
         with self._whole_weights():
             for domain in batch.values():

@@ -1,8 +1,8 @@
-"""Where the time of a run goes: seconds by phase that add up to the wall clock.
+"""How much time a run spends in each phase: seconds that add up to the wall clock.
 
-Phases are host times. Work on a GPU is asynchronous: a phase holds what the host spends and waits
-for in it, and the wait for a kernel falls into the phase that first reads a result of it. Nothing
-is synchronised for the clock's sake. ``forward`` holds a method's networks and losses together.
+Phases are host times. Work on a GPU is asynchronous: a phase is the time that the host spends in
+it, and the wait for a kernel falls into the phase that first reads a result of it. The clock never
+synchronises a GPU. ``forward`` is a method's networks and losses together.
 """
 
 from __future__ import annotations
@@ -12,22 +12,28 @@ import time
 from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
+
+from trainer.watching.observer import Observer
 
 START, OTHER = "start", "other"
 
 
-class PhaseClock:
+class PhaseClock(Observer):
     """Every moment since construction belongs to exactly one phase.
 
-    An inner phase pauses the outer one. Outside all phases it is ``other``; until
-    :meth:`end_start` everything is ``start``. The clock follows the thread that made it: phases
-    that other threads enter (a writer, the autograd thread of a GPU) are not counted, because the
-    time of this thread passes anyway, in the phase in which it waits.
+    An inner phase pauses the outer one. Time outside all phases is ``other``; until
+    :meth:`end_start` all time is ``start``. The clock follows the thread that made it. Phases that
+    other threads enter (a writer, the autograd thread of a GPU) are not counted: meanwhile the time
+    of this thread passes too, in the phase in which it waits.
 
     Other threads may read :attr:`beats`, :attr:`innermost` and :meth:`entered` at any time, to see
     whether and where this one makes progress.
+
+    Attributes:
+        step_seconds: how long the last step took.
 
     Args:
         now: seconds that never go back.
@@ -40,6 +46,7 @@ class PhaseClock:
         self._entered: dict[str, int] = {}
         self.beats = 0
         self._steps = array("d")
+        self.step_seconds = 0.0
         self._begin = self._since = self._step_begin = now()
 
     @property
@@ -58,16 +65,16 @@ class PhaseClock:
         return self._now() - self._begin
 
     def beat(self) -> None:
-        """A sign of progress inside a long phase; every change of phase is one too."""
+        """Show progress inside a long phase. Every change of phase shows progress too."""
         self.beats += 1
 
     def entered(self, name: str) -> int:
-        """How often phase ``name`` has begun."""
+        """How often phase ``name`` was entered."""
         return self._entered.get(name, 0)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Time inside the block is ``name``'s, but for phases inside it; may raise, may nest."""
+        """Count the time of the block for ``name``, except that of phases inside it."""
         if threading.get_ident() != self._thread:
             yield
             return
@@ -81,17 +88,25 @@ class PhaseClock:
             self._stack.pop()
 
     def end_start(self) -> None:
-        """Start-up is over and the first step begins; later calls do nothing."""
+        """Start-up has ended and the first step begins; later calls do nothing."""
         if self._stack[0] == START:
             self._charge()
             self._stack[0], self._step_begin = OTHER, self._since
 
-    def end_step(self) -> float:
-        """A step is over and the next one begins; returns the seconds that it took."""
+    def end_step(self) -> None:
+        """A step has ended and the next one begins."""
         now = self._now()
-        self._steps.append(now - self._step_begin)
-        self._step_begin = now
-        return self._steps[-1]
+        self.step_seconds, self._step_begin = now - self._step_begin, now
+        self._steps.append(self.step_seconds)
+
+    def step_begins(self) -> None:
+        self.end_start()
+
+    def stepped(self, step: int, batch: Mapping[str, Any], *, logged: bool) -> None:
+        self.end_step()
+
+    def steps_ended(self) -> None:
+        self.end_start()  # a run that was continued at its end had no step
 
     def seconds_in(self, names: Collection[str]) -> float:
         """Seconds of these phases together, as of the last change of phase."""
@@ -109,7 +124,7 @@ class PhaseClock:
         """``count`` of steps, their ``mean_seconds`` and ``p95_seconds``, steps ``per_second``;
         the count alone when there was none.
 
-        A step lasts to the end of what comes with it: log, checkpoint, round. The wait for the
+        A step includes its log record, its checkpoint and the start of a round. The wait for the
         first batch belongs to start-up.
         """
         if not self._steps:

@@ -1,21 +1,20 @@
-"""Ends a process that makes no progress any more, once it has written down where it hangs.
+"""Ends a process that makes no more progress, after writing down where it hangs.
 
 A deadlock, a disk that does not answer or a stopped process holds up all ranks, since each waits
-for the slowest in the next collective. What restarts a group (Ray Train, ``torchrun``) notices a
-dead process at once and a hung one never. So each rank watches itself: after ``watchdog_seconds``
-without a change of phase or a :meth:`~trainer.watching.phase_clock.PhaseClock.beat` it writes a
-report,
-gives the other ranks a moment to write theirs, and exits with :data:`HUNG`. A rank that sees a
-report of another one writes its own, so the reports of one hang tell who waited for whom; a rank
-without a report was stopped, or its node is gone. A rank that is at work (rank 0 may score or write
-alone) withdraws the reports of those who wait for it instead, and they wait on, for
-``timeout_seconds`` at most.
+for the slowest in the next collective. A launcher (Ray Train, ``torchrun``) notices a dead process
+at once, but never a hung one. So each rank watches itself. After ``watchdog_seconds`` without a
+change of phase or a :meth:`~trainer.watching.phase_clock.PhaseClock.beat` it writes a report, gives
+the other ranks a moment to write theirs, and exits with :data:`HUNG`. A rank that sees a report of
+another rank writes its own, so the reports of one hang show which rank waited for which. A rank
+without a report was stopped, or its node is gone. A rank that is at work, such as rank 0 while it
+scores or writes alone, instead withdraws the reports of ranks that wait for it. These go on
+waiting, for ``timeout_seconds`` at most.
 
 Reports are pairs of files in ``<run>/hangs``: the stacks of all threads in ``NAME.txt`` and,
-written last, what :meth:`Watchdog.facts` says in ``NAME.json``. The limit is the same in start-up
-and in every phase. A single call (a download, a compilation, a shard fetched from far away) must
-take less than the limit; loops over parts of a data set beat once a part. A call that keeps the
-interpreter's lock stops this thread too: the other ranks then have no report of that rank.
+written last, :meth:`Watchdog.facts` in ``NAME.json``. The limit is the same during start-up and in
+every phase. A single call (a download, a compilation, fetching a remote shard) must take less than
+the limit. Loops over parts of a data set beat once for each part. A call that keeps the
+interpreter's lock stops this thread too, and that rank writes no report.
 """
 
 from __future__ import annotations
@@ -39,11 +38,12 @@ from trainer.watching.phase_clock import PhaseClock
 log = logging.getLogger(__name__)
 HUNG = 75  # exit code: EX_TEMPFAIL, "try again later"
 HANGS = "hangs"  # folder of the reports inside the run folder
-KEPT = 20  # newest reports that are kept; those of the newest two hangs in large groups
+KEPT = 20  # newest reports that are kept; in large groups those of the newest two hangs
 LOOKS_SECONDS = 1.0  # longest pause between two looks at the clock and for other ranks' reports
 HEAD_START_SECONDS = 5.0  # longest wait for the reports of the other ranks
-WRITE_SECONDS = 10.0  # longest wait for the own report: the disk may be what hangs
-WAITING = ("collectives", "backward")  # for other ranks: engines average gradients in the latter
+WRITE_SECONDS = 10.0  # longest wait for this rank's own report: it may be the disk that hangs
+# The phases in which a rank waits for others: engines average gradients in backward.
+WAITING = ("collectives", "backward")
 _SHOW_CURSOR = b"\x1b[?25h"  # a progress bar has hidden it
 
 
@@ -51,12 +51,12 @@ _SHOW_CURSOR = b"\x1b[?25h"  # a progress bar has hidden it
 def watching(
     clock: PhaseClock, run: Path, *, limit_seconds: float | None, step: Callable[[], int | None]
 ) -> Iterator[None]:
-    """This rank is watched in the block; ``None`` as the limit watches nothing.
+    """Watch this rank during the block; nothing is watched where the limit is None.
 
     Args:
         clock: of the thread that is watched.
         run: the run folder.
-        step: the step that the thread is at, ``None`` before there is one.
+        step: returns the current step of the thread, None before there is one.
     """
     if limit_seconds is None:
         yield
@@ -70,9 +70,9 @@ def watching(
 
 
 class Watchdog:
-    """Two threads: one looks at the clock and touches no file, one reads and writes reports.
+    """Two threads: one looks at the clock and never at a file, the other reads and writes reports.
 
-    The first ends the process even if the second is stuck on the disk that hangs.
+    So the first can end the process even if the second waits for a disk that hangs.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Watchdog:
         self._pause_seconds = min(LOOKS_SECONDS, limit_seconds / 4)
         self._stalled_seconds = 0.0
         self._over, self._hung = threading.Event(), threading.Event()
-        self._decided = threading.Event()  # the report of a hang is out, or was withdrawn
+        self._decided = threading.Event()  # the report of a hang is written, or was withdrawn
         self._threads = [
             threading.Thread(target=self._look, daemon=True, name="watchdog"),
             threading.Thread(target=self._report, daemon=True, name="watchdog-reports"),
@@ -100,7 +100,7 @@ class Watchdog:
             thread.start()
 
     def stop(self) -> None:
-        """The watched work is done; a report that is being written is not waited for."""
+        """The watched work has ended. A report that is being written now is not waited for."""
         self._over.set()
         for event in (self._hung, self._decided):
             event.set()
@@ -108,10 +108,10 @@ class Watchdog:
             thread.join(timeout=LOOKS_SECONDS)
 
     def facts(self) -> dict[str, Any]:
-        """Where this rank is: what ``NAME.json`` holds besides the name of the stacks' file.
+        """Where this rank is: the content of ``NAME.json`` without the name of the file of stacks.
 
-        ``collectives`` counts those that were entered. All ranks enter the same ones in the same
-        order, so the rank that the others wait for is behind in (step, collectives).
+        ``collectives`` is the number of collectives entered. All ranks enter the same ones in the
+        same order, so the rank that the others wait for has the smallest (step, collectives).
         """
         return {
             "rank": self._rank,
@@ -129,7 +129,7 @@ class Watchdog:
         beats, before = -1, time.monotonic()
         while not self._over.wait(self._pause_seconds):
             now = time.monotonic()
-            # At most two pauses a look: a process that was suspended and goes on has not hung.
+            # At most two pauses: a process that was suspended and then resumed has not hung.
             passed, before = min(now - before, 2 * self._pause_seconds), now
             if self._clock.beats != beats:
                 beats, self._stalled_seconds = self._clock.beats, 0.0
@@ -147,7 +147,7 @@ class Watchdog:
                 self._stalled_seconds = 0.0
 
     def _report(self) -> None:
-        """Write a report when this rank hangs, or another one that this one does not reassure."""
+        """Write a report when this rank hangs, or another one that does not just wait for it."""
         known, mine = self._reports(), ""
         while not self._over.is_set():
             hung = self._hung.wait(self._pause_seconds)
@@ -171,7 +171,7 @@ class Watchdog:
         return recently and self._clock.innermost not in WAITING
 
     def _reassured(self, name: str) -> bool:
-        """Withdraw another rank's report if that rank only waits; others stand."""
+        """Withdraw another rank's report if that rank only waits; returns whether it did."""
         report = self._folder / name
         try:
             waits = json.loads(report.read_text())["phase"] in WAITING
@@ -183,7 +183,7 @@ class Watchdog:
         return waits
 
     def _is_confirmed(self, mine: str, known: set[str]) -> bool:
-        """False once another rank has withdrawn this one's report; waits for all reports."""
+        """Wait for all ranks' reports; False if another rank has withdrawn this one's meanwhile."""
         end_seconds = time.monotonic() + HEAD_START_SECONDS
         while time.monotonic() < end_seconds and not self._over.is_set():
             if mine and self._is_gone(mine):
@@ -205,11 +205,11 @@ class Watchdog:
     def _reports(self) -> set[str]:
         try:
             return {name for name in os.listdir(self._folder) if name.endswith(".json")}
-        except OSError:  # there is none yet, mostly
+        except OSError:  # mostly because there is no report yet
             return set()
 
     def _write(self) -> str:
-        """Name of this rank's report, empty if it cannot be written."""
+        """Write this rank's report; returns its name, empty if it cannot be written."""
         facts = self.facts()
         name = f"{facts['time'].partition('+')[0].replace(':', '')}-rank-{self._rank}"
         stacks, report = (self._folder / f"{name}.{suffix}" for suffix in ("txt", "json"))
@@ -230,7 +230,7 @@ class Watchdog:
                 file.unlink(missing_ok=True)
 
     def _say(self, mine: str) -> None:
-        """To stderr itself: the thread that hangs may hold the lock of ``sys.stderr``."""
+        """Write to the file descriptor: the hung thread may hold the lock of ``sys.stderr``."""
         facts = self.facts()
         at = "" if facts["step"] is None else f" at step {facts['step']}"
         rank = f"rank {self._rank} " if self._world_size > 1 else ""

@@ -26,7 +26,7 @@ from cluster.monitoring.run_metrics import (
 from trainer.config import RunConfig, parse_config
 from trainer.runs.attempt import Attempt, take_attempt
 from trainer.runs.run_folder import RunFolder
-from trainer.watching.step_times import StepHistogram
+from trainer.watching.telemetry import StepHistogram
 
 BROKEN = ["", "{", "[]", "\0", '{"format": 2, "attempt": 9}', '{"format": 1}']
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]

@@ -9,7 +9,7 @@ from tests.trainer.methods.test_methods import SIDE, local_batch
 from trainer.building import build_method
 from trainer.config import parse_config
 from trainer.engines.data_parallel import DataParallel
-from trainer.engines.memory_layout import set_layout
+from trainer.engines.trunk_setup import set_layout
 from trainer.methods import Now
 from trainer.runs.checkpoint_writer import snapshot
 from trainer.sections import OptimizerConfig

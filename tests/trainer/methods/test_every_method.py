@@ -95,7 +95,7 @@ def test_bf16_keeps_losses_and_weights_in_full_precision(benchmark, tmp_path, na
 def test_the_walk_covers_each_sample_once_and_hides_target_labels(benchmark, tmp_path):
     trainer = Trainer(small(benchmark, "dann"), RunFolder(tmp_path), device=torch.device("cpu"))
     for stream, labelled in (("source_images", True), ("target_shapes", False)):
-        parts = list(trainer._walk(stream))
+        parts = list(trainer.rounds.walk(stream))
         samples = torch.cat([p.samples for p in parts])
         assert samples.tolist() == list(range(parts[0].size))
         labels = torch.cat([p.labels for p in parts])

@@ -19,11 +19,10 @@ from trainer.building import build_method
 from trainer.config import parse_config
 from trainer.methods import Domain, Now
 from trainer.methods.coral import Coral, CoralConfig
-from trainer.methods.fitted_state import FittedState
 from trainer.methods.gfk import Gfk, GfkConfig
 from trainer.methods.jgsa import Jgsa, JgsaConfig
 from trainer.methods.meda import Meda, MedaConfig
-from trainer.methods.shallow import ShallowMethod
+from trainer.methods.shallow import FittedState, ShallowMethod
 from trainer.networks.options import NetworkConfig
 from trainer.shallow import fit_coral, fit_gfk
 from trainer.shallow.discrepancy import nearest_labels

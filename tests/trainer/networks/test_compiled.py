@@ -14,7 +14,7 @@ from tests.spawn import run_processes
 from tests.trainer.networks.test_micro_batches import network, pictures, step
 from trainer.building import build_method
 from trainer.config import ConfigError, RunConfig, parse_config
-from trainer.engines.trunk_passes import set_passes
+from trainer.engines.trunk_setup import set_passes
 from trainer.inputs.open_data import OpenData
 from trainer.loop import train
 from trainer.runs.checkpoint import newest_checkpoint

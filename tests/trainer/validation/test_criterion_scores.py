@@ -125,8 +125,8 @@ def test_without_a_metric_no_label_of_the_target_has_an_effect(benchmark, monkey
         trainer = Trainer(config, RunFolder(tmp_path / name), device=CPU)
         trainer.folder.path.mkdir(exist_ok=True)
         with torch.no_grad():
-            trainer.validation.score(trainer.method.eval(), step=2)
-        return trainer.validation.known(2)
+            trainer.observers.validation.score(trainer.method.eval(), step=2)
+        return trainer.observers.validation.known(2)
 
     before = scored("as-they-are")
     assert before.keys() == {"im"}
@@ -177,9 +177,8 @@ def test_scores_by_another_criterion_are_made_up_for(benchmark, tmp_path):
     for criterion, more in (("im", {}), ("snd", {}), (None, {}), (None, {"split": "test"})):
         config = small(benchmark, "source-only", criterion, validation=more)
         trainer = Trainer(config, folder, device=CPU)
-        due[criterion, more.get("split", "val")] = trainer.validation.due(4)
-        assert trainer.writer is not None
-        trainer.writer.close()
+        due[criterion, more.get("split", "val")] = trainer.observers.validation.due(4)
+        trainer.observers.checkpoints.close()
     assert due == {
         ("im", "val"): False,
         ("snd", "val"): True,

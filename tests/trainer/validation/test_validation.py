@@ -71,10 +71,10 @@ def on_rank(rank: int, world_size: int, root: Path, out: Path) -> Any:
     with torch.no_grad():
         sides = {
             side: embed_whole(method, source, batch=7, on_part=lambda: None, **options).numpy()
-            for side, source in trainer.validation.sources.items()
+            for side, source in trainer.observers.validation.sources.items()
         }
-        trainer.validation.score(method, step=2)
-    return sides, trainer.validation.known(2), calls
+        trainer.observers.validation.score(method, step=2)
+    return sides, trainer.observers.validation.known(2), calls
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
@@ -169,8 +169,8 @@ def test_a_diverged_network_scores_badly_and_stops_nothing(benchmark, tmp_path):
     with torch.no_grad():
         for parameter in trainer.method.parameters():
             parameter.fill_(torch.nan)
-        trainer.validation.score(trainer.method.eval(), step=2)
-    assert trainer.validation.known(2)["NN"] == 0.0
+        trainer.observers.validation.score(trainer.method.eval(), step=2)
+    assert trainer.observers.validation.known(2)["NN"] == 0.0
 
 
 def failure_on_rank(rank: int, world_size: int, root: Path, out: Path) -> str:

@@ -18,7 +18,8 @@ from trainer.loop import Trainer
 from trainer.methods import Domain, Now
 from trainer.runs.checkpoint import newest_checkpoint
 from trainer.runs.run_folder import RunFolder
-from trainer.watching.finite import FiniteCheck, NonFiniteError, Origin
+from trainer.watching.finite import FiniteCheck, NonFiniteError
+from trainer.watching.observer import Origin
 
 STEP = 3
 
@@ -112,7 +113,7 @@ def test_a_sample_that_is_not_finite_is_named_alone(benchmark, tmp_path):
     with pytest.raises(
         NonFiniteError, match=r"^step 7: classification is nan; samples: b; lower optimizer"
     ):
-        trainer.finite.terms({"classification": torch.tensor(torch.nan)}, origin)
+        trainer.observers.finite.losses_known({"classification": torch.tensor(torch.nan)}, origin)
 
 
 def delayed(kind: str = "sgd", **options):
@@ -144,12 +145,12 @@ def update(method: nn.Module, strategy: DataParallel, check: FiniteCheck, *, ste
         total = losses.total
         if bad == "term":
             losses.terms["classification"] = total = total * torch.nan
-        check.terms(losses.terms, Origin(now, this, lambda: batch))
+        check.losses_known(losses.terms, Origin(now, this, lambda: batch))
         strategy.backward(Poison.apply(total) if bad == "gradient" else total)
-    check.flush()
+    check.settle()
     norm = strategy.step(factor=1.0)
     assert norm is not None
-    check.norm(norm)
+    check.updated(norm)
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adam"])
@@ -174,14 +175,14 @@ def optimizer_state(strategy: DataParallel):
     return strategy.state_dict()["optimizer"].items()
 
 
-def test_flush_looks_at_what_is_pending():
+def test_settling_checks_what_is_pending():
     method, strategy, check = delayed()
     update(method, strategy, check, step=0)
-    check.flush()
+    check.settle()
     update(method, strategy, check, step=1, bad="gradient")
     with pytest.raises(NonFiniteError, match=r"^step 1: gradient norm"):
-        check.flush()
-    check.flush()  # it is said once
+        check.settle()
+    check.settle()  # it is said once
 
 
 def test_a_delayed_run_saves_nothing_that_is_not_finite(benchmark, tmp_path):
@@ -190,7 +191,7 @@ def test_a_delayed_run_saves_nothing_that_is_not_finite(benchmark, tmp_path):
     folder.claim(config, fingerprint=OpenData(config).fingerprint)
     trainer = Trainer(config, folder, device=torch.device("cpu"))
     trainer.rank = 0
-    trainer.finite = FiniteCheck(trainer.method, learning=trainer.strategy.only, delayed=True)
+    trainer.observers.finite._delayed = True  # as on a GPU
     poison(trainer, rank=0, once=False)
     with pytest.raises(NonFiniteError, match=f"step {STEP}: "):
         trainer.run()
@@ -221,7 +222,9 @@ def test_accumulated_batches_are_searched_in_turn():
         method.network.classify = (lambda f: Poison.apply(classify(f))) if bad else classify
         with strategy.only(this):
             losses = method(batch, Now(step, 0.1), this.name)
-            check.terms(losses.terms, Origin(Now(step, 0.1), this, lambda batch=batch: batch))
+            check.losses_known(
+                losses.terms, Origin(Now(step, 0.1), this, lambda batch=batch: batch)
+            )
             strategy.backward(losses.total)
         norm = strategy.step(factor=1.0)
         assert (norm is None) == (step == 4)
@@ -230,4 +233,4 @@ def test_accumulated_batches_are_searched_in_turn():
     method.network.classify = lambda f: next(heads)(f)
     assert norm is not None
     with pytest.raises(NonFiniteError, match=r"^step 4: gradient norm is nan, from.*: 4-0, 4-1"):
-        check.norm(norm)
+        check.updated(norm)

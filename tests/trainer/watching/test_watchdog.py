@@ -33,7 +33,7 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 import torch
-from trainer import collectives
+from trainer.synchronised import collectives
 from trainer.watching.phase_clock import PhaseClock
 from trainer.watching.watchdog import watching
 
@@ -247,7 +247,7 @@ def test_each_part_of_a_walk_is_progress(benchmark, tmp_path, monkeypatch):
     options = {"batch": 4, "rank": 0, "world_size": 1, "device": "cpu", "dtype": loop.torch.float32}
     parts = sum(1 for _ in walk_stream(trainer.sources[stream], **options))
     before = trainer.clock.beats
-    assert sum(1 for _ in trainer._walk(stream)) == parts > 1
+    assert sum(1 for _ in trainer.rounds.walk(stream)) == parts > 1
     assert trainer.clock.beats == before + parts
 
 

@@ -1,6 +1,6 @@
-"""How a run passes images through its trunks: in micro-batches, compiled; and when it cannot.
+"""How the trunks of a method are set up: memory layout, micro-batches and compiled passes.
 
-Every trunk of a method is set up, whether it has one or, as the sketch methods do, two.
+Every trunk of a method is set up; the sketch methods have two.
 """
 
 from __future__ import annotations
@@ -13,8 +13,34 @@ from trainer.networks import Backbone, CompilerError, require_compiler
 from trainer.synchronised import collectives
 
 
+def set_layout(
+    method: nn.Module, *, channels_last: bool | None, device: torch.device, weights: bool = True
+) -> None:
+    """Choose which axis of N×C×H×W varies fastest in memory, before an optimiser or engine sees it.
+
+    GPUs multiply faster with the channels last. The layout is not part of the results: values and
+    gradients differ by rounding only, and checkpoints are written in one layout. A trunk brings its
+    images into the layout itself, once views have become images and both streams one batch; its
+    layers keep the layout.
+
+    Args:
+        channels_last: None chooses channels last on a GPU and changes nothing on the CPU.
+        weights: whether weights are stored so too; not where an engine packs them itself.
+    """
+    if channels_last is None and device.type != "cuda":
+        return
+    layout = torch.contiguous_format if channels_last is False else torch.channels_last
+    for trunk in method.modules():
+        if isinstance(trunk, Backbone):
+            trunk.memory_format = layout
+            if weights:
+                trunk.to(memory_format=layout)  # pyright: ignore[reportCallIssue]
+
+
 def set_passes(method: nn.Module, config: RunConfig, *, device: torch.device) -> None:
-    """Set up every trunk of ``method`` as ``config.strategy`` says; the weights do not change.
+    """Let trunks work in micro-batches or compiled, as ``config.strategy`` says.
+
+    The weights do not change.
 
     Raises:
         ConfigError: ``torch.compile`` does not work on this machine, or not for this run.
@@ -38,8 +64,8 @@ def set_passes(method: nn.Module, config: RunConfig, *, device: torch.device) ->
 
 
 def _require_compiled_statistics(config: RunConfig) -> None:
-    """Ranks whose compiled code meets in other orders would wait for each other, or add up the
-    statistics of different layers."""
+    """Compiled code may reorder the collectives of different layers. Ranks would then wait for
+    each other for ever, or add up the statistics of different layers."""
     if config.network.batch_statistics and collectives.world_size() > 1:
         raise ConfigError(
             "strategy.compile: with network.batch_norm=global the workers add up statistics "
@@ -49,8 +75,9 @@ def _require_compiled_statistics(config: RunConfig) -> None:
 
 
 def _require_sound_code(config: RunConfig, device: torch.device) -> None:
-    """Code for the CPU gave alexnet-tv's convolutions zero gradients, without a word (torch 2.13,
-    float64, 63 and 224 pixels); of the others only tiny's was compared with the uncompiled."""
+    """Compiled code for the CPU silently gave the convolutions of alexnet-tv zero gradients
+    (torch 2.13, float64, 63 and 224 pixels). Of the other trunks only tiny was compared with its
+    uncompiled self."""
     if device.type == "cpu" and config.network.backbone != "tiny":
         raise ConfigError(
             f"strategy.compile: torch.compile's code for the CPU is not to be trusted with the "
@@ -60,7 +87,7 @@ def _require_sound_code(config: RunConfig, device: torch.device) -> None:
 
 
 def pass_refusals(config: RunConfig) -> list[str]:
-    """Why this run's trunks cannot be passed as configured: option, reason and remedy."""
+    """Why the trunks cannot be set up as configured; each names option, reason and remedy."""
     strategy, found = config.strategy, []
     if strategy.micro_batch is not None and config.network.batch_statistics:
         found.append(

@@ -22,10 +22,9 @@ from trainer.runs.attempt import Attempt
 from trainer.runs.checkpoint_writer import CheckpointWriter, Written
 from trainer.runs.retention import Retention
 from trainer.runs.run_folder import RunFolder
-from trainer.watching import telemetry as live_module
+from trainer.watching import telemetry as telemetry_module
 from trainer.watching.phase_clock import PhaseClock
-from trainer.watching.step_times import STEP_BUCKETS, StepHistogram
-from trainer.watching.telemetry import Live
+from trainer.watching.telemetry import STEP_BUCKETS, StepHistogram, Telemetry
 
 STEPS = 4
 
@@ -187,16 +186,14 @@ class Loader:
     read_bytes, held_bytes = 7, 11
 
 
-def live(path: Path, clock: PhaseClock, *, leader: bool = True) -> Live:
+def telemetry(path: Path, clock: PhaseClock, *, leader: bool = True) -> Telemetry:
     attempt = Attempt(path.with_name("run.json"), 3)
     writer = CheckpointWriter(path.parent, description={}, keep=Retention(last=1), attempt=attempt)
-    return Live(
-        path,
-        clock=clock,
-        loader=Loader(),
-        writer=writer if leader else None,
-        device=torch.device("cpu"),
+    found = Telemetry(
+        path, clock=clock, writer=writer if leader else None, device=torch.device("cpu")
     )
+    found.started(0, Loader())
+    return found
 
 
 def skewed(rank: int, world_size: int, out: Path) -> dict[str, Any] | None:
@@ -204,16 +201,19 @@ def skewed(rank: int, world_size: int, out: Path) -> dict[str, Any] | None:
     now = [0.0]
     clock = PhaseClock(lambda: now[0])
     clock.end_start()
-    mine = live(out / "telemetry.json", clock, leader=rank == 0)
+    mine = telemetry(out / "telemetry.json", clock, leader=rank == 0)
     for step, slow in enumerate((1.0, 3.0), start=1):
         with clock.phase("forward"):
             now[0] += slow if rank == 1 else 1.0
         with clock.phase("collectives"):
             now[0] += 0.0 if rank == 1 else slow - 1.0
-        mine.stepped(step, {"shapes": Part()}, seconds=slow, logged=True, record={"loss": 1.0})
+        clock.end_step()
+        if rank == 0:
+            mine.recorded({"loss": 1.0})
+        mine.stepped(step, {"shapes": Part()}, logged=True)
         if step == 1 and rank == 0:
             assert json.loads((out / "telemetry.json").read_text())["rank_skew"] == 0
-    mine.end(2)
+    mine.ended(2)
     return json.loads((out / "telemetry.json").read_text()) if rank == 0 else None
 
 
@@ -228,12 +228,14 @@ def test_skew_is_that_of_the_own_work_since_the_last_logged_step(tmp_path):
 def test_it_is_written_at_the_first_record_at_checkpoints_and_once_in_a_while(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(live_module, "EVERY_SECONDS", math.inf)
+    monkeypatch.setattr(telemetry_module, "EVERY_SECONDS", math.inf)
     path = tmp_path / "telemetry.json"
-    mine = live(path, PhaseClock())
+    mine = telemetry(path, PhaseClock())
 
     def step_told(step: int, record: dict[str, Any] | None = None) -> int:
-        mine.stepped(step, {}, seconds=1.0, logged=record is not None, record=record)
+        if record is not None:
+            mine.recorded(record)
+        mine.stepped(step, {}, logged=record is not None)
         return json.loads(path.read_text())["step"]
 
     assert step_told(1) == 1
@@ -244,7 +246,7 @@ def test_it_is_written_at_the_first_record_at_checkpoints_and_once_in_a_while(
     mine._writer.last = Written(step=4, time=0.0, bytes=1)
     assert step_told(5) == 5
     assert step_told(6) == 5
-    mine.end(6)
+    mine.ended(6)
     assert json.loads(path.read_text())["step"] == 6
     assert [p.name for p in tmp_path.iterdir()] == ["telemetry.json"]
 
@@ -277,18 +279,21 @@ def test_a_step_that_is_not_logged_asks_no_other_rank(tmp_path, monkeypatch):
         exchanged.append(values)
         return [values]
 
-    monkeypatch.setattr(live_module.collectives, "gather_numbers", gather)
-    mine = live(tmp_path / "telemetry.json", PhaseClock())
+    monkeypatch.setattr(telemetry_module.collectives, "gather_numbers", gather)
+    mine = telemetry(tmp_path / "telemetry.json", PhaseClock())
     for step, logged in enumerate([True, False, False, True], start=1):
-        record = {"loss": 1.0} if logged else None
-        mine.stepped(step, {"a": Part()}, seconds=1.0, logged=logged, record=record)
+        if logged:
+            mine.recorded({"loss": 1.0})
+        mine.stepped(step, {"a": Part()}, logged=logged)
     assert len(exchanged) == 2
 
 
 def test_what_is_not_a_number_is_null(tmp_path):
     path = tmp_path / "telemetry.json"
     record = {"loss": math.nan, "terms": {"a": math.inf}}
-    live(path, PhaseClock()).stepped(1, {}, seconds=1.0, logged=True, record=record)
+    mine = telemetry(path, PhaseClock())
+    mine.recorded(record)
+    mine.stepped(1, {}, logged=True)
     assert json.loads(path.read_text())["record"] == {"loss": None, "terms": {"a": None}}
 
 

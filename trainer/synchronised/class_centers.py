@@ -1,7 +1,7 @@
-"""Statistics of the global batch: class sums, class centres, running centres.
+"""Class centres over ranks: class sums, centres of the global batch, running centres.
 
 Every function takes this rank's rows and returns the value over all ranks' rows, identical on
-every rank and differentiable in the local rows. Traffic is O(K·D), never a gather.
+every rank and differentiable in the local rows. The ranks exchange O(K·D) numbers, never rows.
 
 Axis letters: n local rows, K classes, D embedding width.
 """
@@ -51,7 +51,7 @@ class ClassSums:
 
 
 def class_sums(*domains: tuple[Tensor, Tensor], num_classes: int) -> list[ClassSums]:
-    """Global class sums of several domains at the price of one all-reduce.
+    """Global class sums of several domains with a single all-reduce.
 
     Args:
         domains: pairs of features ``[n, D]`` and labels ``[n]`` (int64 in 0..K-1); n may be 0 and

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.spawn import run_processes
-from trainer.synchronised.statistics import RunningCenters, class_sums, euclidean_norm, pool_sums
+from trainer.synchronised.class_centers import RunningCenters, class_sums, euclidean_norm, pool_sums
 
 K, D = 4, 3
 # Rows per rank for source and target; one rank has no target row, class 3 has no target at all.
