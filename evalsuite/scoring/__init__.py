@@ -5,30 +5,42 @@ May import: evalsuite, evalsuite.vectors.
 
 from evalsuite.scoring.canonical_distances import Limbs, distances, prepare_features, split_limbs
 from evalsuite.scoring.distance_matrix import evaluate_distances
-from evalsuite.scoring.evaluation import evaluate, score
+from evalsuite.scoring.evaluation import evaluate, evaluate_arrays, score
 from evalsuite.scoring.gallery import GalleryShard, InProcess, Transport
 from evalsuite.scoring.gallery_split import partition, split_gallery
-from evalsuite.scoring.options import HEADLINES, LOWER_IS_BETTER, Options
+from evalsuite.scoring.options import (
+    HEADLINES,
+    LOWER_IS_BETTER,
+    Features,
+    Metric,
+    Options,
+    Protocol,
+)
 from evalsuite.scoring.query_scores import QueryScores, items_fingerprint, read_scores, scores_of
-from evalsuite.scoring.result import Evaluation
+from evalsuite.scoring.result import Evaluation, read_evaluation
 from evalsuite.scoring.threads import run_in_threads, single_threaded_products
 
 __all__ = [
     "HEADLINES",
     "LOWER_IS_BETTER",
     "Evaluation",
+    "Features",
     "GalleryShard",
     "InProcess",
     "Limbs",
+    "Metric",
     "Options",
+    "Protocol",
     "QueryScores",
     "Transport",
     "distances",
     "evaluate",
+    "evaluate_arrays",
     "evaluate_distances",
     "items_fingerprint",
     "partition",
     "prepare_features",
+    "read_evaluation",
     "read_scores",
     "run_in_threads",
     "score",

@@ -1,14 +1,13 @@
 """Two ways to compute the numbers that are compared, tile by tile.
 
-``exact``: sums without rounding (distances.py); the same bits on every machine, four products in
-float64.
+``exact``: sums without rounding (canonical_distances.py). The same bits on every machine; four
+products in float64.
 
 ``float32``: one product in float32. A matrix product rounds an entry in an order that depends on
-the shapes of the factors and on where the entry stands: kernels treat edges differently. So all
-products have one shape, and vectors are put only into those rows and columns of it that are found,
-by trying, to round alike (``like_places``). Then a pair of vectors gets the same bits for any cut
-into shards, blocks or threads. The bits depend on the matrix library and the processor, as those of
-any float32 program do.
+the shapes of the factors and on the place of the entry, because kernels treat edges differently. So
+all products have one shape, and only those of its rows and columns hold vectors that round alike in
+a trial (``like_places``). Then a pair of vectors gets the same bits for any cut into shards, blocks
+or threads. The bits depend on the matrix library and the processor, as in any float32 program.
 
 Shape letters: Q queries, G gallery items, D components, K = D + 1 or D, N rows.
 """
@@ -24,13 +23,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from evalsuite.scoring.canonical_distances import (
-    METRICS,
     Limbs,
     distances,
     mark_non_finite,
     row_states,
     split_limbs,
 )
+from evalsuite.scoring.options import require_choice
 from evalsuite.scoring.threads import run_in_threads
 from evalsuite.vectors import EvaluationError
 
@@ -83,21 +82,18 @@ def arithmetic(name: str, metric: str, *, width: int) -> Arithmetic:
     Raises ``EvaluationError`` naming the option for a value that is not a choice, or if float32
     products round by place here.
     """
-    if metric not in METRICS:
-        raise EvaluationError(f"metric={metric!r}: expected one of {', '.join(METRICS)}")
-    if name not in ARITHMETICS:
-        raise EvaluationError(f"arithmetic={name!r}: expected one of {', '.join(ARITHMETICS)}")
-    return ARITHMETICS[name](metric, width)
+    require_choice("metric", metric)
+    require_choice("arithmetic", name)
+    return _Exact(metric) if name == "exact" else _Float32(metric, width)
 
 
 class _Exact:
-    """Correctly rounded distances, see distances.py."""
+    """Correctly rounded distances, see canonical_distances.py."""
 
     query_tile = 64
     item_tile = ITEM_TILE
 
-    def __init__(self, metric: str, width: int) -> None:
-        del width
+    def __init__(self, metric: str) -> None:
         self._metric = metric
 
     def queries(self, vectors_QD: np.ndarray) -> Limbs:
@@ -256,9 +252,6 @@ def _with_column(
 
 def _squared_length(vectors_ND: np.ndarray) -> np.ndarray:
     return np.einsum("nd,nd->n", vectors_ND, vectors_ND, dtype=np.float64)
-
-
-ARITHMETICS: dict[str, Any] = {"exact": _Exact, "float32": _Float32}
 
 
 @lru_cache(maxsize=32)

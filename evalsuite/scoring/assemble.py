@@ -1,4 +1,4 @@
-"""Tallies of all tie rules to one Evaluation."""
+"""From the tallies of all tie rules to one Evaluation."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ import numpy as np
 import pyarrow as pa
 
 from evalsuite.scoring.options import Options
-from evalsuite.scoring.pooled import curve_ranks
 from evalsuite.scoring.population import Population
-from evalsuite.scoring.result import Curves, Evaluation, TieReport
-from evalsuite.scoring.tally import Tally, mean
-
-# Chance ties of float32 distances stay well below this in galleries of some 100,000 items.
-TIE_WARNING_SHARE = 0.1
+from evalsuite.scoring.result import Curves, Evaluation
+from evalsuite.scoring.tally import Tally, curve_ranks, mean
+from evalsuite.scoring.tie_rules import TieReport, tie_report, tie_warning
 
 
 def assemble(
@@ -39,7 +36,7 @@ def assemble(
         }
         for rule, values in variants.items()
     }
-    ties = _tie_report(options, headlines, tied=tied, pairs=int(people.sizes.sum()))
+    ties = tie_report(options, headlines, tied=tied, pairs=int(people.sizes.sum()))
     main = tallies[options.ties]
     return Evaluation(
         options=options,
@@ -61,24 +58,12 @@ def assemble(
     )
 
 
-def _tie_report(
-    options: Options, headlines: dict[str, dict[str, float]], *, tied: int, pairs: int
-) -> TieReport:
-    others: dict[str, dict[str, float]] = {}
-    for rule, values in headlines.items():
-        if tied and rule != options.ties:
-            named = dict(values)
-            if rule == "expected":
-                named["AUC_of_expected_curve"] = named.pop("AUC")
-            others[rule] = named
-    return TieReport(pairs=tied, share=tied / pairs, headlines=others)
-
-
 def _curves(tally: Tally, levels: np.ndarray, gallery_size: int) -> Curves:
     recall, precision = tally.curve()
     taking_part = ~np.isnan(levels)
     interpolated = np.array([mean(levels[taking_part[:, j], j]) for j in range(levels.shape[1])])
-    return Curves(recall, precision, interpolated, curve_ranks(gallery_size))
+    every_rank = np.arange(1, gallery_size + 1)
+    return Curves(every_rank, recall, precision, interpolated, curve_ranks(gallery_size))
 
 
 def _per_class(options: Options, people: Population, tally: Tally) -> list[dict[str, Any]]:
@@ -117,13 +102,8 @@ def _per_query(options: Options, people: Population, tally: Tally) -> pa.Table:
 
 
 def _warnings(options: Options, people: Population, ties: TieReport) -> list[str]:
-    messages = []
-    if ties.share > TIE_WARNING_SHARE:
-        messages.append(
-            f"{ties.share:.1%} of relevant items tie with an irrelevant one; the order among equal "
-            f"distances is {'the gallery order' if options.ties == 'index' else 'averaged out'}: "
-            "read the bounds in tie_report"
-        )
+    about_ties = tie_warning(options, ties)
+    messages = [] if about_ties is None else [about_ties]
     missing = len(people.labels) - len(people.rows)
     if missing:
         messages.append(

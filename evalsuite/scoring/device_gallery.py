@@ -1,9 +1,9 @@
 """A gallery shard whose vectors live on a torch device.
 
 Questions and answers are those of gallery.py: thresholds come in, counts go out, and nothing of
-size queries x gallery leaves the device or stays on it. The distances are the exact ones of
-distances.py, whose sums do not round and whose other operations are single IEEE operations in
-float64, so that a GPU finds the same bits as a CPU and shards of both kinds may serve one
+size queries x gallery leaves the device or stays on it. The distances are those of
+canonical_distances.py: their sums do not round, and all other operations are single IEEE operations
+in float64. So a GPU finds the same bits as a CPU, and shards of both kinds may serve one
 evaluation. GPUs without fast float64 are slow at it.
 
 Shape letters: Q queries of a block, G items of this shard, D components, M thresholds, T longest
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from evalsuite.scoring.canonical_distances import limb_bits
 from evalsuite.scoring.gallery import GalleryShard
+from evalsuite.scoring.tie_rules import BEFORE, NEARER, NEARER_OR_EQUAL
 from evalsuite.vectors import EvaluationError
 
 QUERIES_AT_ONCE = 256
@@ -179,22 +180,22 @@ class _Thresholds:
         front = torch.searchsorted(self._values, tile).clamp_(max=self._known)
         longest = self._values.shape[1]
         one = torch.ones((), dtype=torch.int64, device=tile.device).expand_as(tile)
-        self._counts[0].scatter_add_(1, behind.masked_fill(lost, longest), one)
+        self._counts[NEARER].scatter_add_(1, behind.masked_fill(lost, longest), one)
         query, item = torch.nonzero((front < behind) & ~lost, as_tuple=True)
         if len(query):
             first, end = front[query, item], behind[query, item]
             run = query * longest + first
             after = torch.searchsorted(self._keys, (run << 32) + place[item], right=True)
             after -= query * longest
-            for row, begin in ((1, first), (2, after)):
+            for row, begin in ((NEARER_OR_EQUAL, first), (BEFORE, after)):
                 flat = self._counts[row].view(-1)
                 flat.index_add_(0, query * (longest + 1) + begin, torch.ones_like(begin))
                 flat.index_add_(0, query * (longest + 1) + end, -torch.ones_like(begin))
 
     def counts(self) -> np.ndarray:
-        """int32 [3, M]: nearer; nearer or equally far; before (distance, index)."""
+        """int32 [3, M], the counts of ``tie_rules``."""
         total = self._counts.cumsum(dim=2)
-        total[1] += total[0]
-        total[2] += total[0]
+        total[NEARER_OR_EQUAL] += total[NEARER]
+        total[BEFORE] += total[NEARER]
         found: Any = total[:, :, :-1].to(torch.int32).cpu().numpy()
         return found[:, self._held]

@@ -132,12 +132,12 @@ class Shard:
 
         ``queries`` [Q, D]; the thresholds of query q are entries ``offsets[q]:offsets[q+1]`` of
         ``distance`` float32 [M] and ``index`` int64 [M] (an item's distance and global index),
-        ascending. Returns int32 [3, M]: items strictly nearer; items nearer or equally far; items
-        ordered before (distance, index). Thresholds NaN get the counts of +inf.
+        ascending. Returns int32 [3, M] with rows NEARER, NEARER_OR_EQUAL and BEFORE of
+        ``tie_rules``. Thresholds NaN get the counts of +inf.
         """
-        from evalsuite.scoring import counting
+        from evalsuite.scoring import tile_counting  # loads numba
 
-        first, fenced, low, scale = counting.search_tables(offsets, distance)
+        tables = tile_counting.search_tables(offsets, distance)
         query_tile, item_tile = self.arithmetic.query_tile, self.arithmetic.item_tile
         tiles = range(0, len(queries), query_tile)
         prepared = [self.prepare(queries[q : q + query_tile]) for q in tiles]
@@ -155,11 +155,9 @@ class Shard:
                     if len(place) != tile.shape[1]:
                         place = np.full(tile.shape[1], -1)
                         place[self.arithmetic.places(items)] = self.indices[part]
-                    counting.count_tile(
-                        tile, place, q, offsets, index, first, fenced, low, scale, counts
-                    )
+                    tile_counting.count_tile(tile, place, q, offsets, index, *tables, counts)
             with adding:
-                counting.cumulate(offsets, counts, total)
+                tile_counting.cumulate(offsets, counts, total)
 
         strips = range(0, len(self.indices), item_tile)
         threads = min(thread_count(), len(strips))

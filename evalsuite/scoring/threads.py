@@ -3,7 +3,7 @@
 NumPy releases the interpreter lock in products, sorts and elementwise work, so whole tiles run side
 by side. OpenBLAS's own threads wait for each other in every product, which on busy cores made an
 evaluation ten times slower than one thread alone. Results do not depend on the choice (see
-distances.py).
+canonical_distances.py).
 """
 
 from __future__ import annotations
