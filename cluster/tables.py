@@ -12,7 +12,7 @@ from rich.text import Text
 
 from cluster.terminal import console as standard_error
 from cluster.terminal import say
-from evalsuite.scoring import LOWER_IS_BETTER
+from evalsuite.scoring import HEADLINES, LOWER_IS_BETTER
 from trainer.watching import OTHER, START, shares
 
 # What of a section is shown for every method; its own defaults always are.
@@ -35,7 +35,6 @@ PHASES = {
     "round": "round",
     "finish": "finish",
 }
-HEADLINE = ("NN", "FT", "ST", "F", "E", "DCG", "ANMRR", "AUC", "mAP")
 
 
 def print_metrics(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
@@ -49,11 +48,11 @@ def print_metrics(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
         + (left_out if first["n_missing"] else ""),
     )
     table.add_column("run", overflow="fold")  # in a narrow window the name gives way
-    for name in HEADLINE:
+    for name in HEADLINES:
         table.add_column(name, justify="right", min_width=5)
-    best = {m: _best(m, [r[m] for _, r in rows if r[m] is not None]) for m in HEADLINE}
+    best = {m: _best(m, [r[m] for _, r in rows if r[m] is not None]) for m in HEADLINES}
     for run, result in rows:
-        cells = [_cell(result[m], bold=len(rows) > 1 and result[m] == best[m]) for m in HEADLINE]
+        cells = [_cell(result[m], bold=len(rows) > 1 and result[m] == best[m]) for m in HEADLINES]
         table.add_row(Text(run), *cells)  # a name may hold brackets, rich's markup
     standard_output().print(table)
 

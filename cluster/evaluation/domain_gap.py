@@ -16,13 +16,11 @@ ROWS_A_DOMAIN = 20_000
 def a_distance(queries: EmbeddingParts, gallery: EmbeddingParts, options: Options) -> float:
     """Proxy A-distance in the space that the search compares: 0 alike, 2 told apart without error.
 
-    The error of a linear SVM on held-out halves
-    (``evalsuite.statistics.domain_distance.proxy_a_distance``), from at
-    most 20,000 rows a domain, evenly spaced. Raises ``EvaluationError`` for fewer than 4 items in
-    a domain or vectors with NaN or Inf.
+    See ``evalsuite.statistics.proxy_a_distance``. At most 20,000 evenly spaced rows of each domain
+    are read. Raises ``EvaluationError`` for fewer than 4 items in a domain or vectors with NaN or
+    Inf.
     """
-    chosen = {"features": options.features, "metric": options.metric}
-    sides = [searched_space(_sample(side), chosen) for side in (queries, gallery)]
+    sides = [searched_space(_sample(side), options) for side in (queries, gallery)]
     if not all(np.isfinite(side).all() for side in sides):
         raise EvaluationError("--a-distance: embeddings hold NaN or Inf; leave the option out")
     try:

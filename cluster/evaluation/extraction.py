@@ -17,6 +17,7 @@ from typing import Any, cast, get_args
 from cluster.evaluation.extraction_actors import extraction_actors
 from cluster.evaluation.extractor import Crew, Extractor, Stream, parts_fingerprint
 from cluster.terminal import say, shown, task
+from evalsuite.scoring import Options
 from evalsuite.vectors import (
     Dtype,
     EmbeddingParts,
@@ -46,6 +47,11 @@ def configured_stream(run: TrainedRun, side: str, *, split: str | None = None) -
     if split not in splits:
         raise ConfigError(f"--split {split}: expected one of {', '.join(splits)}")
     return Stream(f"{side}-{split}", selection.model_copy(update={"split": split}))
+
+
+def configured_options(run: TrainedRun, **choices: Any) -> Options:
+    """The run's options of an evaluation, those in ``choices`` in their place."""
+    return Options(**run.config.evaluation.options() | choices)
 
 
 def embed_run(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 
 from cluster.evaluation.domain_gap import a_distance
 from cluster.evaluation.extraction import (
+    configured_options,
     configured_stream,
     embed,
     require_same_data,
@@ -19,10 +20,7 @@ from cluster.evaluation.extraction import (
 from cluster.evaluation.gallery_actors import gallery_transport
 from cluster.evaluation.pictures import Pictures
 from cluster.terminal import say, task
-from evalsuite.pages import build_report
-from evalsuite.pages import load_run as view_run
-from evalsuite.scoring import Evaluation, Options, items_fingerprint
-from evalsuite.scoring import evaluate as score
+from evalsuite.scoring import Evaluation, Options, evaluate, items_fingerprint
 from evalsuite.vectors import Embeddings, EvaluationError, is_finished, read_embeddings
 from trainer.extraction import TrainedRun, load_run
 from trainer.runs import RunFolder, naming
@@ -65,13 +63,9 @@ def evaluate_run(
         EvaluationError: unknown protocol or arithmetic, or the embeddings cannot be scored.
     """
     run = load_run(path, select=select)
-    evaluation = run.config.evaluation
-    options = Options(  # a wrong protocol is refused before minutes of embedding
-        protocol=protocol or evaluation.protocol,
-        features=evaluation.features,
-        metric=evaluation.metric,
-        arithmetic=arithmetic,
-    )
+    choices = {"arithmetic": arithmetic} | ({"protocol": protocol} if protocol else {})
+    # Before minutes of embedding, so that a wrong protocol is refused at once.
+    options = configured_options(run, **choices)
     require_same_data(run)
     if run.scored is not None:
         chosen = "labels" if run.scored.by_oracle else "no label of the target"
@@ -117,11 +111,6 @@ def _score(
     shard_cpus: float | None,
     options: Options,
 ) -> Evaluation:
-    parts = {
-        "features": options.features,
-        "metric": options.metric,
-        "arithmetic": options.arithmetic,
-    }
     with (
         task("scoring the gallery", len(queries.keys)) as bar,
         gallery_transport(
@@ -130,15 +119,15 @@ def _score(
             actors=actors,
             shard_cpus=shard_cpus,
             device=_scoring_device(options),
-            **parts,
+            **options.shard_options,
         ) as transport,
     ):
         held = gallery if isinstance(gallery, Embeddings) else None
-        return score(queries, held, transport=transport, progress=bar.at, **asdict(options))
+        return evaluate(queries, held, options=options, transport=transport, progress=bar.at)
 
 
 def _scoring_device(options: Options) -> str:
-    """A GPU finds the same bits as a CPU by exact arithmetic, and has none of the other."""
+    """A GPU where there is one and the arithmetic is exact; it finds the same bits as a CPU."""
     cuda = torch.cuda.is_available() and options.arithmetic == "exact"
     return "cuda" if cuda else "cpu"
 
@@ -174,6 +163,8 @@ def score_files(
 
 def write_report(runs: Sequence[Path], out: Path, *, title: str) -> Path:
     """One HTML page about evaluated runs; embeds the untrained network once for the comparison."""
+    from evalsuite.pages import build_report, view_run  # loads matplotlib
+
     embedded = [p for p in runs if is_finished(RunFolder(p).embeddings / "queries")]
     trained = {path: load_run(path) for path in embedded}
     for path, run in trained.items():

@@ -11,8 +11,7 @@ from markupsafe import Markup
 
 from evalsuite.pages import plots
 from evalsuite.pages.headline import number
-from evalsuite.pages.lines import RunLine
-from evalsuite.pages.runs import RunView
+from evalsuite.pages.runs import RunLine, RunView
 from evalsuite.search import nearest, selected
 from evalsuite.vectors import Embeddings
 
@@ -47,7 +46,11 @@ def class_bars(runs: Sequence[RunView], lines: Sequence[RunLine]) -> ClassBars:
 
     Of more than 40 classes the 20 best and the 20 worst are shown.
     """
-    tables = [(line, run.per_query) for run, line in zip(runs, lines, strict=True) if run.per_query]
+    tables = [
+        (line, run.evaluation.per_query)
+        for run, line in zip(runs, lines, strict=True)
+        if len(run.evaluation.per_query)
+    ]
     if not tables:
         return ClassBars()
     labels = sorted({name for _, table in tables for name in _evaluated_labels(table)})
@@ -91,7 +94,7 @@ def confusions(runs: Sequence[RunView], lines: Sequence[RunLine]) -> list[Confus
         pair = _answerable(run.queries, run.gallery)
         if pair is None:
             continue
-        first = nearest(pair, run.gallery, k=1, options=run.metrics or {})[:, 0]
+        first = nearest(pair, run.gallery, k=1, options=run.evaluation.options)[:, 0]
         truth = np.asarray(pair.labels, dtype=str)
         found = np.asarray(run.gallery.labels, dtype=str)[first]
         classes = sorted(set(run.gallery.labels))

@@ -61,21 +61,6 @@ MEASURES = (
     Measure("mAP", "mean average precision", "average precision, mean over queries"),
 )
 
-OPTIONS = (
-    "protocol",
-    "features",
-    "metric",
-    "arithmetic",
-    "dcg",
-    "anmrr",
-    "f_average",
-    "average",
-    "ties",
-    "nan_policy",
-    "on_missing",
-)
-"""The options of an evaluation that decide what its numbers mean."""
-
 _WITH_INTERVAL = {"FT": "FT", "mAP": "AP"}
 
 
@@ -112,7 +97,7 @@ def headline_rows(runs: Sequence[RunView], names: Sequence[str]) -> list[Row]:
     """Rows in the order of the runs; values equal to three decimals share the mark for the best."""
     rows = []
     for run, name in zip(runs, names, strict=True):
-        values = [number((run.metrics or {}).get(measure.key)) for measure in MEASURES]
+        values = [run.evaluation.headline[measure.key] for measure in MEASURES]
         cells = [Cell(value, _decimals(value)) for value in values]
         _add_intervals(cells, run)
         rows.append(Row(name, str(run.info.get("method", "")), run.is_source_only, cells))
@@ -126,11 +111,9 @@ def cautions(runs: Sequence[RunView], names: Sequence[str]) -> list[str]:
     """What to know before comparing the numbers: differing conditions, evaluation warnings."""
     facts = {
         "were trained on different data": [_fingerprint(run) for run in runs],
-        "were evaluated with different options": [
-            [(run.metrics or {}).get(option) for option in OPTIONS] for run in runs
-        ],
+        "were evaluated with different options": [run.evaluation.options for run in runs],
         "were evaluated on different numbers of queries or shapes": [
-            [(run.metrics or {}).get(key) for key in ("n_evaluated", "n_gallery")] for run in runs
+            (run.evaluation.n_evaluated, run.evaluation.n_gallery) for run in runs
         ],
     }
     said = [
@@ -140,8 +123,8 @@ def cautions(runs: Sequence[RunView], names: Sequence[str]) -> list[str]:
     ]
     warned: dict[str, list[str]] = {}
     for run, name in zip(runs, names, strict=True):
-        for warning in (run.metrics or {}).get("warnings") or []:
-            warned.setdefault(str(warning), []).append(name)
+        for warning in run.evaluation.warnings:
+            warned.setdefault(warning, []).append(name)
     return said + [f"{', '.join(who)}: {warning}" for warning, who in warned.items()]
 
 
@@ -152,10 +135,11 @@ def _fingerprint(run: RunView) -> object:
 
 def _add_intervals(cells: Sequence[Cell], run: RunView) -> None:
     """Bootstrap intervals of the measures that are plain means over queries, for FT and mAP."""
-    if run.per_query is None or (run.metrics or {}).get("average", "query") != "query":
+    table = run.evaluation.per_query
+    if not len(table) or run.evaluation.options.average != "query":
         return
     for key, column in _WITH_INTERVAL.items():
-        values = run.per_query.column(column).drop_null().to_numpy()
+        values = table.column(column).drop_null().to_numpy()
         if len(values) and np.isfinite(values).all():
             interval = bootstrap_mean(values)
             cell = cells[[measure.key for measure in MEASURES].index(key)]

@@ -1,4 +1,4 @@
-"""Where the numbers come from: options, versions, timings and data of the runs side by side."""
+"""The origin of the numbers: options, versions, timings and data of the runs side by side."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from evalsuite.pages.runs import RunView
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """A part of the table with one column a run: (row name, one text a run) in each row."""
+class SideBySide:
+    """A table with one column a run. Each row is (its name, one text a run)."""
 
     title: str
     rows: list[tuple[str, list[str]]]
 
 
-def comparisons(runs: Sequence[RunView]) -> list[Comparison]:
-    """Identity, data, differing options, timings and versions; empty tables are left out."""
+def comparisons(runs: Sequence[RunView]) -> list[SideBySide]:
+    """Identity, data, differing options, timings and versions, without the empty tables."""
     facts = ("method", "dataset", "seed", "world_size", "steps", "parameters", "status")
     identity = _side_by_side([_chosen(run.info, facts) for run in runs])
     data = _side_by_side([_mapping(run.info.get("data")) for run in runs])
@@ -39,7 +39,7 @@ def comparisons(runs: Sequence[RunView]) -> list[Comparison]:
         "Timings": timings,
         "Versions": versions,
     }
-    return [Comparison(title, rows) for title, rows in tables.items() if rows]
+    return [SideBySide(title, rows) for title, rows in tables.items() if rows]
 
 
 def config_differences(texts: Sequence[str]) -> list[tuple[str, list[str]]]:

@@ -1,27 +1,27 @@
 """One self-contained HTML file about one or more runs: numbers, curves, pictures, origins.
 
-`load_run` reads a run folder, `build_report` writes the page. The page needs no network, follows
+`view_run` reads a run folder, `build_report` writes the page. The page needs no network, follows
 the reader's light or dark mode, prints, and works without JavaScript. The same runs give the same
 bytes.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from evalsuite.atomic import write_atomically
 from evalsuite.pages import plots
 from evalsuite.pages.class_views import class_bars, confusions
 from evalsuite.pages.domains import domain_section
-from evalsuite.pages.headline import MEASURES, OPTIONS, cautions, headline_rows, number
-from evalsuite.pages.lines import RunLine, run_lines
-from evalsuite.pages.page_templates import page_template
+from evalsuite.pages.headline import MEASURES, cautions, headline_rows
+from evalsuite.pages.page_templates import write_page
 from evalsuite.pages.provenance import comparisons
-from evalsuite.pages.runs import RunView
+from evalsuite.pages.runs import RunLine, RunView, run_lines
 from evalsuite.pages.signals import signal_panels
 from evalsuite.pages.strips import Pictures, retrieval_strips
 from evalsuite.vectors import EvaluationError
@@ -35,17 +35,15 @@ def build_report(
     """Write the report of `runs` to the file `out`, replacing it in one step, and return `out`.
 
     `pictures` maps sample keys to encoded PNG or JPEG bytes for the retrieval strips (a shape's
-    views may be stacked vertically); without it the strips show class names. Parts for which a run
-    has no files are replaced by a sentence saying so. Raises EvaluationError if there is no run, or
-    a run has not been evaluated.
+    views may be stacked vertically); without it the strips show class names. A sentence takes the
+    place of a part for which a run has no files. Raises EvaluationError if there is no run.
     """
     if not runs:
         raise EvaluationError("a report needs at least one run folder")
-    for run in runs:
-        if run.metrics is None:
-            raise EvaluationError(f"{run.path} has no metrics; run `img2shape eval {run.path}`")
     lines = run_lines(runs)
-    page = page_template("report.html.j2").render(
+    return write_page(
+        out,
+        "report.html.j2",
         title=title,
         lines=lines,
         **_summary(runs, lines),
@@ -61,20 +59,18 @@ def build_report(
         comparisons=comparisons(runs),
         configs=[(line.name, run.config_text) for run, line in zip(runs, lines, strict=True)],
     )
-    target = Path(out)
-    write_atomically(target, lambda temporary: _write(temporary, page))
-    return target
-
-
-def _write(path: Path, page: str) -> None:
-    path.write_text(page, encoding="utf-8")
 
 
 def _summary(runs: Sequence[RunView], lines: Sequence[RunLine]) -> dict[str, Any]:
     rows = headline_rows(runs, [line.name for line in lines])
     precision = np.array([row.cells[-1].value for row in rows])
     best = 0 if np.all(np.isnan(precision)) else int(np.nanargmax(precision))
-    metrics = runs[0].metrics or {}
+    first = runs[0].evaluation
+    counts = (
+        (first.n_evaluated, "queries"),
+        (first.n_gallery, "shapes"),
+        (first.n_missing, "queries left out because their class has no shape"),
+    )
     return {
         "measures": MEASURES,
         "rows": rows,
@@ -82,47 +78,30 @@ def _summary(runs: Sequence[RunView], lines: Sequence[RunLine]) -> dict[str, Any
         "has_yardstick": any(row.is_source_only for row in rows) and len(rows) > 1,
         "has_intervals": any(cell.interval for row in rows for cell in row.cells),
         "first": runs[0].info,
-        "counts": [
-            (words, metrics[key])
-            for key, words in (
-                ("n_evaluated", "queries"),
-                ("n_gallery", "shapes"),
-                ("n_missing", "queries left out because their class has no shape"),
-            )
-            if metrics.get(key)
-        ],
-        "options": [(option, metrics[option]) for option in OPTIONS if option in metrics],
-        "behind": metrics.get("headline_variants") or {},
+        "counts": [(words, count) for count, words in counts if count],
+        "options": list(asdict(first.options).items()),
+        "behind": first.headline_variants,
         "variants": _variants(runs),
         "cautions": cautions(runs, [line.name for line in lines]),
     }
 
 
 def _variants(runs: Sequence[RunView]) -> list[tuple[str, list[float]]]:
-    found = [(run.metrics or {}).get("variants") or {} for run in runs]
+    found = [run.evaluation.variants for run in runs]
     names = dict.fromkeys(name for variants in found for name in variants)
-    return [(name, [number(variants.get(name)) for variants in found]) for name in names]
+    return [(name, [variants.get(name, math.nan) for variants in found]) for name in names]
 
 
 def _curves(runs: Sequence[RunView], lines: Sequence[RunLine]) -> dict[str, Any]:
     """The pooled curves in one figure, and their precision at a few recalls, NaN out of reach."""
     series, rows = [], []
     for run, line in zip(runs, lines, strict=True):
-        recall, precision = _pooled_curve(run.metrics or {})
+        pooled = run.evaluation.curves.pooled()
+        known = np.isfinite(pooled["recall"]) & np.isfinite(pooled["precision"])
+        recall, precision = pooled["recall"][known], pooled["precision"][known]
         if len(recall):
             series.append(plots.Series(line.index, recall, precision))
             values = np.interp(_RECALLS, recall, precision, left=np.nan, right=np.nan)
             rows.append((line.name, values.tolist()))
     figure = plots.curves(series, name="pr") if series else None
     return {"pr_figure": figure, "pr_recalls": _RECALLS, "pr_rows": rows}
-
-
-def _pooled_curve(metrics: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Recall and precision [points]; under protocol shrec pr_recall is another curve."""
-    pooled = (metrics.get("curves") or {}).get("pooled")
-    if not pooled:
-        pooled = {name: metrics.get(f"pr_{name}") or [] for name in ("recall", "precision")}
-    points = zip(pooled["recall"], pooled["precision"], strict=False)
-    known = np.array([(number(r), number(p)) for r, p in points]).reshape(-1, 2)
-    known = known[np.isfinite(known).all(axis=1)]
-    return known[:, 0], known[:, 1]

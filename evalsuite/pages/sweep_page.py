@@ -12,11 +12,11 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from evalsuite.atomic import write_atomically
 from evalsuite.pages.headline import MEASURES, number
-from evalsuite.pages.page_templates import page_template
+from evalsuite.pages.page_templates import write_page
 from evalsuite.pages.sweep_plots import TransferMatrix, transfer_matrix
 from evalsuite.pages.sweep_rows import (
+    LedgerRow,
     axis_names,
     axis_words,
     best_first,
@@ -26,12 +26,12 @@ from evalsuite.pages.sweep_rows import (
     main_metric,
     method_name,
     seed_table,
+    value_of,
 )
 from evalsuite.pages.sweep_views import curve_groups, parallel_view
 from evalsuite.scoring import LOWER_IS_BETTER
 from evalsuite.tables import ResultTable, to_html
 
-LedgerRow = Mapping[str, Any]
 _STATES = ("finished", "stopped", "failed")
 _MOST_WORDS = 600
 
@@ -70,7 +70,9 @@ def write_sweep_page(
     skipped = planned.get("skipped") or []
     if not tables and (summary := seed_table(finished)) is not None:
         tables = [summary]
-    page = page_template("sweep.html.j2").render(
+    return write_page(
+        out,
+        "sweep.html.j2",
         title=title,
         counts=_counts(by_state, len(skipped), planned.get("counts") or {}),
         totals=_totals(rows),
@@ -90,8 +92,6 @@ def write_sweep_page(
         skipped=_by_reason(skipped),
         skipped_count=len(skipped),
     )
-    write_atomically(out, lambda path: path.write_text(page, encoding="utf-8"))
-    return out
 
 
 def _counts(
@@ -119,7 +119,7 @@ def _best(finished: Sequence[LedgerRow], metric: str, axes: Sequence[str]) -> di
     """The best cell whose checkpoint no label of the target has chosen; else the best of all."""
     honest = [row for row in finished if not is_oracle(row)] or finished
     for row in best_first(honest, metric)[:1]:
-        value = number((row.get("metrics") or {}).get(metric))
+        value = value_of(row, metric)
         if math.isfinite(value):
             oracle = is_oracle(row)
             return {"text": f"{value:.3f}", "cell": cell_words(row, axes), "oracle": oracle}
@@ -133,7 +133,7 @@ def _cell_table(
     measures = [
         measure
         for measure in MEASURES
-        if any(math.isfinite(_metric(row.get("metrics"), measure.key)) for row in finished)
+        if any(math.isfinite(value_of(row, measure.key)) for row in finished)
     ]
     metric = main_metric(finished)
     rows = [
@@ -143,9 +143,9 @@ def _cell_table(
             "method": method_name(row),
             "selection": _selection(row),
             "is_oracle": is_oracle(row),
-            "metrics": [_shown(_metric(row.get("metrics"), m.key), ".3f") for m in measures],
+            "metrics": [_shown(value_of(row, m.key), ".3f") for m in measures],
             "intervals": [_interval(row, m.key) for m in measures],
-            "oracle": _shown(_metric((row.get("oracle") or {}).get("metrics"), metric), ".3f"),
+            "oracle": _shown(value_of(row.get("oracle") or {}, metric), ".3f"),
             "cost": [_shown(value, form) for value, form in _cost(row)],
             "link": _link(row, out=out, links_from=links_from),
         }
@@ -168,10 +168,6 @@ def _cost(row: LedgerRow) -> list[tuple[float, str]]:
         (number(row.get("cpu_seconds")) / 3600, ".3f"),
         (number(row.get("gpu_seconds")) / 3600, ".3f"),
     ]
-
-
-def _metric(metrics: Mapping[str, Any] | None, name: str) -> float:
-    return number((metrics or {}).get(name))
 
 
 def _interval(row: LedgerRow, name: str) -> str:

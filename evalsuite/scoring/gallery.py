@@ -137,7 +137,7 @@ class Shard:
         """
         from evalsuite.scoring import tile_counting  # loads numba
 
-        tables = tile_counting.search_tables(offsets, distance)
+        first, fenced, low, scale = tile_counting.search_tables(offsets, distance)
         query_tile, item_tile = self.arithmetic.query_tile, self.arithmetic.item_tile
         tiles = range(0, len(queries), query_tile)
         prepared = [self.prepare(queries[q : q + query_tile]) for q in tiles]
@@ -155,7 +155,9 @@ class Shard:
                     if len(place) != tile.shape[1]:
                         place = np.full(tile.shape[1], -1)
                         place[self.arithmetic.places(items)] = self.indices[part]
-                    tile_counting.count_tile(tile, place, q, offsets, index, *tables, counts)
+                    tile_counting.count_tile(
+                        tile, place, q, offsets, index, first, fenced, low, scale, counts
+                    )
             with adding:
                 tile_counting.cumulate(offsets, counts, total)
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 from evalsuite.vectors import EvaluationError
 
 HEADLINES = ("NN", "FT", "ST", "F", "E", "DCG", "ANMRR", "AUC", "mAP")
 LOWER_IS_BETTER = frozenset({"ANMRR"})
 
-Protocol = Literal["mi3dor", "shrec"]
-Features = Literal["raw", "clamp-l2", "l2"]
-Metric = Literal["euclidean", "cosine"]
+ProtocolName = Literal["mi3dor", "shrec"]
+FeaturesName = Literal["raw", "clamp-l2", "l2"]
+MetricName = Literal["euclidean", "cosine"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,12 +22,12 @@ class Options:
     Raises ``EvaluationError`` that names the option for a value that is not a choice.
     """
 
-    protocol: Protocol = "mi3dor"
+    protocol: ProtocolName = "mi3dor"
     """``mi3dor``: ST at 2n-1, DCG over n ranks, pooled PR curve. ``shrec``: ST at 2n, DCG over the
     whole list, PR curve at 20 recall levels."""
-    features: Features = "raw"
+    features: FeaturesName = "raw"
     """``raw``, ``l2`` (unit length), or ``clamp-l2`` (MI3DOR's script: clamp at 0, unit length)."""
-    metric: Metric = "euclidean"
+    metric: MetricName = "euclidean"
     """``euclidean`` or ``cosine``."""
     arithmetic: Literal["exact", "float32"] = "exact"
     """``exact``: the same bits on every machine. ``float32``: several times faster, the same bits
@@ -55,12 +55,12 @@ class Options:
             require_choice(name, getattr(self, name))
 
     @property
-    def space(self) -> dict[str, str]:
+    def space(self) -> dict[str, Any]:
         """How two vectors are compared: ``features`` and ``metric``."""
         return {"features": self.features, "metric": self.metric}
 
     @property
-    def shard_options(self) -> dict[str, str]:
+    def shard_options(self) -> dict[str, Any]:
         """What a gallery shard is built with: the space and the arithmetic."""
         return {**self.space, "arithmetic": self.arithmetic}
 

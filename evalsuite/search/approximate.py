@@ -27,9 +27,8 @@ from typing import Any
 import numpy as np
 
 from evalsuite.scoring import LOWER_IS_BETTER, Evaluation, Options, evaluate, score
-from evalsuite.search.exact import FlatIndex, Neighbours, SearchIndex
+from evalsuite.search.exact import FlatIndex, Neighbours, SearchIndex, selected
 from evalsuite.search.faiss_library import faiss_module
-from evalsuite.search.neighbours import selected
 from evalsuite.vectors import Embeddings, EvaluationError
 
 RECALLS = (1, 10, 100)
@@ -140,7 +139,7 @@ def _recall(found: Neighbours, exact: Neighbours) -> float:
 
 
 class _Lists:
-    """The transport of one shard that knows its answers: queries are row numbers [Q] of lists.
+    """The transport of one shard that knows its answers; queries are row numbers [Q] of ``lists``.
 
     ``lists`` int64 [Q, k] are gallery rows, each at most once in a list. An item's compared number
     is its place in the list, from 0, and infinite where it is not in it; relevant items of that
@@ -153,7 +152,7 @@ class _Lists:
         self._class_rows = {str(n): np.flatnonzero(class_of == c) for c, n in enumerate(names)}
 
     def broadcast(self, method: str, *args: Any) -> list[Any]:
-        """The answer of ``describe``, ``relevant`` or ``count``, as of ``gallery.Shard``."""
+        """The answer of ``describe``, ``relevant`` or ``count``, see ``gallery.Shard``."""
         return [getattr(self, method)(*args)]
 
     def describe(self) -> dict[str, Any]:

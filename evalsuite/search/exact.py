@@ -2,24 +2,33 @@
 
 FAISS sorts by its own float32 arithmetic: equal distances come in an order that depends on the
 index type, duplicates of a query do not get distance 0, and missing places hold -1. Here FAISS
-only proposes candidates. They are re-ranked by the distances of distances.py and then by gallery
-row, and a query is accepted once rounding cannot have hidden a nearer item; otherwise more
-candidates are fetched, at last the whole gallery.
+only proposes candidates. They are ranked again by the distances of canonical_distances.py and then
+by gallery row. A query is finished once rounding cannot have hidden a nearer item; until then more
+candidates are fetched, in the end the whole gallery.
 
-Ties go by gallery row, not by key: that is how the metrics rank, so the first answer is the one
-that NN scores. Rows have the order of the data set, which does not change between runs either.
+Ties go by gallery row and not by key, because the metrics rank like that. So the first answer is
+the one that NN scores. Rows have the order of the data set, which is the same in all runs.
 
 Shape letters: Q queries, G gallery items, D components, C candidates.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from evalsuite.scoring import Limbs, distances, prepare_features, run_in_threads, split_limbs
+from evalsuite.scoring import (
+    Limbs,
+    Options,
+    distances,
+    prepare_features,
+    require_choice,
+    run_in_threads,
+    split_limbs,
+)
 from evalsuite.search.faiss_library import Searcher, faiss_module
 from evalsuite.vectors import Embeddings, EvaluationError, require_finite
 
@@ -67,11 +76,11 @@ class SearchedGallery:
         self, gallery: Embeddings, *, features: str = "raw", metric: str = "euclidean"
     ) -> None:
         require_finite(gallery)
+        require_choice("features", features)
+        require_choice("metric", metric)
         self.features, self.metric = features, metric
         self.vectors = prepare_features(gallery.vectors, features)
         self.width = self.vectors.shape[1]
-        first = split_limbs(self.vectors[:1])
-        distances(first, first, metric=metric)  # an unknown metric fails here
         self.largest_squared_norm = max(
             float(split_limbs(self.vectors[g : g + ROWS_AT_ONCE]).squared_norm.max())
             for g in range(0, len(self.vectors), ROWS_AT_ONCE)
@@ -239,3 +248,29 @@ class FlatIndex:
         slack = unit * (squared_norm + self.gallery.largest_squared_norm)
         reached = float(kth) ** 2 * (1.0 + 4.0 * FLOAT32_UNIT)
         return bool(reached < float(boundary) - slack)
+
+
+def nearest(queries: Embeddings, gallery: Embeddings, *, k: int, options: Options) -> np.ndarray:
+    """Gallery rows int64 [Q, min(k, G)], the nearest first, in the order the metrics rank.
+
+    Of ``options``, those of the evaluation, ``features`` and ``metric`` count.
+    """
+    return FlatIndex(gallery, **options.space).search(queries, k).indices
+
+
+def searched_space(embeddings: Embeddings, options: Options) -> np.ndarray:
+    """Vectors float32 [N, D] as the search compares them.
+
+    ``options.features`` is applied, and vectors compared by cosine get unit length.
+    """
+    prepared = prepare_features(embeddings.vectors, options.features)
+    return prepare_features(prepared, "l2") if options.metric == "cosine" else prepared
+
+
+def selected(embeddings: Embeddings, rows: Sequence[int] | np.ndarray) -> Embeddings:
+    """The embeddings at ``rows``, in that order."""
+    return Embeddings(
+        [embeddings.keys[row] for row in rows],
+        [embeddings.labels[row] for row in rows],
+        embeddings.vectors[np.asarray(rows, dtype=np.int64)],
+    )

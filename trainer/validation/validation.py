@@ -162,7 +162,7 @@ class Validation:
 
     def _scored(self, vectors: Mapping[str, Tensor]) -> Scores:
         queries, gallery = (_embeddings(self.sources[side], vectors[side]) for side in SIDES)
-        options = self.config.evaluation.model_dump(exclude={"batch"})
+        options = self.config.evaluation.options()
         # A diverging network scores badly; whether it is an error, its losses will tell.
         found = evaluate(
             queries, gallery, nan_policy="last", progress=lambda done, of: self.beat(), **options
