@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from evalsuite.atomic import write_atomically
+from evalsuite.atomic import write_atomically, write_text_atomically
 from evalsuite.search.exact import SearchIndex
 from evalsuite.search.faiss_library import faiss_module
 from evalsuite.search.indexes import restore_index
@@ -83,7 +83,7 @@ def write_index(
     }
     text = json.dumps(description, ensure_ascii=True, allow_nan=False)
     write_atomically(folder / name, lambda path: path.write_bytes(content.data))
-    write_atomically(folder / DESCRIPTION, lambda path: path.write_text(text + "\n"))
+    write_text_atomically(folder / DESCRIPTION, text + "\n")
     for old in folder.glob("index-*.faiss"):
         if old.name != name:
             old.unlink(missing_ok=True)

@@ -3,7 +3,13 @@
 May import: evalsuite.
 """
 
-from evalsuite.vectors.embedding_parts import EmbeddingParts, is_finished, open_parts
+from evalsuite.vectors.embedding_parts import (
+    Dtype,
+    EmbeddingParts,
+    Part,
+    is_finished,
+    open_parts,
+)
 from evalsuite.vectors.embeddings import (
     Embeddings,
     EvaluationError,
@@ -11,7 +17,6 @@ from evalsuite.vectors.embeddings import (
     require_finite,
     write_embeddings,
 )
-from evalsuite.vectors.part_files import Dtype, Part
 from evalsuite.vectors.parts_writer import PartsWriter, default_part_rows
 from evalsuite.vectors.reading import read_embeddings
 

@@ -11,21 +11,24 @@ from typing import get_args
 
 import numpy as np
 
-from evalsuite.atomic import write_atomically
-from evalsuite.vectors.embedding_parts import FORMAT, MANIFEST_NAME, EmbeddingParts, open_parts
-from evalsuite.vectors.embeddings import Embeddings, EvaluationError
-from evalsuite.vectors.part_files import (
+from evalsuite.atomic import write_atomically, write_text_atomically
+from evalsuite.vectors.embedding_parts import (
     DAMAGED,
+    FORMAT,
+    MANIFEST_NAME,
     Dtype,
+    EmbeddingParts,
     Part,
     content_digest,
     encoded,
     file_sha256,
+    open_parts,
     part_metadata,
     part_name,
     part_table,
     part_width,
 )
+from evalsuite.vectors.embeddings import Embeddings, EvaluationError
 
 PARTS_WANTED, MOST_ROWS = 256, 16_384
 # Twelve digits exactly: what others call part-00000.parquet is not ours to remove.
@@ -144,7 +147,7 @@ class PartsWriter:
         if not self._is_current(dict(enumerate(listed))):
             text = json.dumps(found.to_json(), indent=1)
             manifest = self.folder / MANIFEST_NAME
-            write_atomically(manifest, lambda temporary: temporary.write_text(text + "\n"))
+            write_text_atomically(manifest, text + "\n")
         for left in self._leftovers():
             left.unlink(missing_ok=True)
         return found
