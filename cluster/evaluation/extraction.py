@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from cluster.evaluation.extraction_actors import extraction_actors
-from cluster.evaluation.extractor import Crew, Extractor, Stream, parts_fingerprint
+from cluster.evaluation.extractor import Crew, EmbeddingStream, Extractor, parts_fingerprint
 from cluster.terminal import say, shown, task
 from evalsuite.scoring import Options
 from evalsuite.vectors import (
@@ -34,7 +34,7 @@ from trainer.sections import Selection
 SIDES = ("queries", "gallery")
 
 
-def configured_stream(run: TrainedRun, side: str, *, split: str | None = None) -> Stream:
+def configured_stream(run: TrainedRun, side: str, *, split: str | None = None) -> EmbeddingStream:
     """The run's ``queries`` or ``gallery``; those of another split have a name of their own.
 
     Raises:
@@ -42,11 +42,11 @@ def configured_stream(run: TrainedRun, side: str, *, split: str | None = None) -
     """
     selection: Selection = getattr(run.config.data, side)
     if split in (None, selection.split):
-        return Stream(side, selection)
+        return EmbeddingStream(side, selection)
     splits = ("train", "val", "test", "all")
     if split not in splits:
         raise ConfigError(f"--split {split}: expected one of {', '.join(splits)}")
-    return Stream(f"{side}-{split}", selection.model_copy(update={"split": split}))
+    return EmbeddingStream(f"{side}-{split}", selection.model_copy(update={"split": split}))
 
 
 def configured_options(run: TrainedRun, **choices: Any) -> Options:
@@ -118,7 +118,7 @@ def embed_run(
 def embed(
     run: TrainedRun,
     folder: Path,
-    streams: Sequence[Stream],
+    streams: Sequence[EmbeddingStream],
     *,
     workers: int = 0,
     dtype: Dtype = "float32",
@@ -165,7 +165,7 @@ def embed(
 
 
 def _filled(
-    crew: Crew, stream: Stream, writer: PartsWriter, numbers: Sequence[int]
+    crew: Crew, stream: EmbeddingStream, writer: PartsWriter, numbers: Sequence[int]
 ) -> dict[int, Part]:
     """The parts ``numbers``, made while a bar shows the items that are left."""
     total = sum(len(writer.rows(number)) for number in numbers)
@@ -183,7 +183,7 @@ def _filled(
         return dict(crew(stream, writer, numbers, on_items))
 
 
-def _writer(run: TrainedRun, folder: Path, stream: Stream, dtype: Dtype) -> PartsWriter:
+def _writer(run: TrainedRun, folder: Path, stream: EmbeddingStream, dtype: Dtype) -> PartsWriter:
     source = evaluation_source(run.config, stream.selection)
     total = len(source.rows)
     return PartsWriter(
@@ -204,7 +204,7 @@ def _crew(run: TrainedRun, workers: int) -> Iterator[Crew]:
     extractor = Extractor(run)
 
     def here(
-        stream: Stream,
+        stream: EmbeddingStream,
         writer: PartsWriter,
         numbers: Sequence[int],
         on_items: Callable[[int], None],

@@ -12,7 +12,7 @@ from threading import Event
 from typing import Any
 
 from cluster.errors import USER_ERRORS
-from cluster.evaluation.extractor import Crew, Extractor, Stream
+from cluster.evaluation.extractor import Crew, EmbeddingStream, Extractor
 from cluster.terminal import say, stop_on_signal
 from cluster.training import ray_session
 from evalsuite.vectors import EvaluationError, Part, PartsWriter
@@ -61,7 +61,7 @@ class _ExtractionActor:
     def ready(self) -> None:
         """Answers as soon as the actor has a place."""
 
-    def make(self, stream: Stream, writer: PartsWriter, number: int) -> Part | Exception:
+    def make(self, stream: EmbeddingStream, writer: PartsWriter, number: int) -> Part | Exception:
         """The part, or the user's error as a value: exceptions do not survive Ray's wrapping."""
         try:
             done = writer.whole(number)  # by an actor that died before it could answer
@@ -86,7 +86,7 @@ class _Actors:
 
     def __call__(
         self,
-        stream: Stream,
+        stream: EmbeddingStream,
         writer: PartsWriter,
         numbers: Sequence[int],
         on_items: Callable[[int], None],

@@ -21,8 +21,7 @@ from cluster.evaluation.extraction import (
     require_same_data,
     results_folder,
 )
-from cluster.evaluation.picture_files import embed_pictures, thumbnail
-from cluster.evaluation.pictures import Pictures
+from cluster.evaluation.pictures import SamplePictures, embed_pictures, thumbnail
 from cluster.tables import standard_output
 from cluster.terminal import say, shown, task
 from evalsuite.scoring import HEADLINES, Options
@@ -216,7 +215,7 @@ def _write_page(
 
     keys = [gallery.keys[row] for row in dict.fromkeys(found.indices.ravel().tolist())]
     with task("reading the pictures"):
-        encoded = Pictures([run.config])(keys)
+        encoded = SamplePictures([run.config])(keys)
     sources = {key: data_uri(key, content) for key, content in encoded.items()}
 
     def hit(row: int, distance: float) -> Hit:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from evalsuite.pages import plots
 from evalsuite.pages.headline import number
 from evalsuite.pages.runs import RunLine, RunView
-from evalsuite.search import nearest, selected
+from evalsuite.search import nearest_rows, selected
 from evalsuite.vectors import Embeddings
 
 _MOST_BARS = 40
@@ -62,7 +62,7 @@ def class_bars(runs: Sequence[RunView], lines: Sequence[RunLine]) -> ClassBars:
     bars = ClassBars(shown=len(order), total=len(labels))
     for measure, words in (("AP", "Average precision"), ("FT", "First tier")):
         values = np.stack([_class_means(table, measure, labels) for _, table in tables])
-        figure = plots.class_bars(
+        figure = plots.bars_by_class(
             [labels[row] for row in order],
             values[:, order],
             runs=[line.index for line, _ in tables],
@@ -94,7 +94,7 @@ def confusions(runs: Sequence[RunView], lines: Sequence[RunLine]) -> list[Confus
         pair = _answerable(run.queries, run.gallery)
         if pair is None:
             continue
-        first = nearest(pair, run.gallery, k=1, options=run.evaluation.options)[:, 0]
+        first = nearest_rows(pair, run.gallery, k=1, options=run.evaluation.options)[:, 0]
         truth = np.asarray(pair.labels, dtype=str)
         found = np.asarray(run.gallery.labels, dtype=str)[first]
         classes = sorted(set(run.gallery.labels))

@@ -22,7 +22,7 @@ def page_template(name: str) -> jinja2.Template:
     return environment.get_template(name)
 
 
-def write_page(out: str | Path, template: str, **values: Any) -> Path:
+def render_page(out: str | Path, template: str, **values: Any) -> Path:
     """Fill ``template`` with ``values``, write it to ``out`` in one step, and return ``out``."""
     write_text_atomically(out, page_template(template).render(**values))
     return Path(out)

@@ -83,7 +83,7 @@ def signal(series: Sequence[Series], *, name: str, title: str) -> Markup:
     return draw(300, 168, paint, name=name, description=f"{title} over the training steps")
 
 
-def class_bars(
+def bars_by_class(
     classes: Sequence[str],
     values: np.ndarray,
     *,

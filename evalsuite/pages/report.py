@@ -19,18 +19,18 @@ from evalsuite.pages import plots
 from evalsuite.pages.class_views import class_bars, confusions
 from evalsuite.pages.domains import domain_section
 from evalsuite.pages.headline import MEASURES, cautions, headline_rows
-from evalsuite.pages.page_templates import write_page
+from evalsuite.pages.page_templates import render_page
 from evalsuite.pages.provenance import comparisons
 from evalsuite.pages.runs import RunLine, RunView, run_lines
 from evalsuite.pages.signals import signal_panels
-from evalsuite.pages.strips import Pictures, retrieval_strips
+from evalsuite.pages.strips import PicturesByKey, retrieval_strips
 from evalsuite.vectors import EvaluationError
 
 _RECALLS = (0.1, 0.25, 0.5, 0.75)
 
 
 def build_report(
-    runs: Sequence[RunView], out: Path, *, title: str, pictures: Pictures | None = None
+    runs: Sequence[RunView], out: Path, *, title: str, pictures: PicturesByKey | None = None
 ) -> Path:
     """Write the report of `runs` to the file `out`, replacing it in one step, and return `out`.
 
@@ -41,7 +41,7 @@ def build_report(
     if not runs:
         raise EvaluationError("a report needs at least one run folder")
     lines = run_lines(runs)
-    return write_page(
+    return render_page(
         out,
         "report.html.j2",
         title=title,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from evalsuite.pages.page_templates import write_page
+from evalsuite.pages.page_templates import render_page
 from evalsuite.pages.strips import Thumb
 
 _MEASURES = {"euclidean": "Euclidean distance", "cosine": "cosine distance"}
@@ -36,7 +36,7 @@ def write_search_page(
     Every name is escaped; pictures are the data URIs of ``Thumb.source``. ``metric`` is euclidean
     or cosine, ``items`` the size of the gallery, ``kind`` that of the index.
     """
-    return write_page(
+    return render_page(
         out,
         "search.html.j2",
         title=title,

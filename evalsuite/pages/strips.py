@@ -16,11 +16,11 @@ from PIL import Image, ImageOps
 
 from evalsuite.pages.headline import number
 from evalsuite.pages.runs import RunLine, RunView
-from evalsuite.search import nearest, selected
+from evalsuite.search import nearest_rows, selected
 
 logger = logging.getLogger(__name__)
 
-Pictures = Callable[[Sequence[str]], Mapping[str, bytes]]
+PicturesByKey = Callable[[Sequence[str]], Mapping[str, bytes]]
 """Encoded pictures (PNG or JPEG) by sample key; keys without a picture are left out."""
 
 _SIDE_PX = 120
@@ -59,7 +59,7 @@ def retrieval_strips(
     runs: Sequence[RunView],
     lines: Sequence[RunLine],
     *,
-    pictures: Pictures | None = None,
+    pictures: PicturesByKey | None = None,
     count: int = 6,
     seed: int = 0,
 ) -> list[Strip]:
@@ -153,7 +153,7 @@ def _rows_of_run(run: RunView, line: RunLine, keys: Sequence[str]) -> list[Strip
         return []
     places, precision = _places(run), _column(run.evaluation.per_query, "AP")
     wanted = selected(run.queries, [places[key] for key in keys])
-    found = nearest(wanted, run.gallery, k=_SHOWN, options=run.evaluation.options)
+    found = nearest_rows(wanted, run.gallery, k=_SHOWN, options=run.evaluation.options)
     keys_G, labels_G = run.gallery.keys, run.gallery.labels
     return [
         StripRow(
@@ -165,7 +165,7 @@ def _rows_of_run(run: RunView, line: RunLine, keys: Sequence[str]) -> list[Strip
     ]
 
 
-def _with_pictures(strips: Sequence[Strip], pictures: Pictures) -> list[Strip]:
+def _with_pictures(strips: Sequence[Strip], pictures: PicturesByKey) -> list[Strip]:
     """The strips with every picture that `pictures` knows, asked for once, as small data URIs."""
     keys = dict.fromkeys(thumb.key for strip in strips for thumb in _thumbs(strip))
     encoded = pictures(list(keys))

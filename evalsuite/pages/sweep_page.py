@@ -13,7 +13,7 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from evalsuite.pages.headline import MEASURES, number
-from evalsuite.pages.page_templates import write_page
+from evalsuite.pages.page_templates import render_page
 from evalsuite.pages.sweep_plots import TransferMatrix, transfer_matrix
 from evalsuite.pages.sweep_rows import (
     LedgerRow,
@@ -25,8 +25,8 @@ from evalsuite.pages.sweep_rows import (
     label_words,
     main_metric,
     method_name,
+    metric_of,
     seed_table,
-    value_of,
 )
 from evalsuite.pages.sweep_views import curve_groups, parallel_view
 from evalsuite.scoring import LOWER_IS_BETTER
@@ -70,7 +70,7 @@ def write_sweep_page(
     skipped = planned.get("skipped") or []
     if not tables and (summary := seed_table(finished)) is not None:
         tables = [summary]
-    return write_page(
+    return render_page(
         out,
         "sweep.html.j2",
         title=title,
@@ -119,7 +119,7 @@ def _best(finished: Sequence[LedgerRow], metric: str, axes: Sequence[str]) -> di
     """The best cell whose checkpoint no label of the target has chosen; else the best of all."""
     honest = [row for row in finished if not is_oracle(row)] or finished
     for row in best_first(honest, metric)[:1]:
-        value = value_of(row, metric)
+        value = metric_of(row, metric)
         if math.isfinite(value):
             oracle = is_oracle(row)
             return {"text": f"{value:.3f}", "cell": cell_words(row, axes), "oracle": oracle}
@@ -133,7 +133,7 @@ def _cell_table(
     measures = [
         measure
         for measure in MEASURES
-        if any(math.isfinite(value_of(row, measure.key)) for row in finished)
+        if any(math.isfinite(metric_of(row, measure.key)) for row in finished)
     ]
     metric = main_metric(finished)
     rows = [
@@ -143,9 +143,9 @@ def _cell_table(
             "method": method_name(row),
             "selection": _selection(row),
             "is_oracle": is_oracle(row),
-            "metrics": [_shown(value_of(row, m.key), ".3f") for m in measures],
+            "metrics": [_shown(metric_of(row, m.key), ".3f") for m in measures],
             "intervals": [_interval(row, m.key) for m in measures],
-            "oracle": _shown(value_of(row.get("oracle") or {}, metric), ".3f"),
+            "oracle": _shown(metric_of(row.get("oracle") or {}, metric), ".3f"),
             "cost": [_shown(value, form) for value, form in _cost(row)],
             "link": _link(row, out=out, links_from=links_from),
         }

@@ -77,12 +77,12 @@ def is_oracle(row: LedgerRow) -> bool:
 def main_metric(rows: Sequence[LedgerRow]) -> str:
     """The metric that orders the rows: mAP if any row has it, else the first headline found."""
     for metric in ("mAP", *HEADLINES):
-        if any(math.isfinite(value_of(row, metric)) for row in rows):
+        if any(math.isfinite(metric_of(row, metric)) for row in rows):
             return metric
     return "mAP"
 
 
-def value_of(row: LedgerRow, metric: str) -> float:
+def metric_of(row: LedgerRow, metric: str) -> float:
     """The row's value of ``metric``, NaN if it has none."""
     return number((row.get("metrics") or {}).get(metric))
 
@@ -92,7 +92,7 @@ def best_first(rows: Sequence[LedgerRow], metric: str) -> list[LedgerRow]:
     sign = 1.0 if metric in LOWER_IS_BETTER else -1.0
 
     def place(row: LedgerRow) -> float:
-        value = value_of(row, metric)
+        value = metric_of(row, metric)
         return sign * value if math.isfinite(value) else math.inf
 
     return sorted(rows, key=place)
@@ -107,7 +107,7 @@ def seed_table(rows: Sequence[LedgerRow]) -> ResultTable | None:
     axes = [name for name in varying_axes(rows) if name not in SEED_AXES]
     across = next((name for name in COLUMN_AXES if name in axes), None)
     down = [name for name in axes if name != across] or ["method"]
-    metrics = [m for m in HEADLINES if any(math.isfinite(value_of(r, m)) for r in rows)]
+    metrics = [m for m in HEADLINES if any(math.isfinite(metric_of(r, m)) for r in rows)]
     settings: dict[str, dict[str, list[LedgerRow]]] = {}
     for row in rows:
         column = cell_words(row, [across]) if across else str(row.get("dataset") or "results")

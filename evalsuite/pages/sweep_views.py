@@ -21,7 +21,7 @@ from evalsuite.pages.sweep_rows import (
     cell_words,
     label_words,
     method_name,
-    value_of,
+    metric_of,
     varying_axes,
 )
 from evalsuite.scoring import HEADLINES, LOWER_IS_BETTER
@@ -74,7 +74,7 @@ def parallel_view(rows: Sequence[LedgerRow], metric: str) -> ParallelView | None
     Of more than 400 cells the best 100 and an even choice of the others are drawn; of more than
     nine axes the first nine.
     """
-    rows = [row for row in best_first(rows, metric) if math.isfinite(value_of(row, metric))]
+    rows = [row for row in best_first(rows, metric) if math.isfinite(metric_of(row, metric))]
     axes = varying_axes(rows)
     if len(rows) < 2 or not axes:
         return None
@@ -86,7 +86,7 @@ def parallel_view(rows: Sequence[LedgerRow], metric: str) -> ParallelView | None
     leading = min(leading, _MOST_LINES // 4)
     named = zip(axes, axis_words(axes), strict=True)
     drawn = [_axis(word, [(r.get("cell") or {}).get(name) for r in rows]) for name, word in named]
-    scores = np.array([value_of(row, metric) for row in rows])
+    scores = np.array([metric_of(row, metric) for row in rows])
     last = _numeric(metric, scores, downwards=metric in LOWER_IS_BETTER)
     figure = parallel_axes(
         [*drawn[:_MOST_AXES], last], np.arange(len(rows)) < leading, name="parallel"

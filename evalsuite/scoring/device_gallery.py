@@ -126,7 +126,7 @@ class DeviceShard(GalleryShard):
     def count(
         self, queries: np.ndarray, offsets: np.ndarray, distance: np.ndarray, index: np.ndarray
     ) -> np.ndarray:
-        """As ``Shard.count``."""
+        """As ``BaseShard.count``."""
         query_tile, item_tile = self.arithmetic.query_tile, self.arithmetic.item_tile
         device = self.arithmetic.device
         counts = np.zeros((3, len(distance)), dtype=np.int32)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from evalsuite.scoring.evaluation import score
-from evalsuite.scoring.gallery import InProcess, Shard
+from evalsuite.scoring.gallery import BaseShard, InProcess
 from evalsuite.scoring.options import Options
 from evalsuite.scoring.result import Evaluation
 from evalsuite.vectors import EvaluationError
@@ -39,7 +39,7 @@ class _Lookup:
         return self._order_QG[np.ix_(queries, items)]
 
 
-class _MatrixShard(Shard):
+class _MatrixShard(BaseShard):
     """Compared numbers are the matrix entries."""
 
     def __init__(self, order_QG: np.ndarray, labels: Sequence[str]) -> None:

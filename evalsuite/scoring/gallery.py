@@ -39,7 +39,7 @@ class Transport(Protocol):
 class InProcess:
     """Shards in this process, asked one after another."""
 
-    def __init__(self, shards: Sequence[Shard]) -> None:
+    def __init__(self, shards: Sequence[BaseShard]) -> None:
         self.shards = list(shards)
 
     def broadcast(self, method: str, *args: Any) -> list[Any]:
@@ -47,7 +47,7 @@ class InProcess:
         return [getattr(shard, method)(*args) for shard in self.shards]
 
 
-class Shard:
+class BaseShard:
     """Items of a gallery under their global indices; a subclass says how far they are.
 
     ``arithmetic`` makes tiles of compared numbers from prepared queries and items.
@@ -167,7 +167,7 @@ class Shard:
         return total
 
 
-class GalleryShard(Shard):
+class GalleryShard(BaseShard):
     """Vectors of a gallery part: float32 [G, D] with class names [G] and global indices [G].
 
     ``features`` (raw, clamp-l2, l2) is applied to items and queries alike; ``metric`` is
@@ -196,7 +196,7 @@ class GalleryShard(Shard):
         self._kept: Any = self.arithmetic.keep(prepare_features(raw, features))
 
     def describe(self) -> dict[str, Any]:
-        """As ``Shard.describe``, with ``width`` D and the options it was built with."""
+        """As ``BaseShard.describe``, with ``width`` D and the options it was built with."""
         return {**super().describe(), "width": self._width, **self._options}
 
     def non_finite(self) -> np.ndarray:

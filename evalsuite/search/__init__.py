@@ -7,7 +7,7 @@ from evalsuite.search.approximate import approximation_report
 from evalsuite.search.exact import (
     Neighbours,
     SearchIndex,
-    nearest,
+    nearest_rows,
     searched_space,
     selected,
 )
@@ -23,7 +23,7 @@ __all__ = [
     "approximation_report",
     "build_index",
     "choose_parameters",
-    "nearest",
+    "nearest_rows",
     "read_index",
     "searched_space",
     "selected",

@@ -152,7 +152,7 @@ class _Lists:
         self._class_rows = {str(n): np.flatnonzero(class_of == c) for c, n in enumerate(names)}
 
     def broadcast(self, method: str, *args: Any) -> list[Any]:
-        """The answer of ``describe``, ``relevant`` or ``count``, see ``gallery.Shard``."""
+        """The answer of ``describe``, ``relevant`` or ``count``, see ``gallery.BaseShard``."""
         return [getattr(self, method)(*args)]
 
     def describe(self) -> dict[str, Any]:

@@ -250,7 +250,9 @@ class FlatIndex:
         return bool(reached < float(boundary) - slack)
 
 
-def nearest(queries: Embeddings, gallery: Embeddings, *, k: int, options: Options) -> np.ndarray:
+def nearest_rows(
+    queries: Embeddings, gallery: Embeddings, *, k: int, options: Options
+) -> np.ndarray:
     """Gallery rows int64 [Q, min(k, G)], the nearest first, in the order the metrics rank.
 
     Of ``options``, those of the evaluation, ``features`` and ``metric`` count.

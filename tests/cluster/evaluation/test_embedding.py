@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.evaluation import extraction as embedding
+from cluster.evaluation import extractor
 from cluster.evaluation.extraction import configured_stream, embed
 from cluster.evaluation.extractor import Extractor
 from cluster.evaluation.jobs import evaluate_run
@@ -148,7 +148,7 @@ def test_values_beyond_half_precision_name_the_item_and_the_remedy(run, monkeypa
         keys, labels, vectors = extract(*args, **options)  # pyright: ignore[reportArgumentType]
         return keys, labels, vectors + 1e6
 
-    monkeypatch.setattr(embedding, "extract", far)
+    monkeypatch.setattr(extractor, "extract", far)
     told = call(capfd, "embed", run, "--dtype", "float16", "--what", "gallery").complaint
     loaded = load_run(run)
     source = evaluation_source(loaded.config, loaded.config.data.gallery)
