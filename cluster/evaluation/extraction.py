@@ -1,8 +1,8 @@
 """Extraction of embeddings: streams of a trained run to folders of Parquet parts.
 
-A stream is cut into parts of whole forward batches, whoever makes them. So an item meets the same
-neighbours in its forward pass at any number of workers, in a first call or one that continues, and
-its vector has the same bytes wherever the arithmetic is the same (processor, threads, libraries).
+A stream is cut into parts of whole forward batches. So an item has the same neighbours in its
+forward pass at any number of workers, in a first call or one that continues. Its vector has the
+same bytes wherever the arithmetic is the same (processor, threads, libraries).
 """
 
 from __future__ import annotations
@@ -126,8 +126,8 @@ def embed(
 ) -> list[EmbeddingParts]:
     """Embeddings of ``streams`` in ``folder/<name>``, every item exactly once.
 
-    Parts that an earlier call has left are kept where they are of the same weights, data and dtype
-    and whole; only the others are made.
+    Whole parts of an earlier call with the same weights, data and dtype are kept; only the others
+    are made.
 
     Args:
         workers: Ray actors, which load the checkpoint themselves; 0 works in this process.
@@ -167,7 +167,7 @@ def embed(
 def _filled(
     crew: Crew, stream: EmbeddingStream, writer: PartsWriter, numbers: Sequence[int]
 ) -> dict[int, Part]:
-    """The parts ``numbers``, made while a bar shows the items that are left."""
+    """Make the parts ``numbers`` while a bar shows the progress."""
     total = sum(len(writer.rows(number)) for number in numbers)
     if total < writer.total:
         kept = writer.total - total
@@ -227,7 +227,7 @@ def require_same_data(run: TrainedRun) -> None:
 
 
 def results_folder(path: Path, run: TrainedRun) -> RunFolder:
-    """The run folder itself for its newest state, a folder beside for one of its checkpoints."""
+    """The run folder itself for its newest state, a folder in it for one of its checkpoints."""
     path = path.absolute()
     if (path / "run.json").exists():
         return RunFolder(path)

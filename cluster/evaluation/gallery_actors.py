@@ -165,7 +165,7 @@ class GalleryActors:
 
 
 def _own_error(err: Any) -> Exception:
-    """What a shard raised, as in this process."""
+    """The error that a shard raised, without Ray's wrapping."""
     if isinstance(err.cause, MemoryError):
         return EvaluationError(
             "a gallery shard found too little memory; use smaller shards (more --shards) or nodes "

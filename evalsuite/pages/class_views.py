@@ -106,7 +106,7 @@ def confusions(runs: Sequence[RunView], lines: Sequence[RunLine]) -> list[Confus
 
 
 def _answerable(queries: Embeddings, gallery: Embeddings) -> Embeddings | None:
-    """The queries whose class has a shape, as the measures count them."""
+    """The queries whose class has a shape; the measures count only these."""
     present = set(gallery.labels)
     rows = [row for row, label in enumerate(queries.labels) if label in present]
     return selected(queries, rows) if rows else None

@@ -132,7 +132,7 @@ def _equal(first: _Pair, second: _Pair) -> bool:
 
 
 def _class_colours(pairs: Sequence[_Pair], section: DomainSection) -> dict[str, int]:
-    """Colour index by class; of many, ten at even steps through the sorted names."""
+    """Colour index by class; of many classes, ten at even steps through the sorted names."""
     labels = sorted({label for pair in pairs for side in pair.labels for label in side})
     total = len(labels)
     if total > _OTHERS:

@@ -1,4 +1,4 @@
-"""What the training log says, as panels of curves: one panel a logged value, one line a run."""
+"""The training log as panels of curves: one panel per logged value, one line per run."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _values(record: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], float]
 
 
 def _parts(value: object) -> Iterator[tuple[str, float]]:
-    """A number as it is; several numbers by name, as of one learning rate a parameter group."""
+    """One number, or several by name, such as the learning rates of parameter groups."""
     if isinstance(value, Mapping):
         yield from ((f", {name}", number(part)) for name, part in value.items())
     else:

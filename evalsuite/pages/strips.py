@@ -93,8 +93,8 @@ def choose_queries(
 
     Queries common to all tables (columns key, label, AP), and in `among` if given, are sorted by
     their mean AP over the tables and cut into `count` equal bands; from each band one is drawn at
-    random among those whose class has been drawn least. Nobody picks by hand, and the bad end shows
-    as often as the good one.
+    random among those whose class has been drawn least often. So nobody picks by hand, and bad
+    queries show as often as good ones.
     """
     mean = _mean_precision(tables)
     labels = _column(tables[0], "label")

@@ -1,4 +1,4 @@
-"""One self-contained HTML file about a sweep: what was found, what failed and why, what it cost."""
+"""One self-contained HTML file about a sweep: results, failures with their reasons, and cost."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def write_sweep_page(
     ``planned`` may hold ``skipped``, a list of {"cell": labels, "reason": words}, and ``counts``,
     further numbers by their words ("planned", "to run"). A row's ``run`` is a folder under
     ``links_from`` (or an absolute one); a cell is linked to the ``report.html`` in it if that file
-    exists. Without ``tables`` the cells that differ in nothing but the seed are put together in
-    one. The same rows and files give the same bytes; the page needs no network and no JavaScript.
+    exists. Without ``tables``, one table is made of the means over seeds. The same rows and files
+    give the same bytes; the page needs no network and no JavaScript.
     """
     out = Path(out)
     by_state = {state: [row for row in rows if row.get("status") == state] for state in _STATES}
@@ -105,7 +105,7 @@ def _counts(
 
 
 def _totals(rows: Sequence[LedgerRow]) -> list[tuple[str, str]]:
-    """Hours that all cells together took, of those that say."""
+    """Hours that all cells together took, as far as their rows say."""
     names = (("cpu_seconds", "CPU hours"), ("gpu_seconds", "GPU hours"))
     totals = []
     for key, words in names:
@@ -116,7 +116,7 @@ def _totals(rows: Sequence[LedgerRow]) -> list[tuple[str, str]]:
 
 
 def _best(finished: Sequence[LedgerRow], metric: str, axes: Sequence[str]) -> dict[str, Any] | None:
-    """The best cell whose checkpoint no label of the target has chosen; else the best of all."""
+    """The best cell that is no oracle's; the best of all if every one is."""
     honest = [row for row in finished if not is_oracle(row)] or finished
     for row in best_first(honest, metric)[:1]:
         value = metric_of(row, metric)
@@ -179,7 +179,7 @@ def _interval(row: LedgerRow, name: str) -> str:
 
 
 def _shown(value: float, form: str) -> _Number:
-    """Words and the same digits to sort by: sorting never tells apart what looks equal."""
+    """The text, and its own digits to sort by, so that equal texts sort as equal."""
     if not math.isfinite(value):
         return _Number("–", "")
     text = f"{value:{form}}"
@@ -206,7 +206,7 @@ def _link(row: LedgerRow, *, out: Path, links_from: Path) -> str:
 
 
 def _ended(row: LedgerRow, axes: Sequence[str]) -> dict[str, Any]:
-    """A cell without results: where it came to, and the words about it."""
+    """A cell without results: its last step, and the reason."""
     curve = row.get("curve") or []
     step = curve[-1].get("step") if curve else None
     return {
@@ -219,7 +219,7 @@ def _ended(row: LedgerRow, axes: Sequence[str]) -> dict[str, Any]:
 
 
 def _by_reason(skipped: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
-    """The cells that were not trained, by why, in the order of first appearance."""
+    """The cells that were not trained, by reason, in the order of first appearance."""
     groups: dict[str, list[str]] = {}
     for one in skipped:
         labels = one.get("cell") or {}

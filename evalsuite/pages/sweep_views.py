@@ -1,4 +1,4 @@
-"""What a sweep's figures show: which cells, along which axes, in which order."""
+"""The choice of cells, axes and order for the figures of a sweep."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ParallelView:
 
 
 class CurveLine(RunLine):
-    """How a run is drawn in its panels; its name in the legend says where it stands."""
+    """How a run is drawn in its panels; its name is the cell's labels."""
 
     @property
     def glyph(self) -> str:

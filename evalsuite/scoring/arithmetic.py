@@ -36,7 +36,7 @@ from evalsuite.vectors import EvaluationError
 # The shape of a float32 product, queries by items. 48 is a multiple of the unrolling of common
 # kernels; more items would pad small classes further.
 PRODUCT = (96, 512)
-# Items of a tile: many, because a query's search tables fall out of the cache from tile to tile.
+# Items of a tile. Many, because the search tables of a query leave the cache between two tiles.
 ITEM_TILE = 4096
 CACHED_ITEMS = 512
 PREPARED_AT_ONCE = 16_384
@@ -200,8 +200,11 @@ class _Float32:
 def _laid(
     prepared: Prepared, count: int, width: int, usable: np.ndarray, size: int, *, fill: float
 ) -> _Laid:
-    """``count`` vectors [N, K = width] at the usable rows of as many products of ``size`` rows as
-    they need, prepared some at a time: a gallery is not in memory twice."""
+    """``count`` vectors [N, K = width] at the usable rows of as many products as they need.
+
+    A product has ``size`` rows. Vectors are prepared in blocks, so that a gallery is not in memory
+    twice.
+    """
     at = np.arange(count)
     places = at // len(usable) * size + usable[at % len(usable)]
     products = max(1, -(-count // len(usable)))
@@ -214,7 +217,7 @@ def _laid(
 
 
 def _scratch(rows: int, columns: int) -> np.ndarray:
-    """This thread's room for a product: a new one would be mapped page by page every time."""
+    """Memory of this thread for a product. A new array would be mapped page by page each time."""
     room: np.ndarray | None = getattr(_own, "room", None)
     if room is None or len(room) < rows * columns:
         room = _own.room = np.empty(rows * columns, dtype=np.float32)
@@ -222,7 +225,8 @@ def _scratch(rows: int, columns: int) -> np.ndarray:
 
 
 def _unit(vectors_ND: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors of unit length, 0 stays 0; zeros for rows that are not finite; the rows' states."""
+    """Vectors of unit length, and the states of their rows. Zero vectors stay zero, and rows that
+    are not finite become zero."""
     state = row_states(vectors_ND)
     rows = np.where(state[:, None] == 0, vectors_ND, np.float32(0.0))
     norm = np.sqrt(_squared_length(rows))
@@ -233,8 +237,8 @@ def _unit(vectors_ND: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _with_column(
     vectors_ND: np.ndarray, column_N: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The vectors with one more component, ``column_N`` or their squared length, [N, D+1]; zeros
-    for rows that are not finite; the rows' states."""
+    """The vectors with one more component, ``column_N`` or their squared length, [N, D+1], and the
+    states of their rows. Rows that are not finite become zero."""
     state = row_states(vectors_ND)
     width = vectors_ND.shape[1]
     rows = np.zeros((len(vectors_ND), width + 1), dtype=np.float32)
@@ -258,16 +262,15 @@ def _squared_length(vectors_ND: np.ndarray) -> np.ndarray:
 def like_places(width: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of a float32 product where every entry rounds alike, int64 each.
 
-    Products of one vector repeated with another repeated: entries that differ from most of the
-    others are rounded in another order. Found once for a number of components.
+    A trial multiplies copies of one vector with copies of another. Entries that differ from the
+    majority were rounded in another order. The result is kept for each number of components.
 
     Raises ``EvaluationError`` if less than half of the product is left.
     """
     random = np.random.default_rng(width)
     alike = np.ones(PRODUCT, dtype=bool)
 
-    def try_out(trial: int) -> None:
-        del trial
+    def try_out(_: int) -> None:
         query, item = (random.standard_normal(width).astype(np.float32) for _ in PRODUCT)
         queries = np.repeat(query[None], PRODUCT[0], axis=0)
         items = np.repeat(item[None], PRODUCT[1], axis=0)
@@ -276,7 +279,7 @@ def like_places(width: int) -> tuple[np.ndarray, np.ndarray]:
         values, counts = np.unique(product, return_counts=True)
         np.logical_and(alike, product == values[counts.argmax()], out=alike)
 
-    for trial in range(TRIALS):  # one after another: all of them write to one array
+    for trial in range(TRIALS):  # one after another, because all of them write to one array
         run_in_threads(try_out, [trial])
     rows = np.flatnonzero(alike.mean(axis=1) > 0.5)
     columns = np.flatnonzero(alike[rows].all(axis=0))

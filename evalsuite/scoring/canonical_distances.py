@@ -106,7 +106,7 @@ def _squared_norm(high_ND: np.ndarray, low_ND: np.ndarray) -> np.ndarray:
 
 
 def _products(queries: Limbs, items: Limbs) -> np.ndarray:
-    """Inner products float64 [Q, G]; three exact matrix products and two rounded additions."""
+    """Inner products float64 [Q, G]: three exact matrix products and two rounded additions."""
     product_QG = queries.high @ items.high.T
     product_QG += queries.pair @ items.swapped.T
     product_QG += queries.low @ items.low.T

@@ -29,7 +29,7 @@ ITEMS_AT_ONCE = 8192
 
 
 class _Rows:
-    """Limbs of vectors float32 [N, D], on their device; step by step as ``split_limbs``."""
+    """Limbs of vectors float32 [N, D] on their device, in the steps of ``split_limbs``."""
 
     def __init__(self, vectors_ND: Tensor) -> None:
         infinite, lost = vectors_ND.isinf().any(dim=1), vectors_ND.isnan().any(dim=1)
@@ -49,8 +49,10 @@ class _Rows:
 
 
 def _power_of_two(exponent_N: Tensor) -> Tensor:
-    """2^exponent as float64 [N, 1], for exponents of normal numbers: torch.ldexp may take float32
-    on its way."""
+    """2^exponent as float64 [N, 1], for exponents of normal numbers.
+
+    Not torch.ldexp, which may compute in float32.
+    """
     return ((exponent_N + 1023) << 52).view(torch.float64)[:, None]
 
 
@@ -79,7 +81,7 @@ class _OnDevice:
         return self.compare(queries, items).cpu().numpy()
 
     def compare(self, queries: _Rows, items: _Rows) -> Tensor:
-        """``tile`` left on the device; step by step as ``distances.distances``."""
+        """The tile on the device, in the steps of ``canonical_distances.distances``."""
         product = queries.high @ items.high.T
         product += queries.high @ items.low.T + queries.low @ items.high.T
         product += queries.low @ items.low.T
@@ -144,7 +146,7 @@ class DeviceShard(GalleryShard):
 
 
 class _Thresholds:
-    """Sorted thresholds of q queries on the device, and what falls among them."""
+    """Sorted thresholds of q queries on the device, and the counts of items among them."""
 
     def __init__(
         self, offsets: np.ndarray, distance: np.ndarray, index: np.ndarray, device: torch.device
@@ -158,8 +160,8 @@ class _Thresholds:
         lost = np.isnan(values)
         known = sizes - lost.sum(axis=1)
         values[lost] = np.inf
-        # Where each run of equal thresholds begins, over all queries, with the gallery index: this
-        # rises over runs and within them, so one search finds a place within a run.
+        # A key is the start of a run of equal thresholds, over all queries, with the gallery index.
+        # Keys rise over runs and within them, so one search finds a place within a run.
         at = np.arange(values.size).reshape(values.shape)
         new = np.ones(values.shape, dtype=bool)
         new[:, 1:] = values[:, 1:] != values[:, :-1]
@@ -169,7 +171,7 @@ class _Thresholds:
         self._values, self._keys, self._known = (
             torch.from_numpy(part).to(device) for part in (values, keys, known[:, None])
         )
-        # One more place a query, for what is before no threshold.
+        # One more place a query, for items that come before no threshold.
         self._counts = torch.zeros((3, len(sizes), longest + 1), dtype=torch.int64, device=device)
 
     def add(self, tile: Tensor, place: Tensor) -> None:

@@ -27,13 +27,13 @@ from evalsuite.scoring.rank_counting import Counted, count_before
 from evalsuite.scoring.result import Evaluation
 from evalsuite.scoring.tally import Tally, curve_ranks
 from evalsuite.scoring.tie_rules import TIE_RULES
-from evalsuite.vectors import Embeddings, EvaluationError, require_finite
+from evalsuite.vectors import Embeddings, EvaluationError, require_finite, require_same_width
 
 logger = logging.getLogger(__name__)
 
-# A block also ends before this many relevant pairs, whatever query_block says (about 0.2 GB).
+# The most relevant pairs of a block (about 0.2 GB), for any query_block.
 PAIRS_IN_A_BLOCK = 2_000_000
-# Blocks are cut at multiples of it: whole tiles for any arithmetic.
+# Blocks are cut at multiples of this, which are whole tiles of any arithmetic.
 QUERIES_OF_TILES = 192
 
 Progress = Callable[[int, int], None]
@@ -214,8 +214,10 @@ def _asked(
 
 
 def _blocks(sizes: np.ndarray, query_block: int) -> Iterator[slice]:
-    """Consecutive slices of at most ``query_block`` queries and PAIRS_IN_A_BLOCK relevant pairs,
-    whole tiles of queries where that leaves any."""
+    """Consecutive slices of at most ``query_block`` queries and PAIRS_IN_A_BLOCK relevant pairs.
+
+    A slice ends at a whole tile of queries where it holds one.
+    """
     ends = np.cumsum(sizes)
     start = 0
     while start < len(sizes):
@@ -241,15 +243,7 @@ def _check_embeddings(queries: Embeddings, gallery: Embeddings | None, options: 
             except EvaluationError as error:
                 raise EvaluationError(f"{name}: {error}") from None
     if gallery is not None:
-        _check_width(queries, gallery.width)
-
-
-def _check_width(queries: Embeddings, width: int) -> None:
-    if queries.width != width:
-        raise EvaluationError(
-            f"queries have {queries.width} components, the gallery has {width}; "
-            "extract both with one network"
-        )
+        require_same_width(queries, gallery.width)
 
 
 def _check_shards(
@@ -259,7 +253,7 @@ def _check_shards(
     options: Options,
 ) -> None:
     for position, shard in enumerate(held):
-        _check_width(queries, shard["width"])
+        require_same_width(queries, shard["width"])
         for name, wanted in options.shard_options.items():
             if shard[name] != wanted:
                 raise EvaluationError(

@@ -1,4 +1,4 @@
-"""Who is scored against what."""
+"""The queries that are scored, and the classes of the gallery."""
 
 from __future__ import annotations
 

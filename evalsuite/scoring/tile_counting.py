@@ -1,7 +1,8 @@
-"""Where the items of a tile fall among a query's thresholds.
+"""Count, inside a shard, the items of a tile that come before the thresholds of each query.
 
-Each query's range of thresholds is cut into equal parts; the part of an item is one multiplication
-away, and holds so few thresholds that the rest of the search needs no branches.
+A threshold is the (distance, gallery index) of a relevant item. The range of a query's thresholds
+is cut into equal parts. One multiplication gives the part of an item, and a part holds so few
+thresholds that the rest of the search needs no branches.
 
 Shape letters: Q queries, M thresholds (relevant pairs, query after query), G items of a tile.
 """
@@ -13,8 +14,8 @@ import numpy as np
 from evalsuite.scoring.compiled import compiled
 from evalsuite.scoring.tie_rules import BEFORE, NEARER, NEARER_OR_EQUAL
 
-# Entry points a threshold, and steps from there to most items' places without looking: more entry
-# points fall out of the cache, fewer need more steps.
+# Parts per threshold, and steps without a branch from the start of a part, which reach the places
+# of most items. More parts leave the cache; fewer need more steps.
 BUCKETS = 2
 STEPS = 2
 
@@ -90,7 +91,7 @@ def count_tile(tile, place, row, offsets, index, first, fenced, low, scale, coun
         found = counts[NEARER, start + q : start + q + n + 1]
         base, factor, top = low[q], scale[q], np.float32(BUCKETS * n - 1)
         lost = 0
-        # Short loops without branches, each of its own, so that they are vectorised.
+        # Separate short loops without branches, so that the compiler vectorises them.
         for j in range(items):
             x = (values[j] - base) * factor
             x = x if x > 0 else np.float32(0)
@@ -100,7 +101,7 @@ def count_tile(tile, place, row, offsets, index, first, fenced, low, scale, coun
         for j in range(items):
             at[j] = entry[np.uint32(part[j])]
         for _ in range(STEPS):
-            for j in range(items):  # NaN behind the last threshold stops it
+            for j in range(items):  # the NaN behind the last threshold ends the steps
                 at[j] += fence[np.uint32(at[j]) + np.uint32(1)] <= values[j]
         ties = 0
         for j in range(items):
@@ -116,7 +117,7 @@ def count_tile(tile, place, row, offsets, index, first, fenced, low, scale, coun
         own = index[start : start + n]
         for k in range(ties):
             _count_tie(fence, at[tied[k]], place[tied[k]], own, counts, start + q)
-        if lost:  # NaN found its way to the front, but is not before anything
+        if lost:  # NaN landed at the front, but comes before nothing
             found[0] -= lost
 
 
@@ -159,7 +160,7 @@ def _count_tie(fence, u, place, index, counts, at):
             end = middle
     counts[NEARER_OR_EQUAL, at + left] += 1
     counts[NEARER_OR_EQUAL, at + u] -= 1
-    if behind < u:  # not so for an item that is itself a threshold, the most frequent tie
+    if behind < u:  # false for an item that is itself a threshold, the most frequent tie
         counts[BEFORE, at + behind] += 1
         counts[BEFORE, at + u] -= 1
 

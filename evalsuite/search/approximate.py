@@ -65,7 +65,7 @@ def approximation_report(
     maps each headline to ``exact``, ``approximate`` and ``change``, ``variants`` the same of all
     variants; ``not_given`` maps the others to the reason; ``speed`` has the seconds of both, the
     threads, and their ratio; ``k`` and ``queries`` say on what this was measured, ``widened`` for
-    how many of these queries the index had to look further than its parameters say to have k
+    how many of these queries the index had to search more than its parameters say to find k
     answers.
 
     Args:
@@ -237,7 +237,7 @@ def _changes(exact: Evaluation, listed: Evaluation, *, k: int, items: int) -> di
 
 
 def _speed(index: SearchIndex, flat: FlatIndex, queries: Embeddings) -> dict[str, Any]:
-    """Median seconds of both for all queries at once, asked in turns after one go to warm up."""
+    """Median seconds of both for all queries at once, asked in turns after an untimed search."""
     seconds: dict[str, list[float]] = {"flat": [], "index": []}
     for repeat in range(REPEATS + 1):
         for name, asked in (("flat", flat), ("index", index)):

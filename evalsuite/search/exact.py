@@ -30,12 +30,12 @@ from evalsuite.scoring import (
     split_limbs,
 )
 from evalsuite.search.faiss_library import Searcher, faiss_module
-from evalsuite.vectors import Embeddings, EvaluationError, require_finite
+from evalsuite.vectors import Embeddings, EvaluationError, require_finite, require_same_width
 
 FLOAT32_UNIT = 2.0**-24
 ROWS_AT_ONCE = 4096
 CANDIDATES_OF_A_PRODUCT = 512
-CANDIDATES_AT_ONCE = 1 << 22  # of a block of queries: 50 MB of FAISS's answers
+CANDIDATES_AT_ONCE = 1 << 22  # of a block of queries; they are 50 MB of FAISS's answers
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +43,8 @@ class Neighbours:
     """The k nearest items of each query, nearest first.
 
     ``indices`` int64 [Q, k] are gallery rows, never -1; ``distances`` float32 [Q, k] are Euclidean
-    distances, or 1 - similarity under cosine. ``widened``: queries for which an approximate index
-    had to look further than its parameters say to have k answers.
+    distances, or 1 - similarity under cosine. ``widened`` is the number of queries for which an
+    approximate index had to search more than its parameters say to find k answers.
     """
 
     indices: np.ndarray
@@ -96,11 +96,7 @@ class SearchedGallery:
         """
         if k < 1:
             raise EvaluationError(f"k={k}: give 1 or more")
-        if queries.width != self.width:
-            raise EvaluationError(
-                f"queries have {queries.width} components, the gallery has {self.width}; "
-                "extract both with one network"
-            )
+        require_same_width(queries, self.width)
         require_finite(queries)
         return prepare_features(queries.vectors, self.features)
 
@@ -123,7 +119,7 @@ class SearchedGallery:
         found = np.empty((len(rows), k), dtype=np.float32)
 
         def answer(block: slice) -> None:
-            # Neighbouring queries share a product: a call for each would cost more than the work.
+            # Neighbouring queries share a product, because a call for each would take longer.
             own = np.sort(rows[block], axis=1)  # ascending, so a stable sort breaks ties by row
             asked = np.unique(own[own >= 0])
             if not len(asked):
@@ -134,7 +130,7 @@ class SearchedGallery:
             compared = np.take_along_axis(tile, place, axis=1)
             compared[own < 0] = np.inf  # behind all, as every vector here is finite
             order = np.argsort(compared, axis=1, kind="stable")
-            # An overflow may make a real candidate infinite too: those below 0 go last again.
+            # An overflow may make a real candidate infinite too, so sort those below 0 last again.
             real = np.take_along_axis(own, order, axis=1) >= 0
             order = np.take_along_axis(order, np.argsort(~real, axis=1, kind="stable"), axis=1)
             indices[block] = np.take_along_axis(own, order[:, :k], axis=1)
@@ -228,7 +224,7 @@ class FlatIndex:
             return pending[:0]
         values, candidates = self.searcher.propose(gallery.for_faiss(vectors[pending]), fetch)
         indices[pending], found[pending], full = gallery.rerank(limbs, candidates, k)
-        # Not full: FAISS met an overflow and gave up on places.
+        # Without k candidates FAISS met an overflow and left places empty.
         settled = [
             bool(full[row])
             and self._settled(found[query, -1], values[row, -1], limbs.squared_norm[row])

@@ -6,8 +6,8 @@ versions. FAISS's file has a name of its own for each content and the descriptio
 so a reader finds the old index or the new one.
 
 FAISS does not check what it reads: a damaged file can crash it. A file is given to FAISS only if it
-has the hash that the description says. That finds damage and mix-ups; whoever can write both files
-can still make FAISS read anything, so read indexes only from folders you trust.
+has the hash that the description says. That finds damage and mix-ups. A person who can write both
+files can still make FAISS read anything, so read indexes only from folders that you trust.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def write_index(
 ) -> Path:
     """Write ``index``, built over ``gallery``, into ``folder``; returns the description's path.
 
-    ``about``, plain JSON values, joins the description: what was measured, say. An index that the
-    folder held is replaced.
+    ``about``, plain JSON values, joins the description. It may hold measurements, for example. An
+    index that is already in the folder is replaced.
     """
     folder = Path(folder)
     content = faiss_module().serialize_index(index.searcher.index)
@@ -133,7 +133,7 @@ def read_index(
                 f"{folder}: was built with {name}={found[name]!r}, asked for {wanted!r}; "
                 "build it again"
             )
-    # What is hashed is what FAISS gets: the file is read once.
+    # The file is read once, so that FAISS gets the bytes that were hashed.
     content = _content(folder, found)
     try:
         index = faiss_module().deserialize_index(content)

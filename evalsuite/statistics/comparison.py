@@ -1,7 +1,7 @@
 """Two evaluations on the same queries: paired differences with bootstrap intervals.
 
-Both sides see the same resampled queries, so what makes a query easy or hard for both cancels and
-the interval of the difference is narrower than either run's own.
+Both sides see the same resampled queries. What makes a query easy or hard for both cancels, so the
+interval of the difference is narrower than the interval of either run.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from evalsuite.vectors.embeddings import (
     EvaluationError,
     non_finite_rows,
     require_finite,
+    require_same_width,
     write_embeddings,
 )
 from evalsuite.vectors.parts_writer import PartsWriter, default_part_rows
@@ -33,5 +34,6 @@ __all__ = [
     "open_parts",
     "read_embeddings",
     "require_finite",
+    "require_same_width",
     "write_embeddings",
 ]

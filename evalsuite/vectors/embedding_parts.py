@@ -71,7 +71,7 @@ def encoded(
     )
     table = table.replace_schema_metadata({**about, "digest": content_digest(table)})
     sink = io.BytesIO()
-    # Vectors do not compress. Who reads single columns has no hash but those of the pages.
+    # Vectors do not compress. Page checksums protect readers of single columns.
     pq.write_table(table, sink, compression="none", write_page_checksum=True)
     return sink.getvalue()
 
@@ -84,7 +84,7 @@ def part_table(source: bytes | Path, *, columns: list[str] | None = None) -> pa.
 
 
 def part_metadata(table: pa.Table) -> dict[str, str]:
-    """What :func:`encoded` was told the part is ``about``, and its ``digest``."""
+    """The ``about`` that :func:`encoded` was given, and the ``digest``."""
     raw = table.schema.metadata or {}
     return {key.decode(): value.decode() for key, value in raw.items()}
 
@@ -215,7 +215,7 @@ class EmbeddingParts:
 
     @cached_property
     def _names(self) -> tuple[list[str], list[str]]:
-        """Keys and labels; these columns alone are read, their pages checked."""
+        """Keys and labels. Only these columns are read, with their page checksums."""
         keys: list[str] = []
         labels: list[str] = []
         for part in self.parts:

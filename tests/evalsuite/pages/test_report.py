@@ -19,7 +19,7 @@ from evalsuite.pages.report import build_report
 from evalsuite.pages.runs import RunView, run_lines, view_run
 from evalsuite.scoring.evaluation import evaluate
 from evalsuite.vectors.embeddings import Embeddings, EvaluationError
-from evalsuite.vectors.parts_writer import write_parts
+from tests.evalsuite.embedding_folders import write_parts
 from tests.evalsuite.fake_runs import pictures, write_run, write_runs
 
 SECTIONS = [
