@@ -17,12 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from evalsuite.scoring.assemble import assemble
+from evalsuite.scoring.assemble import Population, assemble, population
 from evalsuite.scoring.gallery import InProcess, Transport
 from evalsuite.scoring.gallery_split import split_gallery
 from evalsuite.scoring.metrics import LEVELS, weight_tables
 from evalsuite.scoring.options import Options
-from evalsuite.scoring.population import Population, population
 from evalsuite.scoring.rank_counting import Counted, count_before
 from evalsuite.scoring.result import Evaluation
 from evalsuite.scoring.tally import Tally, curve_ranks

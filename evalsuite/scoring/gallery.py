@@ -62,6 +62,7 @@ class BaseShard:
         rows: dict[str, list[int]] = {}
         for row, position in enumerate(order):
             rows.setdefault(str(labels[position]), []).append(row)
+        self.non_finite = self.indices[:0]  # global indices of items that have NaN or Inf
         self._class_rows = {label: np.array(found) for label, found in rows.items()}
 
     def prepare(self, queries: np.ndarray) -> Any:
@@ -73,17 +74,13 @@ class BaseShard:
         them."""
         raise TypeError(f"{type(self).__name__} does not say how to read items")
 
-    def non_finite(self) -> np.ndarray:
-        """Global indices of items that have NaN or Inf, int64."""
-        return np.empty(0, dtype=np.int64)
-
     def describe(self) -> dict[str, Any]:
         """What this shard holds: indices, class names with item counts, non-finite items."""
         return {
             "indices": self.indices,
             "labels": list(self._class_rows),
             "counts": [len(rows) for rows in self._class_rows.values()],
-            "non_finite": self.non_finite(),
+            "non_finite": self.non_finite,
         }
 
     def relevant(
@@ -191,17 +188,13 @@ class GalleryShard(BaseShard):
         if not np.array_equal(self._order, np.arange(len(raw))):
             raw = raw[self._order]
         self._width = raw.shape[1]
-        self._non_finite = self.indices[non_finite_rows(raw)]
+        self.non_finite = self.indices[non_finite_rows(raw)]
         self.arithmetic = arithmetic_of(arithmetic, metric, width=self._width)
         self._kept: Any = self.arithmetic.keep(prepare_features(raw, features))
 
     def describe(self) -> dict[str, Any]:
         """As ``BaseShard.describe``, with ``width`` D and the options it was built with."""
         return {**super().describe(), "width": self._width, **self._options}
-
-    def non_finite(self) -> np.ndarray:
-        """Global indices of items that have NaN or Inf, int64."""
-        return self._non_finite
 
     def prepare(self, queries: np.ndarray) -> Any:
         """A tile's query vectors float32 [q, D] after the feature option."""

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from cluster.training.jobs import _note
+from evalsuite.pages.report import GROUPS, signal_panels
 from evalsuite.pages.runs import view_run
-from evalsuite.pages.signals import GROUPS, signal_panels
 from tests.command import CONFIGS, call, small
 from trainer.config import load_config
 from trainer.runs.run_folder import RunFolder

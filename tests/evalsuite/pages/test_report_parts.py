@@ -11,9 +11,8 @@ import pyarrow as pa
 import pytest
 
 from evalsuite.pages.headline import MEASURES, cautions, headline_rows
-from evalsuite.pages.provenance import comparisons, config_differences, duration
+from evalsuite.pages.report import comparisons, config_differences, duration, signal_panels
 from evalsuite.pages.runs import RunView, view_run
-from evalsuite.pages.signals import signal_panels
 from evalsuite.pages.strips import choose_queries
 from evalsuite.scoring.options import Options
 from tests.evalsuite.fake_runs import CLASSES, METHODS, write_runs
