@@ -25,8 +25,8 @@ from pathlib import Path
 from ablations import ABLATIONS, PHOTOS, SETTINGS
 
 from cluster.evaluation.jobs import evaluate_run
-from cluster.tables import HEADLINE
 from cluster.training.jobs import make_benchmark, train_run
+from evalsuite.scoring import HEADLINES
 from trainer.config import load_config
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "procedural"
@@ -69,7 +69,7 @@ def run_cell(cell: Cell, out: Path, validation: bool) -> dict[str, float]:
         return json.loads(kept.read_text())
     train_run(config, run, workers=0)
     result = evaluate_run(run, shards=1)
-    numbers = {name: result[name] for name in HEADLINE}
+    numbers = {name: result[name] for name in HEADLINES}
     kept.write_text(json.dumps(numbers))
     return numbers
 
@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("runs/methods"))
     parser.add_argument("--validation", action="store_true")
-    parser.add_argument("--metrics", nargs="+", default=HEADLINE, choices=HEADLINE)
+    parser.add_argument("--metrics", nargs="+", default=HEADLINES, choices=HEADLINES)
     parser.add_argument("--markdown", type=Path, help="also write the tables to this file")
     options = parser.parse_args()
     for style in ("a", "b"):

@@ -12,16 +12,16 @@ from rich.text import Text
 
 from cluster.terminal import console as standard_error
 from cluster.terminal import say
-from evalsuite.scoring import LOWER_IS_BETTER
+from evalsuite.scoring import HEADLINES, LOWER_IS_BETTER
 from trainer.watching import OTHER, START, shares
 
-# What of a section is shown for every method; its own defaults always are.
+# Options of each section that are shown for every method, besides the method's own defaults.
 SECTIONS = {
     "network": ("backbone", "embedding"),
     "optimizer": ("kind", "learning_rate", "schedule", "momentum", "weight_decay"),
     "training": ("steps", "batch"),
 }
-# Phases of trainer.watching.phase_clock as they follow each other; others come before the last.
+# Phases of trainer.watching.phase_clock in their order. Other phases come before the last one.
 PHASES = {
     "data": "data wait",
     "copy": "copy to device",
@@ -35,7 +35,6 @@ PHASES = {
     "round": "round",
     "finish": "finish",
 }
-HEADLINE = ("NN", "FT", "ST", "F", "E", "DCG", "ANMRR", "AUC", "mAP")
 
 
 def print_metrics(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
@@ -49,11 +48,11 @@ def print_metrics(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
         + (left_out if first["n_missing"] else ""),
     )
     table.add_column("run", overflow="fold")  # in a narrow window the name gives way
-    for name in HEADLINE:
+    for name in HEADLINES:
         table.add_column(name, justify="right", min_width=5)
-    best = {m: _best(m, [r[m] for _, r in rows if r[m] is not None]) for m in HEADLINE}
+    best = {m: _best(m, [r[m] for _, r in rows if r[m] is not None]) for m in HEADLINES}
     for run, result in rows:
-        cells = [_cell(result[m], bold=len(rows) > 1 and result[m] == best[m]) for m in HEADLINE]
+        cells = [_cell(result[m], bold=len(rows) > 1 and result[m] == best[m]) for m in HEADLINES]
         table.add_row(Text(run), *cells)  # a name may hold brackets, rich's markup
     standard_output().print(table)
 
@@ -61,7 +60,7 @@ def print_metrics(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
 def print_time_budget(facts: Mapping[str, Any]) -> None:
     """Where the time of a run went, by its ``run.json``: seconds and share of each phase.
 
-    Start-up is told beside. Goes to standard error, as all that is said while training.
+    Start-up has a line of its own. Goes to standard error, as every message while training.
     """
     timings, steps = facts["timings"], facts["step_timings"]
     table = Table(box=box.SIMPLE_HEAD)
@@ -86,7 +85,7 @@ def print_time_budget(facts: Mapping[str, Any]) -> None:
 
 
 def standard_output() -> Console:
-    """Standard output; wide where it is a file or a pipe, which no window limits."""
+    """Standard output; wide for a file or a pipe, which no window limits."""
     console = Console()
     return console if console.is_terminal else Console(width=160)
 
@@ -186,7 +185,7 @@ def _defaults(method: Mapping[str, Any], section: str) -> str:
 
 
 def _value(value: Any) -> str:
-    """As YAML has it."""
+    """The value as YAML writes it."""
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_value, value))}]"
     named = {None: "null", True: "true", False: "false"}

@@ -1,8 +1,9 @@
 """Features in, numbers and pictures out: exact cross-domain retrieval metrics on any gallery size.
 
-``evaluate`` scores embeddings against a gallery; ``evaluate_distances`` scores a matrix;
-``intervals`` and ``compare`` say how far the choice of queries explains a number or a difference.
-``evalsuite.search.exact`` (FAISS) and the reports are imported on their own.
+``evaluate`` scores embeddings against a gallery, ``evaluate_arrays`` plain arrays, and
+``evaluate_distances`` a distance matrix. ``intervals`` and ``compare`` say how far the choice of
+queries explains a number or a difference. ``evalsuite.search`` (FAISS) and ``evalsuite.pages`` are
+imported on their own.
 """
 
 from evalsuite.scoring import (
@@ -12,8 +13,10 @@ from evalsuite.scoring import (
     QueryScores,
     Transport,
     evaluate,
+    evaluate_arrays,
     evaluate_distances,
     partition,
+    read_evaluation,
     read_scores,
     scores_of,
     split_gallery,
@@ -46,10 +49,12 @@ __all__ = [
     "compare",
     "compare_classes",
     "evaluate",
+    "evaluate_arrays",
     "evaluate_distances",
     "intervals",
     "partition",
     "read_embeddings",
+    "read_evaluation",
     "read_scores",
     "scores_of",
     "split_gallery",

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""The one writer of evalsuite: files appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -28,3 +28,8 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_text_atomically(path: str | Path, text: str) -> None:
+    """Write ``text`` in UTF-8, see :func:`write_atomically`."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dataio.loading import AugmentConfig
 from dataio.names import nearest
-from evalsuite.scoring import HEADLINES
+from evalsuite.scoring import HEADLINES, FeaturesName, MetricName, Options, ProtocolName
 from trainer.schedules import Schedule
 
 STREAM_NAMES = ("source_images", "source_shapes", "target_images", "target_shapes")
@@ -294,14 +294,16 @@ class ValidationConfig(Section):
 class EvaluationConfig(Section):
     """How embeddings are scored."""
 
-    protocol: Literal["mi3dor", "shrec"] = Field(
-        default="mi3dor", description="Metric definitions."
+    protocol: ProtocolName = Field(default=Options.protocol, description="Metric definitions.")
+    features: FeaturesName = Field(
+        default=Options.features, description="Post-processing; clamp-l2 is the MI3DOR script's."
     )
-    features: Literal["raw", "clamp-l2", "l2"] = Field(
-        default="raw", description="Post-processing; clamp-l2 is the MI3DOR script's."
-    )
-    metric: Literal["euclidean", "cosine"] = Field(default="euclidean", description="Distance.")
+    metric: MetricName = Field(default=Options.metric, description="Distance.")
     batch: int = Field(default=64, ge=1, description="Samples per forward pass of the extraction.")
+
+    def options(self) -> dict[str, Any]:
+        """Fields of ``evalsuite.scoring.Options``."""
+        return self.model_dump(exclude={"batch"})
 
 
 class MonitoringConfig(Section):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from cluster.evaluation import evaluate_run, write_report
-from cluster.tables import HEADLINE, print_metrics
+from cluster.tables import print_metrics
 from cluster.terminal import say
 from cluster.training import GroupSize, make_benchmark, ray_session, train_run
+from evalsuite.scoring import HEADLINES
 from trainer.config import RunConfig, load_config
 from trainer.runs import write_json
 
@@ -40,7 +41,7 @@ def run_demo(out: Path, *, workers: int | GroupSize, quick: bool) -> Path:
             runs.append(run)
     print_metrics(list(zip(METHODS, results, strict=True)))
     rows = [
-        {"method": method, "metrics": {name: result[name] for name in HEADLINE}}
+        {"method": method, "metrics": {name: result[name] for name in HEADLINES}}
         for method, result in zip(METHODS, results, strict=True)
     ]
     write_json(out / "results.json", {"rows": rows})

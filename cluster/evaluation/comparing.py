@@ -88,7 +88,7 @@ def print_comparisons(result: Mapping[str, Any]) -> None:
 
 
 def _named(scores: Sequence[QueryScores], runs: Sequence[Path]) -> list[QueryScores]:
-    """Named by their folder, and as many folders above it as tell the runs apart."""
+    """The scores with names: the run's folder, with as many parents as make the names differ."""
     parts = [path.resolve().parts for path in runs]
     depth = 1
     while len({one[-depth:] for one in parts}) < len({*parts}):
@@ -126,7 +126,7 @@ def _metrics(differences: Mapping[str, Difference]) -> dict[str, Any]:
 
 
 def _better(metric: str, found: Difference) -> str | None:
-    """``first`` or ``second``, None where the choice of queries may explain the difference."""
+    """``first`` or ``second``; None where the choice of queries may explain the difference."""
     if not found.beyond_queries:
         return None
     return "second" if (found.low > 0.0) != (metric in LOWER_IS_BETTER) else "first"

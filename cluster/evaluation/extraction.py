@@ -1,8 +1,8 @@
 """Extraction of embeddings: streams of a trained run to folders of Parquet parts.
 
-A stream is cut into parts of whole forward batches, whoever makes them. So an item meets the same
-neighbours in its forward pass at any number of workers, in a first call or one that continues, and
-its vector has the same bytes wherever the arithmetic is the same (processor, threads, libraries).
+A stream is cut into parts of whole forward batches. So an item has the same neighbours in its
+forward pass at any number of workers, in a first call or one that continues. Its vector has the
+same bytes wherever the arithmetic is the same (processor, threads, libraries).
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from cluster.evaluation.extraction_actors import extraction_actors
-from cluster.evaluation.extractor import Crew, Extractor, Stream, parts_fingerprint
+from cluster.evaluation.extractor import Crew, EmbeddingStream, Extractor, parts_fingerprint
 from cluster.terminal import say, shown, task
+from evalsuite.scoring import Options
 from evalsuite.vectors import (
     Dtype,
     EmbeddingParts,
@@ -32,7 +33,7 @@ from trainer.sections import Selection
 SIDES = ("queries", "gallery")
 
 
-def configured_stream(run: TrainedRun, side: str, *, split: str | None = None) -> Stream:
+def configured_stream(run: TrainedRun, side: str, *, split: str | None = None) -> EmbeddingStream:
     """The run's ``queries`` or ``gallery``; those of another split have a name of their own.
 
     Raises:
@@ -40,11 +41,16 @@ def configured_stream(run: TrainedRun, side: str, *, split: str | None = None) -
     """
     selection: Selection = getattr(run.config.data, side)
     if split in (None, selection.split):
-        return Stream(side, selection)
+        return EmbeddingStream(side, selection)
     splits = ("train", "val", "test", "all")
     if split not in splits:
         raise ConfigError(f"--split {split}: expected one of {', '.join(splits)}")
-    return Stream(f"{side}-{split}", selection.model_copy(update={"split": split}))
+    return EmbeddingStream(f"{side}-{split}", selection.model_copy(update={"split": split}))
+
+
+def configured_options(run: TrainedRun, **choices: Any) -> Options:
+    """The run's options of an evaluation, those in ``choices`` in their place."""
+    return Options(**run.config.evaluation.options() | choices)
 
 
 def embed_run(
@@ -111,7 +117,7 @@ def embed_run(
 def embed(
     run: TrainedRun,
     folder: Path,
-    streams: Sequence[Stream],
+    streams: Sequence[EmbeddingStream],
     *,
     workers: int = 0,
     dtype: Dtype = "float32",
@@ -119,8 +125,8 @@ def embed(
 ) -> list[EmbeddingParts]:
     """Embeddings of ``streams`` in ``folder/<name>``, every item exactly once.
 
-    Parts that an earlier call has left are kept where they are of the same weights, data and dtype
-    and whole; only the others are made.
+    Whole parts of an earlier call with the same weights, data and dtype are kept; only the others
+    are made.
 
     Args:
         workers: Ray actors, which load the checkpoint themselves; 0 works in this process.
@@ -158,9 +164,9 @@ def embed(
 
 
 def _filled(
-    crew: Crew, stream: Stream, writer: PartsWriter, numbers: Sequence[int]
+    crew: Crew, stream: EmbeddingStream, writer: PartsWriter, numbers: Sequence[int]
 ) -> dict[int, Part]:
-    """The parts ``numbers``, made while a bar shows the items that are left."""
+    """Make the parts ``numbers`` while a bar shows the progress."""
     total = sum(len(writer.rows(number)) for number in numbers)
     if total < writer.total:
         kept = writer.total - total
@@ -176,7 +182,7 @@ def _filled(
         return dict(crew(stream, writer, numbers, on_items))
 
 
-def _writer(run: TrainedRun, folder: Path, stream: Stream, dtype: Dtype) -> PartsWriter:
+def _writer(run: TrainedRun, folder: Path, stream: EmbeddingStream, dtype: Dtype) -> PartsWriter:
     source = run.data.evaluation_source(stream.selection)
     total = len(source.rows)
     return PartsWriter(
@@ -197,7 +203,7 @@ def _crew(run: TrainedRun, workers: int) -> Iterator[Crew]:
     extractor = Extractor(run)
 
     def here(
-        stream: Stream,
+        stream: EmbeddingStream,
         writer: PartsWriter,
         numbers: Sequence[int],
         on_items: Callable[[int], None],
@@ -220,7 +226,7 @@ def require_same_data(run: TrainedRun) -> None:
 
 
 def results_folder(path: Path, run: TrainedRun) -> RunFolder:
-    """The run folder itself for its newest state, a folder beside for one of its checkpoints."""
+    """The run folder itself for its newest state, a folder in it for one of its checkpoints."""
     path = path.absolute()
     if (path / "run.json").exists():
         return RunFolder(path)

@@ -12,7 +12,7 @@ from threading import Event
 from typing import Any
 
 from cluster.errors import USER_ERRORS
-from cluster.evaluation.extractor import Crew, Extractor, Stream
+from cluster.evaluation.extractor import Crew, EmbeddingStream, Extractor
 from cluster.terminal import say, stop_on_signal
 from cluster.training import ray_session
 from evalsuite.vectors import EvaluationError, Part, PartsWriter
@@ -26,15 +26,18 @@ PATIENCE_SECONDS = 20.0  # until the user is told what is waited for
 def extraction_actors(checkpoint: Path, workers: int) -> Iterator[Crew]:
     """``workers`` actors of one CPU, or one GPU where the cluster has any, for the block's time.
 
-    The cluster is the one of RAY_ADDRESS, else a local one. An actor that dies is started again,
-    elsewhere if need be, and makes the part it was at; parts that are finished stay. Actors that
-    the cluster has no room for are not waited for, as long as there is one.
+    The cluster is that of RAY_ADDRESS, else a local one. An actor that dies is started again, on
+    another node if need be, and makes its part again; finished parts stay. Actors without room are
+    not awaited as long as one actor has a place.
 
     Raises ``KeyboardInterrupt`` in the crew's loop for Ctrl-C and SIGTERM alike, within a second.
     """
     import ray
 
-    with ray_session(), stop_on_signal() as stopped:  # in this order: Ray takes SIGTERM for itself
+    with (
+        ray_session(),
+        stop_on_signal() as stopped,
+    ):
         gpus = 1 if ray.cluster_resources().get("GPU", 0) else 0
         remote = ray.remote(
             num_cpus=1, num_gpus=gpus, max_restarts=RESTARTS, max_task_retries=RESTARTS
@@ -50,7 +53,7 @@ def extraction_actors(checkpoint: Path, workers: int) -> Iterator[Crew]:
 
 
 class _ExtractionActor:
-    """Loads the checkpoint with its first part: what is wrong with it is then an answer."""
+    """Loads the checkpoint with its first part, so that an error in it is an answer."""
 
     def __init__(self, checkpoint: str, folder: str) -> None:
         if Path(folder).is_dir():
@@ -61,8 +64,8 @@ class _ExtractionActor:
     def ready(self) -> None:
         """Answers as soon as the actor has a place."""
 
-    def make(self, stream: Stream, writer: PartsWriter, number: int) -> Part | Exception:
-        """The part, or the user's error as a value: exceptions do not survive Ray's wrapping."""
+    def make(self, stream: EmbeddingStream, writer: PartsWriter, number: int) -> Part | Exception:
+        """The part, or the user's error as a value, because Ray wraps exceptions."""
         try:
             done = writer.whole(number)  # by an actor that died before it could answer
             if done is not None:
@@ -75,7 +78,7 @@ class _ExtractionActor:
 
 
 class _Actors:
-    """Gives each actor that has a place the next part when it is done with one."""
+    """Gives each actor that has a place a part, and the next one when that is done."""
 
     def __init__(self, actors: Sequence[Any], stopped: Event, *, what: str) -> None:
         self._stopped = stopped
@@ -86,7 +89,7 @@ class _Actors:
 
     def __call__(
         self,
-        stream: Stream,
+        stream: EmbeddingStream,
         writer: PartsWriter,
         numbers: Sequence[int],
         on_items: Callable[[int], None],
@@ -117,7 +120,7 @@ class _Actors:
                 yield number, result
 
     def _say_what_is_awaited(self, *, idle: bool) -> None:
-        """Once, when there has been room for no actor for a while."""
+        """Tell the user, once, that there has been no room for any actor for a while."""
         if not idle or self._since_seconds is None:
             return
         if time.monotonic() - self._since_seconds >= PATIENCE_SECONDS:

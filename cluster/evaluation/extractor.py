@@ -19,7 +19,7 @@ from trainer.sections import Selection
 
 
 @dataclass(frozen=True)
-class Stream:
+class EmbeddingStream:
     """What to embed: ``selection`` of the run's data, into a folder called ``name``."""
 
     name: str
@@ -33,7 +33,7 @@ class Crew(Protocol):
 
     def __call__(
         self,
-        stream: Stream,
+        stream: EmbeddingStream,
         writer: PartsWriter,
         numbers: Sequence[int],
         on_items: Callable[[int], None],
@@ -46,13 +46,13 @@ class Extractor:
 
     def __init__(self, run: TrainedRun) -> None:
         self._run = run
-        self._sources: dict[Stream, StreamSource] = {}
+        self._sources: dict[EmbeddingStream, StreamSource] = {}
         self._initial: Method | None = None
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
 
     def make(
         self,
-        stream: Stream,
+        stream: EmbeddingStream,
         writer: PartsWriter,
         number: int,
         on_items: Callable[[int], None] | None = None,
@@ -75,7 +75,7 @@ class Extractor:
         with naming(writer.folder):
             return writer.write(number, Embeddings(keys, labels, vectors))
 
-    def _source(self, stream: Stream, writer: PartsWriter) -> StreamSource:
+    def _source(self, stream: EmbeddingStream, writer: PartsWriter) -> StreamSource:
         if stream not in self._sources:
             source = self._run.data.evaluation_source(stream.selection)
             if parts_fingerprint(self._run, stream, source) != writer.fingerprint:
@@ -86,7 +86,7 @@ class Extractor:
             self._sources[stream] = source
         return self._sources[stream]
 
-    def _method(self, stream: Stream) -> Method:
+    def _method(self, stream: EmbeddingStream) -> Method:
         if not stream.initial:
             return self._run.method
         if self._initial is None:
@@ -94,7 +94,7 @@ class Extractor:
         return self._initial
 
 
-def parts_fingerprint(run: TrainedRun, stream: Stream, source: StreamSource) -> str:
+def parts_fingerprint(run: TrainedRun, stream: EmbeddingStream, source: StreamSource) -> str:
     """Names the weights and the items: checkpoint, selection, data set, rows of its manifest."""
     selected = f"{stream.selection.stream}/{stream.selection.split}"
     state = "initial" if stream.initial else "trained"

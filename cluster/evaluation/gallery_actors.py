@@ -1,8 +1,8 @@
 """A sharded gallery on Ray: one actor per shard behind the evaluator's transport protocol.
 
-An actor that dies, alone or with its node, is started again elsewhere, builds its shard again from
-the source and answers the repeated question. The answers to a question depend on the question
-alone, so an evaluation that goes on has the same bits as one that nothing disturbed.
+An actor that dies, alone or with its node, is started again (actor_restarts.py), builds its shard
+from the source again and answers the repeated question. An answer depends on the question alone. So
+an evaluation with restarts has the same bits as one without.
 """
 
 from __future__ import annotations
@@ -15,19 +15,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.evaluation.actor_restarts import ActorRestarts
 from cluster.evaluation.shard_actor import ShardActor, ShardSource, owned
-from cluster.terminal import say
 from evalsuite.scoring import InProcess, Transport, partition, split_gallery
 from evalsuite.vectors import Embeddings, EvaluationError, read_embeddings
 
 if TYPE_CHECKING:
     from cluster.evaluation.shard_places import Claim
 
-MAX_RESTARTS = 3  # of one shard; what is lost more often would be lost again
+MAX_RESTARTS = 3  # of one shard; a shard that is lost more often would be lost again
 PATIENCE_SECONDS = 120.0  # how long a shard may be without a place
-MAX_TRIES = 5  # of a question, at least; a node's loss is noticed late
-LOOK_SECONDS = 1.0  # how often actors that do not answer are looked at
-NOTICE_SECONDS = 0.2  # between looks at an actor that is being restarted
+MAX_TRIES = 5  # of a question, at least, because Ray notices the loss of a node late
+LOOK_SECONDS = 1.0  # between two looks at actors that do not answer
 CLOSE_SECONDS = 10.0
 STORE_BYTES = 256 << 20  # the object store of a local cluster, beside the gallery
 
@@ -43,8 +42,8 @@ class GalleryActors:
     """
 
     in_flight = 2
-    """Blocks of queries that may be asked at a time: one is computed while the other travels. What
-    lies in the object store is at most the questions and answers of so many blocks."""
+    """Blocks of queries that are asked at a time: one is computed while the other travels. The
+    object store holds at most the questions and answers of that many blocks."""
 
     def __init__(
         self,
@@ -62,11 +61,11 @@ class GalleryActors:
             memory=claim.memory_bytes,
             scheduling_strategy="SPREAD",
             max_restarts=max_restarts,
-            max_task_retries=0,  # asked again below: Ray would print every attempt
+            max_task_retries=0,  # repeated below, because Ray would print every attempt
         )(ShardActor)
-        self._claim, self._max_restarts = claim, max_restarts
         self._patience_seconds = patience_seconds
-        # Kept here, since a restarted actor needs its source again; one at a time of an iterator.
+        # Kept here, since a restarted actor needs its source again. ``sources`` may be an iterator:
+        # one source at a time is in memory.
         self._sources = [ray.put(source) for source in sources]
         self._actors: list[Any] = [
             actor.remote(dict(options), claim.threads) for _ in self._sources
@@ -74,14 +73,17 @@ class GalleryActors:
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
         self._asking, self._closed = 0, False
-        self._births: dict[int, str] = {}
-        self._restarts = [0] * len(self._actors)
-        self._waiting_since_seconds: dict[int, float] = {}
+        self._restarts = ActorRestarts(
+            self._actors,
+            claim=claim,
+            max_restarts=max_restarts,
+            patience_seconds=patience_seconds,
+        )
 
     @property
     def restarts(self) -> list[int]:
         """How often each shard was started again so far."""
-        return list(self._restarts)
+        return list(self._restarts.counts)
 
     def broadcast(self, method: str, *args: Any) -> list[Any]:
         """Call ``method`` on every shard with ``args``; the answers in shard order.
@@ -117,7 +119,7 @@ class GalleryActors:
             self._require_open()
             ready, _ = ray.wait(list(asked), timeout=LOOK_SECONDS)
             if not ready:
-                self._look()
+                self._restarts.check()
                 continue
             position = asked.pop(ready[0])
             try:
@@ -128,17 +130,22 @@ class GalleryActors:
                 self._require_open()
                 tries[position] += 1
                 late = time.monotonic() - start_seconds > self._patience_seconds
-                self._require_alive(position, err, hopeless=late and tries[position] > MAX_TRIES)
+                self._restarts.await_restart(
+                    position,
+                    err,
+                    hopeless=late and tries[position] > MAX_TRIES,
+                    require_open=self._require_open,
+                )
                 asked[ask(position)] = position
             else:
                 answers[position] = owned(answer)
                 del answer
-                self._note_birth(position, birth)
+                self._restarts.note_answer(position, birth)
         return answers
 
     def where(self) -> list[tuple[str, int]]:
         """The node's id and the process id of each shard."""
-        found = [self._state(position) for position in range(len(self._actors))]
+        found = [self._restarts.state(position) for position in range(len(self._actors))]
         return [(state["Address"]["NodeID"], state["Pid"]) for state in found]
 
     def close(self) -> None:
@@ -156,82 +163,9 @@ class GalleryActors:
         if self._closed:
             raise RuntimeError("the gallery's actors were ended")
 
-    def _state(self, position: int) -> dict[str, Any]:
-        # Has no public form that works without Ray's dashboard.
-        from ray._private.state import state
-
-        return state.actor_table(self._actors[position]._actor_id.hex())
-
-    def _note_birth(self, position: int, birth: str) -> None:
-        """Look at an actor that answers for the first time since a start."""
-        with self._lock:
-            if self._births.get(position) != birth:
-                first = position not in self._births and not self._state(position)["NumRestarts"]
-                self._births[position] = birth
-                if not first:
-                    self._note_restarts(position, self._state(position))
-
-    def _look(self) -> None:
-        """Say what was restarted; refuse to wait longer for an actor that finds no place."""
-        with self._lock:
-            for position in range(len(self._actors)):
-                state = self._state(position)
-                self._note_restarts(position, state)
-                if state["State"] in ("ALIVE", "DEAD"):  # a dead one's question fails by itself
-                    self._waiting_since_seconds.pop(position, None)
-                    continue
-                since = self._waiting_since_seconds.setdefault(position, time.monotonic())
-                if time.monotonic() - since > self._patience_seconds:
-                    raise EvaluationError(self._without_place(position))
-
-    def _note_restarts(self, position: int, state: Mapping[str, Any]) -> None:
-        count = int(state["NumRestarts"])
-        if count > self._restarts[position]:
-            self._restarts[position] = count
-            say(
-                f"{self._name(position)} was lost and restarted ({count} of {self._max_restarts}); "
-                "its question is asked again"
-            )
-
-    def _require_alive(self, position: int, err: Exception, *, hopeless: bool) -> None:
-        """Return as soon as the shard may be asked again after ``err``."""
-        time.sleep(NOTICE_SECONDS)
-        while (state := self._state(position))["State"] not in ("ALIVE", "DEAD"):
-            self._require_open()
-            self._look()
-            time.sleep(NOTICE_SECONDS)
-        if state["State"] == "ALIVE" and not hopeless:
-            return
-        if "creation task" in str(err):
-            reason = str(err).strip().splitlines()[-1].strip()
-            raise EvaluationError(
-                f"{self._name(position)} cannot start: {reason}; install the same img2shape on "
-                "every node"
-            ) from None
-        short = "low on memory" in str(err) or "OutOfMemory" in type(err).__name__
-        raise EvaluationError(
-            f"{self._name(position)} was lost again after {state['NumRestarts']} restarts"
-            f"{' for want of memory' if short else ''}; mostly the memory is too small: use "
-            "smaller shards (more --shards) or larger nodes "
-            f"(the shard had reserved {self._claim})"
-        ) from None
-
-    def _without_place(self, position: int) -> str:
-        from cluster.evaluation.shard_places import room
-        from cluster.training import nodes
-
-        return (
-            f"{self._name(position)} has found no place for {self._patience_seconds:g} s: it "
-            f"needs {self._claim}, free are {room(nodes()) or 'no nodes'}; add a node, use smaller "
-            "shards (more --shards), or take fewer --shard-cpus"
-        )
-
-    def _name(self, position: int) -> str:
-        return f"gallery shard {position + 1} of {len(self._actors)}"
-
 
 def _own_error(err: Any) -> Exception:
-    """What a shard raised, as in this process."""
+    """The error that a shard raised, without Ray's wrapping."""
     if isinstance(err.cause, MemoryError):
         return EvaluationError(
             "a gallery shard found too little memory; use smaller shards (more --shards) or nodes "
@@ -270,7 +204,7 @@ def gallery_transport(
         here = gallery if isinstance(gallery, Embeddings) else read_embeddings(gallery)
         yield InProcess(split_gallery(here, shards, device=device, **options))
         return
-    # Here, so that a command without Ray need not load it.
+    # Imported here, so that a command without Ray does not load it.
     from cluster.evaluation.shard_places import await_room, memory_of
     from cluster.terminal import sigterm_interrupts
     from cluster.training import nodes, ray_session
@@ -278,7 +212,7 @@ def gallery_transport(
     labels, width = _labels_and_width(gallery)
     parts = partition(labels, shards)
     stored_bytes = 4 * width * len(labels) if isinstance(gallery, Embeddings) else 0
-    # Inside the session, for Ray has a handler of its own, which aborts.
+    # The handler comes after the session's, because Ray's own handler aborts.
     with ray_session(object_store_bytes=_store_bytes(stored_bytes)), sigterm_interrupts():
         claim = await_room(
             nodes,
@@ -313,7 +247,7 @@ def _source(gallery: Embeddings | Path, rows: Any, labels: Sequence[str]) -> Sha
 
 
 def _store_bytes(gallery_bytes: int) -> int:
-    """Object store of a local cluster: what does not fit lies on disk, which works, but slowly."""
+    """Size of a local cluster's object store. What does not fit goes to disk, which is slow."""
     wanted = STORE_BYTES + int(1.2 * gallery_bytes)
     memory = Path("/dev/shm")
     free = shutil.disk_usage(memory).free if memory.is_dir() else 0

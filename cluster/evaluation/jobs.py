@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from cluster.evaluation.domain_gap import a_distance
 from cluster.evaluation.extraction import (
+    configured_options,
     configured_stream,
     embed,
     require_same_data,
     results_folder,
 )
 from cluster.evaluation.gallery_actors import gallery_transport
-from cluster.evaluation.pictures import Pictures
+from cluster.evaluation.pictures import SamplePictures
 from cluster.terminal import say, task
 from dataio.shards import Manifest
-from evalsuite.pages import build_report
-from evalsuite.pages import load_run as view_run
-from evalsuite.scoring import Evaluation, Options, items_fingerprint
-from evalsuite.scoring import evaluate as score
-from evalsuite.vectors import Embeddings, EvaluationError, is_finished, read_embeddings
+from evalsuite.scoring import Evaluation, Options, evaluate, items_fingerprint
+from evalsuite.search import searched_space
+from evalsuite.statistics import proxy_a_distance
+from evalsuite.vectors import (
+    EmbeddingParts,
+    Embeddings,
+    EvaluationError,
+    is_finished,
+    read_embeddings,
+)
 from trainer.extraction import TrainedRun, load_run
 from trainer.runs import RunFolder, naming
+
+# The SVM of the A-distance sees 1,000 items a domain and split. It needs no more rows than this.
+ROWS_A_DOMAIN = 20_000
 
 
 def evaluate_run(
@@ -66,13 +75,9 @@ def evaluate_run(
         EvaluationError: unknown protocol or arithmetic, or the embeddings cannot be scored.
     """
     run = load_run(path, select=select)
-    evaluation = run.config.evaluation
-    options = Options(  # a wrong protocol is refused before minutes of embedding
-        protocol=protocol or evaluation.protocol,
-        features=evaluation.features,
-        metric=evaluation.metric,
-        arithmetic=arithmetic,
-    )
+    choices = {"arithmetic": arithmetic} | ({"protocol": protocol} if protocol else {})
+    # Before minutes of embedding, so that a wrong protocol is refused at once.
+    options = configured_options(run, **choices)
     require_same_data(run)
     if run.scored is not None:
         chosen = "labels" if run.scored.by_oracle else "no label of the target"
@@ -97,7 +102,7 @@ def evaluate_run(
     }
     if measure_a_distance:
         with task("measuring the A-distance"):
-            about["a_distance"] = a_distance(queries, gallery, options)
+            about["a_distance"] = _a_distance(queries, gallery, options)
     with naming(folder.evaluation):
         result.save(folder.evaluation, about=about)
     return {**result.to_json(), **about}
@@ -118,11 +123,6 @@ def _score(
     shard_cpus: float | None,
     options: Options,
 ) -> Evaluation:
-    parts = {
-        "features": options.features,
-        "metric": options.metric,
-        "arithmetic": options.arithmetic,
-    }
     with (
         task("scoring the gallery", len(queries.keys)) as bar,
         gallery_transport(
@@ -131,17 +131,39 @@ def _score(
             actors=actors,
             shard_cpus=shard_cpus,
             device=_scoring_device(options),
-            **parts,
+            **options.shard_options,
         ) as transport,
     ):
         held = gallery if isinstance(gallery, Embeddings) else None
-        return score(queries, held, transport=transport, progress=bar.at, **asdict(options))
+        return evaluate(queries, held, options=options, transport=transport, progress=bar.at)
 
 
 def _scoring_device(options: Options) -> str:
-    """A GPU finds the same bits as a CPU by exact arithmetic, and has none of the other."""
+    """A GPU where there is one and the arithmetic is exact; it finds the same bits as a CPU."""
     cuda = torch.cuda.is_available() and options.arithmetic == "exact"
     return "cuda" if cuda else "cpu"
+
+
+def _a_distance(queries: EmbeddingParts, gallery: EmbeddingParts, options: Options) -> float:
+    """Proxy A-distance in the space that the search compares: 0 alike, 2 told apart without error.
+
+    See ``evalsuite.statistics.proxy_a_distance``. At most 20,000 evenly spaced rows of each domain
+    are read. Raises ``EvaluationError`` for fewer than 4 items in a domain or vectors with NaN or
+    Inf.
+    """
+    sides = [searched_space(_sample(side), options) for side in (queries, gallery)]
+    if not all(np.isfinite(side).all() for side in sides):
+        raise EvaluationError("--a-distance: embeddings hold NaN or Inf; leave the option out")
+    try:
+        return proxy_a_distance(*sides)
+    except ValueError as error:
+        raise EvaluationError(f"--a-distance: {error}; leave the option out") from error
+
+
+def _sample(side: EmbeddingParts) -> Embeddings:
+    rows = np.unique(np.linspace(0, len(side) - 1, ROWS_A_DOMAIN).astype(np.int64))
+    keys, labels = side.keys, side.labels
+    return Embeddings([keys[r] for r in rows], [labels[r] for r in rows], side.vectors(rows))
 
 
 def score_files(
@@ -175,6 +197,8 @@ def score_files(
 
 def write_report(runs: Sequence[Path], out: Path, *, title: str) -> Path:
     """One HTML page about evaluated runs; embeds the untrained network once for the comparison."""
+    from evalsuite.pages import build_report, view_run  # loads matplotlib
+
     embedded = [p for p in runs if is_finished(RunFolder(p).embeddings / "queries")]
     opened: dict[str, Manifest] = {}
     trained = {path: load_run(path, opened=opened) for path in embedded}
@@ -183,7 +207,7 @@ def write_report(runs: Sequence[Path], out: Path, *, title: str) -> Path:
         before = [replace(side, name=f"initial-{side.name}", initial=True) for side in sides]
         embed(run, RunFolder(path).embeddings, before)
     views = [view_run(path) for path in runs]
-    pictures = Pictures(
+    pictures = SamplePictures(
         [(trained.get(path) or load_run(path, opened=opened)).data for path in runs]
     )
     with naming(out), task("writing the report"):

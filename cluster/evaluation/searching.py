@@ -15,16 +15,15 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.evaluation.extraction import (
+    configured_options,
     configured_stream,
     embed,
     require_same_data,
     results_folder,
 )
-from cluster.evaluation.picture_files import embed_pictures, thumbnail
-from cluster.evaluation.pictures import Pictures
+from cluster.evaluation.pictures import SamplePictures, embed_pictures, thumbnail
 from cluster.tables import standard_output
 from cluster.terminal import say, shown, task
-from evalsuite.pages import Answer, Hit, Thumb, data_uri, write_search_page
 from evalsuite.scoring import HEADLINES, Options
 from evalsuite.search import (
     DESCRIPTION,
@@ -66,11 +65,11 @@ def index_run(
     """
     _require_kind(kind)
     run, folder = _opened(path)
-    options = _options(run)
+    options = configured_options(run)
     choose_parameters(kind, items=1 << 24, width=1 << 12, given=parameters)  # names, before work
     sides = ("gallery",) if kind == "flat" else ("gallery", "queries")
     gallery, *queries = _embeddings(run, folder, sides)
-    space: dict[str, Any] = {"features": options.features, "metric": options.metric}
+    space = options.space
     start = time.monotonic()
     with task(f"building the {kind} index"):
         index = build_index(gallery, kind, **space, parameters=parameters)
@@ -135,7 +134,7 @@ def search_run(
         )
     asked = embed_pictures(run, images, device="cuda" if torch.cuda.is_available() else "cpu")
     (gallery,) = _embeddings(run, folder, ("gallery",))
-    index = _index(stored, kind, gallery, _options(run), path)
+    index = _index(stored, kind, gallery, configured_options(run), path)
     found = index.search(asked, k)
     target = html or (folder.path / "search.html" if open_page else None)
     if target is not None:
@@ -169,13 +168,6 @@ def _opened(path: Path) -> tuple[TrainedRun, RunFolder]:
     return run, results_folder(path, run)
 
 
-def _options(run: TrainedRun) -> Options:
-    evaluation = run.config.evaluation
-    return Options(
-        protocol=evaluation.protocol, features=evaluation.features, metric=evaluation.metric
-    )
-
-
 def _embeddings(run: TrainedRun, folder: RunFolder, sides: Sequence[str]) -> list[Embeddings]:
     streams = [configured_stream(run, side) for side in sides]
     return [parts.read() for parts in embed(run, folder.embeddings, streams)]
@@ -189,11 +181,10 @@ def _index(
     stored: Path, kind: str, gallery: Embeddings, options: Options, path: Path
 ) -> SearchIndex:
     """The index in ``stored``, or a flat one built now."""
-    space: dict[str, Any] = {"features": options.features, "metric": options.metric}
     if not (stored / DESCRIPTION).is_file():
-        return build_index(gallery, kind, **space)
+        return build_index(gallery, kind, **options.space)
     try:
-        return read_index(stored, gallery, **space)
+        return read_index(stored, gallery, **options.space)
     except EvaluationError as error:
         raise EvaluationError(f"{error}: `img2shape index {shown(path)} --kind {kind}`") from None
 
@@ -220,9 +211,11 @@ def _write_page(
     index: SearchIndex,
     found: Neighbours,
 ) -> None:
+    from evalsuite.pages import Answer, Hit, Thumb, data_uri, write_search_page  # loads matplotlib
+
     keys = [gallery.keys[row] for row in dict.fromkeys(found.indices.ravel().tolist())]
     with task("reading the pictures"):
-        encoded = Pictures([run.data])(keys)
+        encoded = SamplePictures([run.data])(keys)
     sources = {key: data_uri(key, content) for key, content in encoded.items()}
 
     def hit(row: int, distance: float) -> Hit:

@@ -1,6 +1,6 @@
-"""One gallery shard in a Ray actor: where its vectors come from, and how it is asked.
+"""One gallery shard in a Ray actor: the source of its vectors, and its answers.
 
-Light to import, since every actor imports this file: no torch, no trainer.
+Every actor imports this file, so it imports neither torch nor trainer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from evalsuite.vectors import EvaluationError
 
 @dataclass(frozen=True, eq=False)
 class ShardSource:
-    """What a shard is built from, as often as it has to be: it outlives the shard's process.
+    """What a shard is built from, at first and after each restart of its process.
 
     ``rows`` int64 [G] are the global indices of its items, ``labels`` their class names. The
     vectors are ``vectors`` float32 [G, D], or else rows of the folder ``parts`` of Parquet files.
@@ -55,7 +55,7 @@ class ShardActor:
     """Answers the questions of the evaluator's protocol from its own copy of the vectors."""
 
     def __init__(self, options: dict[str, Any], threads: int) -> None:
-        # What is loaded later (numba) reads this; what is loaded (NumPy's library) is told below.
+        # numba is loaded later and reads this variable. NumPy's library is loaded, so it is told.
         os.environ["NUMBA_NUM_THREADS"] = str(threads)
         threadpool_limits(threads)
         self._options = options
@@ -63,11 +63,11 @@ class ShardActor:
         self._birth = secrets.token_hex(8)
 
     def call(self, source: list[Any], method: str, *args: Any) -> tuple[str, Any]:
-        """A name that no other start of this shard has, and what ``method`` answers.
+        """The answer of ``method``, after a name that no other start of this shard has.
 
-        Every question brings the ``source``, a list of one Ray reference, and the first one after
-        a start builds the shard: the actor is ready as soon as it has a place, what goes wrong
-        reaches the asker as the error it is, and no start depends on what a lost node held.
+        Every question carries the ``source``, a list of one Ray reference. The first question after
+        a start builds the shard. So the actor is ready as soon as it has a place, an error while
+        building reaches the caller as it is, and a start needs nothing that a lost node held.
         """
         if self._shard is None:
             import ray
@@ -78,7 +78,7 @@ class ShardActor:
 
 
 def owned(value: Any) -> Any:
-    """Arrays copied out of Ray's object store, where they are read-only and keep their room."""
+    """Copies of arrays in Ray's object store, where they are read-only and hold memory."""
     if isinstance(value, np.ndarray):
         return value.copy()
     if isinstance(value, tuple | list):

@@ -1,8 +1,9 @@
-"""What a gallery shard's actor reserves on a cluster, and whether all of them find a place.
+"""The CPUs and memory that the actor of a gallery shard reserves, and whether all actors fit.
 
-Every shard reserves the same. If nobody says otherwise it is the most CPUs with which all shards
-still fit after the node with most of them is lost (on one node: with which they fit), in whole
-CPUs or else in halves, quarters, … of one; so a shard whose node dies has somewhere to go.
+Every shard reserves the same. By default it takes the most CPUs with which all shards still fit
+after the loss of the node that holds most of them, so that a shard whose node dies finds another
+place. On one node it takes the most with which they fit. A share is a whole number of CPUs, or else
+a half, a quarter, ... of one.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Claim:
 
     @property
     def threads(self) -> int:
-        """Threads that it computes with."""
+        """Threads that the actor computes with."""
         return max(1, int(self.cpus))
 
     def __str__(self) -> str:
@@ -38,19 +39,21 @@ class Claim:
 
 
 def memory_of(items: int, width: int) -> int:
-    """Bytes that a shard of ``items`` float32 vectors of ``width`` components needs at its peak:
-    the vectors as they are read and as they are compared."""
+    """Peak bytes of a shard of ``items`` float32 vectors of ``width`` components.
+
+    At the peak it holds the vectors twice: as they are read and as they are compared.
+    """
     return PROCESS_BYTES + items * (2 * 4 * width + BYTES_PER_ITEM)
 
 
 def claim_for(
     nodes: Sequence[Node], shards: int, memory_bytes: int, *, cpus: float | None = None
 ) -> Claim | None:
-    """What each of ``shards`` reserves of what is free on ``nodes``; None if they do not fit.
+    """What each of ``shards`` reserves on the free part of ``nodes``; None if they do not fit.
 
     Args:
         memory_bytes: of one shard.
-        cpus: of one shard; None chooses, as this file's first lines say.
+        cpus: of one shard; None takes the default of the module's docstring.
     """
     if cpus is not None:
         chosen = Claim(cpus, memory_bytes)
@@ -78,8 +81,8 @@ def await_room(
 ) -> Claim:
     """As ``claim_for``, waiting while others use what the nodes have.
 
-    Raises ``EvaluationError`` saying what is needed and what there is: at once if the shards do not
-    fit on the nodes even when nobody uses them, else after ``patience_seconds``.
+    Raises ``EvaluationError`` that says what is needed and what is free: at once if the shards do
+    not fit even on idle nodes, else after ``patience_seconds``.
     """
     end_seconds = time.monotonic() + patience_seconds
     while True:

@@ -16,10 +16,9 @@ from cluster.ledger import NAME as LEDGER
 from cluster.ledger import Ledger, cell_lock
 from cluster.sinks import reporting
 from cluster.sweeps.cells import Cell
-from cluster.tables import HEADLINE
 from cluster.training import launch
 from evalsuite.run_records import read_records
-from evalsuite.scoring import read_scores
+from evalsuite.scoring import HEADLINES, read_scores
 from evalsuite.statistics import intervals
 from trainer.choosing import CRITERIA
 from trainer.inputs import OpenData, training_selections
@@ -172,7 +171,7 @@ def _scored(cell: Cell, folder: RunFolder) -> dict[str, Any]:
         oracle = evaluate_run(folder.path, shards=1, select="oracle")
     scores = intervals(read_scores(_results(folder, chosen)), resamples=RESAMPLES)
     return {
-        "metrics": {name: chosen[name] for name in HEADLINE},
+        "metrics": {name: chosen[name] for name in HEADLINES},
         "selected": {
             "selection": chosen["selection"],
             "step": chosen["step"],
@@ -183,7 +182,7 @@ def _scored(cell: Cell, folder: RunFolder) -> dict[str, Any]:
         else {
             "selection": oracle["selection"],
             "step": oracle["step"],
-            "metrics": {name: oracle[name] for name in HEADLINE},
+            "metrics": {name: oracle[name] for name in HEADLINES},
         },
         "intervals": {name: [found.low, found.high] for name, found in scores.items()},
     }

@@ -5,7 +5,7 @@ evalsuite.vectors.
 """
 
 from evalsuite.pages.report import build_report
-from evalsuite.pages.runs import load_run
+from evalsuite.pages.runs import view_run
 from evalsuite.pages.search_page import Answer, Hit, write_search_page
 from evalsuite.pages.strips import Thumb, data_uri
 from evalsuite.pages.sweep_page import write_sweep_page
@@ -18,7 +18,7 @@ __all__ = [
     "TransferMatrix",
     "build_report",
     "data_uri",
-    "load_run",
+    "view_run",
     "write_search_page",
     "write_sweep_page",
 ]

@@ -11,9 +11,8 @@ from markupsafe import Markup
 
 from evalsuite.pages import plots
 from evalsuite.pages.headline import number
-from evalsuite.pages.lines import RunLine
-from evalsuite.pages.runs import RunView
-from evalsuite.search import nearest, selected
+from evalsuite.pages.runs import RunLine, RunView
+from evalsuite.search import nearest_rows, selected
 from evalsuite.vectors import Embeddings
 
 _MOST_BARS = 40
@@ -47,7 +46,11 @@ def class_bars(runs: Sequence[RunView], lines: Sequence[RunLine]) -> ClassBars:
 
     Of more than 40 classes the 20 best and the 20 worst are shown.
     """
-    tables = [(line, run.per_query) for run, line in zip(runs, lines, strict=True) if run.per_query]
+    tables = [
+        (line, run.evaluation.per_query)
+        for run, line in zip(runs, lines, strict=True)
+        if len(run.evaluation.per_query)
+    ]
     if not tables:
         return ClassBars()
     labels = sorted({name for _, table in tables for name in _evaluated_labels(table)})
@@ -59,7 +62,7 @@ def class_bars(runs: Sequence[RunView], lines: Sequence[RunLine]) -> ClassBars:
     bars = ClassBars(shown=len(order), total=len(labels))
     for measure, words in (("AP", "Average precision"), ("FT", "First tier")):
         values = np.stack([_class_means(table, measure, labels) for _, table in tables])
-        figure = plots.class_bars(
+        figure = plots.bars_by_class(
             [labels[row] for row in order],
             values[:, order],
             runs=[line.index for line, _ in tables],
@@ -91,7 +94,7 @@ def confusions(runs: Sequence[RunView], lines: Sequence[RunLine]) -> list[Confus
         pair = _answerable(run.queries, run.gallery)
         if pair is None:
             continue
-        first = nearest(pair, run.gallery, k=1, options=run.metrics or {})[:, 0]
+        first = nearest_rows(pair, run.gallery, k=1, options=run.evaluation.options)[:, 0]
         truth = np.asarray(pair.labels, dtype=str)
         found = np.asarray(run.gallery.labels, dtype=str)[first]
         classes = sorted(set(run.gallery.labels))
@@ -103,7 +106,7 @@ def confusions(runs: Sequence[RunView], lines: Sequence[RunLine]) -> list[Confus
 
 
 def _answerable(queries: Embeddings, gallery: Embeddings) -> Embeddings | None:
-    """The queries whose class has a shape, as the measures count them."""
+    """The queries whose class has a shape; the measures count only these."""
     present = set(gallery.labels)
     rows = [row for row, label in enumerate(queries.labels) if label in present]
     return selected(queries, rows) if rows else None

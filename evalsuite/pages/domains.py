@@ -9,8 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 from evalsuite.pages import plots
-from evalsuite.pages.lines import RunLine
-from evalsuite.pages.runs import RunView
+from evalsuite.pages.runs import RunLine, RunView
 from evalsuite.pages.svg import CLASS_COLOURS
 from evalsuite.search import searched_space
 from evalsuite.statistics import even_sample, proxy_a_distance, tsne
@@ -67,9 +66,9 @@ def domain_section(
 ) -> DomainSection:
     """Panels and distances of all runs that have embeddings, in the space their search compares.
 
-    "Before" are the embeddings of the untrained network; where a run has none, the first
-    source-only run stands in. Runs that start from the same embeddings share one panel. t-SNE sees
-    `items_per_domain` queries and as many shapes, the same ones in every panel.
+    "Before" are the embeddings of the untrained network. Where a run has none, the first
+    source-only run takes their place. Runs that start from the same embeddings share one panel.
+    t-SNE sees `items_per_domain` queries and as many shapes, the same ones in every panel.
     """
     after = [
         _pair(run, run.queries, run.gallery, line.name)
@@ -111,7 +110,7 @@ def _pair(
 ) -> _Pair | None:
     if queries is None or gallery is None:
         return None
-    options = run.metrics or {}
+    options = run.evaluation.options
     vectors = (searched_space(queries, options), searched_space(gallery, options))
     return _Pair((queries.labels, gallery.labels), vectors, [name])
 
@@ -133,7 +132,7 @@ def _equal(first: _Pair, second: _Pair) -> bool:
 
 
 def _class_colours(pairs: Sequence[_Pair], section: DomainSection) -> dict[str, int]:
-    """Colour index by class; of many, ten at even steps through the sorted names."""
+    """Colour index by class; of many classes, ten at even steps through the sorted names."""
     labels = sorted({label for pair in pairs for side in pair.labels for label in side})
     total = len(labels)
     if total > _OTHERS:

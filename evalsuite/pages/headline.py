@@ -61,26 +61,11 @@ MEASURES = (
     Measure("mAP", "mean average precision", "average precision, mean over queries"),
 )
 
-OPTIONS = (
-    "protocol",
-    "features",
-    "metric",
-    "arithmetic",
-    "dcg",
-    "anmrr",
-    "f_average",
-    "average",
-    "ties",
-    "nan_policy",
-    "on_missing",
-)
-"""The options of an evaluation that decide what its numbers mean."""
-
 _WITH_INTERVAL = {"FT": "FT", "mAP": "AP"}
 
 
 @dataclass
-class Cell:
+class MeasureCell:
     """One value of the table. `better` says which way `delta` points, None for no difference."""
 
     value: float
@@ -92,13 +77,13 @@ class Cell:
 
 
 @dataclass
-class Row:
+class RunRow:
     """One run of the table, with one cell a measure."""
 
     name: str
     method: str
     is_source_only: bool
-    cells: list[Cell] = field(default_factory=list)
+    cells: list[MeasureCell] = field(default_factory=list)
 
 
 def number(value: object) -> float:
@@ -108,14 +93,14 @@ def number(value: object) -> float:
     return float(value)
 
 
-def headline_rows(runs: Sequence[RunView], names: Sequence[str]) -> list[Row]:
+def headline_rows(runs: Sequence[RunView], names: Sequence[str]) -> list[RunRow]:
     """Rows in the order of the runs; values equal to three decimals share the mark for the best."""
     rows = []
     for run, name in zip(runs, names, strict=True):
-        values = [number((run.metrics or {}).get(measure.key)) for measure in MEASURES]
-        cells = [Cell(value, _decimals(value)) for value in values]
+        values = [run.evaluation.headline[measure.key] for measure in MEASURES]
+        cells = [MeasureCell(value, _decimals(value)) for value in values]
         _add_intervals(cells, run)
-        rows.append(Row(name, str(run.info.get("method", "")), run.is_source_only, cells))
+        rows.append(RunRow(name, str(run.info.get("method", "")), run.is_source_only, cells))
     for column, measure in enumerate(MEASURES):
         _mark_best([row.cells[column] for row in rows], measure)
         _mark_deltas(rows, column, measure)
@@ -126,11 +111,9 @@ def cautions(runs: Sequence[RunView], names: Sequence[str]) -> list[str]:
     """What to know before comparing the numbers: differing conditions, evaluation warnings."""
     facts = {
         "were trained on different data": [_fingerprint(run) for run in runs],
-        "were evaluated with different options": [
-            [(run.metrics or {}).get(option) for option in OPTIONS] for run in runs
-        ],
+        "were evaluated with different options": [run.evaluation.options for run in runs],
         "were evaluated on different numbers of queries or shapes": [
-            [(run.metrics or {}).get(key) for key in ("n_evaluated", "n_gallery")] for run in runs
+            (run.evaluation.n_evaluated, run.evaluation.n_gallery) for run in runs
         ],
     }
     said = [
@@ -140,8 +123,8 @@ def cautions(runs: Sequence[RunView], names: Sequence[str]) -> list[str]:
     ]
     warned: dict[str, list[str]] = {}
     for run, name in zip(runs, names, strict=True):
-        for warning in (run.metrics or {}).get("warnings") or []:
-            warned.setdefault(str(warning), []).append(name)
+        for warning in run.evaluation.warnings:
+            warned.setdefault(warning, []).append(name)
     return said + [f"{', '.join(who)}: {warning}" for warning, who in warned.items()]
 
 
@@ -150,19 +133,20 @@ def _fingerprint(run: RunView) -> object:
     return data.get("fingerprint") if isinstance(data, dict) else data
 
 
-def _add_intervals(cells: Sequence[Cell], run: RunView) -> None:
+def _add_intervals(cells: Sequence[MeasureCell], run: RunView) -> None:
     """Bootstrap intervals of the measures that are plain means over queries, for FT and mAP."""
-    if run.per_query is None or (run.metrics or {}).get("average", "query") != "query":
+    table = run.evaluation.per_query
+    if not len(table) or run.evaluation.options.average != "query":
         return
     for key, column in _WITH_INTERVAL.items():
-        values = run.per_query.column(column).drop_null().to_numpy()
+        values = table.column(column).drop_null().to_numpy()
         if len(values) and np.isfinite(values).all():
             interval = bootstrap_mean(values)
             cell = cells[[measure.key for measure in MEASURES].index(key)]
             cell.interval = f"[{interval.low:.3f}, {interval.high:.3f}]"
 
 
-def _mark_best(cells: Sequence[Cell], measure: Measure) -> None:
+def _mark_best(cells: Sequence[MeasureCell], measure: Measure) -> None:
     values = [round(cell.value, 3) for cell in cells if not math.isnan(cell.value)]
     if len(cells) > 1 and values:
         best = min(values) if measure.lower_is_better else max(values)
@@ -170,7 +154,7 @@ def _mark_best(cells: Sequence[Cell], measure: Measure) -> None:
             cell.best = round(cell.value, 3) == best
 
 
-def _mark_deltas(rows: Sequence[Row], column: int, measure: Measure) -> None:
+def _mark_deltas(rows: Sequence[RunRow], column: int, measure: Measure) -> None:
     yardstick = next((row for row in rows if row.is_source_only), None)
     for row in rows:
         if yardstick is None or row is yardstick:

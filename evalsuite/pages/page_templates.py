@@ -1,8 +1,13 @@
-"""Where the pages' templates come from; ``page.html.j2`` holds what all of them share."""
+"""The pages' templates; ``page.html.j2`` holds what all of them share."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import jinja2
+
+from evalsuite.atomic import write_text_atomically
 
 
 def page_template(name: str) -> jinja2.Template:
@@ -15,3 +20,9 @@ def page_template(name: str) -> jinja2.Template:
         lstrip_blocks=True,
     )
     return environment.get_template(name)
+
+
+def render_page(out: str | Path, template: str, **values: Any) -> Path:
+    """Fill ``template`` with ``values``, write it to ``out`` in one step, and return ``out``."""
+    write_text_atomically(out, page_template(template).render(**values))
+    return Path(out)

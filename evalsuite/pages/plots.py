@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -82,7 +83,7 @@ def signal(series: Sequence[Series], *, name: str, title: str) -> Markup:
     return draw(300, 168, paint, name=name, description=f"{title} over the training steps")
 
 
-def class_bars(
+def bars_by_class(
     classes: Sequence[str],
     values: np.ndarray,
     *,
@@ -99,11 +100,11 @@ def class_bars(
         axes = placed_axes(figure, left=108, right=30, top=4, bottom=26, grid="x")
         for index, run in enumerate(runs):
             middles = np.arange(len(classes)) * row + (index - (len(runs) - 1) / 2) * thickness
-            axes.barh(middles, values[index], height=thickness - 1, color=_run_colour(run))
+            axes.barh(middles, values[index], height=thickness - 1, color=run_colour(run))
         best = np.nanmax(np.nan_to_num(values), axis=0)
         for index, value in enumerate(best):
             _write(axes, value + 0.012, index * row, f"{value:.2f}", ha="left", colour=MUTED)
-        axes.set_yticks(np.arange(len(classes)) * row, [_short(word, 16) for word in classes])
+        axes.set_yticks(np.arange(len(classes)) * row, [short(word, 16) for word in classes])
         axes.set(xlim=(0, 1), ylim=(row * (len(classes) - 0.45), -0.55 * row))
         axes.tick_params(axis="y", labelcolor=INK)
         axes.set_xticks(np.linspace(0, 1, 6))
@@ -172,13 +173,13 @@ def domain_gaps(
     def paint(figure: Figure) -> None:
         axes = placed_axes(figure, left=112, right=24, top=8, bottom=40, grid="x")
         for row, (start, end, run) in enumerate(zip(before, after, runs, strict=True)):
-            colour = _run_colour(run)
+            colour = run_colour(run)
             if start is not None:
                 axes.plot([start, end], [row, row], color=colour, linewidth=2, alpha=0.45)
                 axes.plot([start], [row], "o", mfc=PAPER, mec=colour, mew=1.6, ms=8)
             axes.plot([end], [row], "o", color=colour, mew=0, ms=9)
             _write(axes, end, row - 0.38, f"{end:.2f}", ha="center", colour=INK)
-        axes.set_yticks(range(len(names)), [_short(word, 18) for word in names])
+        axes.set_yticks(range(len(names)), [short(word, 18) for word in names])
         axes.tick_params(axis="y", labelcolor=INK)
         axes.set(xlim=(-0.02, 2.05), ylim=(len(names) - 0.4, -0.75))
         axes.set_xticks(np.linspace(0, 2, 5))
@@ -189,10 +190,9 @@ def domain_gaps(
 
 
 def _line(axes: Axes, series: Series, *, width: float) -> None:
-    pattern = DASHES[series.run % len(DASHES)]
-    style = (0, tuple(length / width for length in pattern)) if pattern else "-"
     finite = np.where(np.isfinite(series.y), series.y, np.nan)
-    axes.plot(series.x, finite, color=_run_colour(series.run), linewidth=width, linestyle=style)
+    style = dash_style(series.run, width=width)
+    axes.plot(series.x, finite, color=run_colour(series.run), linewidth=width, linestyle=style)
 
 
 def _mark_gaps(axes: Axes, series: Series) -> None:
@@ -201,7 +201,7 @@ def _mark_gaps(axes: Axes, series: Series) -> None:
         gaps,
         np.zeros(len(gaps)),
         "x",
-        color=_run_colour(series.run),
+        color=run_colour(series.run),
         transform=axes.get_xaxis_transform(),
         clip_on=False,
         markersize=6,
@@ -226,7 +226,7 @@ def _finite_mean(values: np.ndarray) -> float:
 def _name_cells(axes: Axes, classes: Sequence[str]) -> None:
     middles = np.arange(len(classes)) + 0.5
     size = 11 if len(classes) <= 14 else 8.5
-    words = [_short(word, 11) for word in classes]
+    words = [short(word, 11) for word in classes]
     axes.set_xticks(middles, words, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(middles, words)
     axes.tick_params(labelsize=size)
@@ -245,11 +245,19 @@ def _write(axes: Axes, x: float, y: float, text: str, *, ha: str, colour: str) -
     axes.text(x, y, text, ha=ha, va="center_baseline", fontsize=10, color=colour)
 
 
-def _run_colour(run: int) -> str:
+def dash_style(run: int, *, width: float) -> Any:
+    """The dash pattern of a run, as matplotlib takes it for lines of ``width``."""
+    pattern = DASHES[run % len(DASHES)]
+    return (0, tuple(length / width for length in pattern)) if pattern else "-"
+
+
+def run_colour(run: int) -> str:
+    """The placeholder of a run's colour, see ``svg``."""
     return RUN_COLOURS[run % len(RUN_COLOURS)]
 
 
-def _short(word: str, length: int) -> str:
+def short(word: str, length: int) -> str:
+    """At most ``length`` characters of ``word``."""
     return word if len(word) <= length else word[: length - 1] + "…"
 
 

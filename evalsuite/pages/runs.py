@@ -1,18 +1,21 @@
-"""One finished run as the report sees it: everything its folder holds, read once."""
+"""A run on a page: everything its folder holds, read once, and how the run is named and drawn."""
 
 from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
+from evalsuite.pages.plots import DASHES
+from evalsuite.pages.svg import RUN_COLOURS
 from evalsuite.run_records import read_records
+from evalsuite.scoring import Evaluation, read_evaluation
 from evalsuite.search import selected
 from evalsuite.vectors import Embeddings, EvaluationError, is_finished, read_embeddings
 
@@ -32,8 +35,7 @@ class RunView:
     """One record a logged step; empty for a run without a log."""
     validation: list[dict[str, Any]]
     """One record a step that was scored on the way; empty for a run without validation."""
-    metrics: dict[str, Any] | None
-    per_query: pa.Table | None
+    evaluation: Evaluation
     queries: Embeddings | None
     gallery: Embeddings | None
     initial_queries: Embeddings | None
@@ -51,31 +53,63 @@ class RunView:
         return str(self.info.get("method", "")).replace("_", "-").lower() == "source-only"
 
 
-def load_run(path: Path | str) -> RunView:
+def view_run(path: Path | str) -> RunView:
     """Read a run folder.
 
     run.json, config.yaml and evaluation/metrics.json must be there; the logs, the per-query table
-    and the embeddings may be absent. Raises EvaluationError, naming the file and the remedy, for a
-    missing or unreadable file.
+    and the embeddings may be absent. Raises EvaluationError that names the file and the remedy for
+    a missing or unreadable file.
     """
     folder = Path(path)
     if not folder.is_dir():
         raise EvaluationError(f"{folder} is no run folder; give the folder that holds run.json")
-    train, evaluate = "train it with `img2shape train`", f"run `img2shape eval {folder}` first"
+    train = "train it with `img2shape train`"
+    _required(folder / "evaluation" / "metrics.json", f"run `img2shape eval {folder}` first")
     vectors = folder / "embeddings"
     return RunView(
         path=folder,
         info=_json_object(_required(folder / "run.json", train)),
         config_text=_text(_required(folder / "config.yaml", train)),
-        metrics=_json_object(_required(folder / "evaluation" / "metrics.json", evaluate)),
+        evaluation=read_evaluation(folder),
         log=_records(folder / "log.jsonl"),
         validation=_records(folder / "validation.jsonl"),
-        per_query=_table(folder / "evaluation" / "per_query.parquet"),
         queries=_embeddings(vectors / "queries"),
         gallery=_embeddings(vectors / "gallery"),
         initial_queries=_embeddings(vectors / "initial-queries"),
         initial_gallery=_embeddings(vectors / "initial-gallery"),
     )
+
+
+@dataclass(frozen=True)
+class RunLine:
+    """A run's name on the page, and the index of its colour and dash pattern."""
+
+    name: str
+    index: int
+
+    @property
+    def colour(self) -> str:
+        """The colour as a CSS value."""
+        return f"var(--run-{self.index % len(RUN_COLOURS)})"
+
+    @property
+    def dashes(self) -> str:
+        """The dash pattern as SVG writes it, empty for a solid line."""
+        return " ".join(map(str, DASHES[self.index % len(DASHES)]))
+
+
+def run_lines(runs: Sequence[RunView]) -> list[RunLine]:
+    """Dotted grey for the first source-only run, then colours in order; equal names get numbers."""
+    yardstick = next((run for run in runs if run.is_source_only), None)
+    seen: Counter[str] = Counter()
+    lines: list[RunLine] = []
+    index = 0
+    for run in runs:
+        seen[run.name] += 1
+        name = run.name if seen[run.name] == 1 else f"{run.name} ({seen[run.name]})"
+        index += run is not yardstick
+        lines.append(RunLine(name, 0 if run is yardstick else index))
+    return lines
 
 
 def _required(path: Path, remedy: str) -> Path:
@@ -108,19 +142,9 @@ def _records(path: Path) -> list[dict[str, Any]]:
         raise EvaluationError(f"{path} cannot be read ({error}); write the run again") from error
 
 
-def _table(path: Path) -> pa.Table | None:
-    if not path.is_file():
-        return None
-    try:
-        return pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        remedy = "evaluate the run again"
-        raise EvaluationError(f"{path} is not a Parquet table ({error}); {remedy}") from error
-
-
 def _embeddings(path: Path) -> Embeddings | None:
-    """Finite rows only: a page about a run that diverged must still be readable."""
-    single = path.with_name(f"{path.name}.parquet")  # what runs of before have
+    """Finite rows only: the page of a diverged run must still be readable."""
+    single = path.with_name(f"{path.name}.parquet")  # written by older versions
     if not is_finished(path):
         if not single.is_file():
             return None

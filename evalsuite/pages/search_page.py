@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from evalsuite.atomic import write_atomically
-from evalsuite.pages.page_templates import page_template
+from evalsuite.pages.page_templates import render_page
 from evalsuite.pages.strips import Thumb
 
 _MEASURES = {"euclidean": "Euclidean distance", "cosine": "cosine distance"}
@@ -37,7 +36,9 @@ def write_search_page(
     Every name is escaped; pictures are the data URIs of ``Thumb.source``. ``metric`` is euclidean
     or cosine, ``items`` the size of the gallery, ``kind`` that of the index.
     """
-    page = page_template("search.html.j2").render(
+    return render_page(
+        out,
+        "search.html.j2",
         title=title,
         answers=answers,
         measure=_MEASURES[metric],
@@ -46,6 +47,3 @@ def write_search_page(
         if kind == "flat"
         else f"The search is approximate (index {kind}).",
     )
-    out = Path(out)
-    write_atomically(out, lambda path: path.write_text(page, encoding="utf-8"))
-    return out

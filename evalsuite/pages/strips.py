@@ -15,13 +15,12 @@ import pyarrow as pa
 from PIL import Image, ImageOps
 
 from evalsuite.pages.headline import number
-from evalsuite.pages.lines import RunLine
-from evalsuite.pages.runs import RunView
-from evalsuite.search import nearest, selected
+from evalsuite.pages.runs import RunLine, RunView
+from evalsuite.search import nearest_rows, selected
 
 logger = logging.getLogger(__name__)
 
-Pictures = Callable[[Sequence[str]], Mapping[str, bytes]]
+PicturesByKey = Callable[[Sequence[str]], Mapping[str, bytes]]
 """Encoded pictures (PNG or JPEG) by sample key; keys without a picture are left out."""
 
 _SIDE_PX = 120
@@ -60,7 +59,7 @@ def retrieval_strips(
     runs: Sequence[RunView],
     lines: Sequence[RunLine],
     *,
-    pictures: Pictures | None = None,
+    pictures: PicturesByKey | None = None,
     count: int = 6,
     seed: int = 0,
 ) -> list[Strip]:
@@ -72,7 +71,7 @@ def retrieval_strips(
     if not shown:
         return []
     places = [_places(runs[row]) for row in shown]
-    tables = [_table(runs[row]) for row in shown]
+    tables = [runs[row].evaluation.per_query for row in shown]
     keys = choose_queries(tables, count=count, seed=seed, among=set.intersection(*map(set, places)))
     found = [_rows_of_run(runs[row], lines[row], keys) for row in shown]
     labels = _column(tables[0], "label")
@@ -94,8 +93,8 @@ def choose_queries(
 
     Queries common to all tables (columns key, label, AP), and in `among` if given, are sorted by
     their mean AP over the tables and cut into `count` equal bands; from each band one is drawn at
-    random among those whose class has been drawn least. Nobody picks by hand, and the bad end shows
-    as often as the good one.
+    random among those whose class has been drawn least often. So nobody picks by hand, and bad
+    queries show as often as good ones.
     """
     mean = _mean_precision(tables)
     labels = _column(tables[0], "label")
@@ -129,20 +128,15 @@ def _shown_runs(runs: Sequence[RunView]) -> list[int]:
     usable = [
         row
         for row, run in enumerate(runs)
-        if run.queries is not None and run.gallery is not None and run.per_query is not None
+        if run.queries is not None and run.gallery is not None and len(run.evaluation.per_query)
     ]
     usable.sort(
         key=lambda row: (
             not runs[row].is_source_only,
-            -np.nan_to_num(number((runs[row].metrics or {}).get("mAP"))),
+            -np.nan_to_num(runs[row].evaluation.headline["mAP"]),
         )
     )
     return sorted(usable[:_MOST_RUNS])
-
-
-def _table(run: RunView) -> pa.Table:
-    assert run.per_query is not None
-    return run.per_query
 
 
 def _places(run: RunView) -> dict[str, int]:
@@ -157,9 +151,9 @@ def _rows_of_run(run: RunView, line: RunLine, keys: Sequence[str]) -> list[Strip
     assert run.gallery is not None
     if not keys:
         return []
-    places, precision = _places(run), _column(_table(run), "AP")
+    places, precision = _places(run), _column(run.evaluation.per_query, "AP")
     wanted = selected(run.queries, [places[key] for key in keys])
-    found = nearest(wanted, run.gallery, k=_SHOWN, options=run.metrics or {})
+    found = nearest_rows(wanted, run.gallery, k=_SHOWN, options=run.evaluation.options)
     keys_G, labels_G = run.gallery.keys, run.gallery.labels
     return [
         StripRow(
@@ -171,7 +165,7 @@ def _rows_of_run(run: RunView, line: RunLine, keys: Sequence[str]) -> list[Strip
     ]
 
 
-def _with_pictures(strips: Sequence[Strip], pictures: Pictures) -> list[Strip]:
+def _with_pictures(strips: Sequence[Strip], pictures: PicturesByKey) -> list[Strip]:
     """The strips with every picture that `pictures` knows, asked for once, as small data URIs."""
     keys = dict.fromkeys(thumb.key for strip in strips for thumb in _thumbs(strip))
     encoded = pictures(list(keys))

@@ -1,8 +1,8 @@
 """Matplotlib figures as inline SVG that takes its colours and its typeface from the page around it.
 
-A figure is drawn with placeholder colours; writing it out turns each placeholder into a CSS custom
-property. One drawing so serves light mode, dark mode and paper, and its words are set in the page's
-own font and stay selectable text.
+A figure is drawn with placeholder colours, and each placeholder becomes a CSS custom property in
+the SVG. So one drawing serves light mode, dark mode and paper. Its words take the font of the page
+and stay selectable text.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def _rewritten(element: ElementTree.Element, name: str, used: set[str]) -> Eleme
 
 
 def _hoisted(group: ElementTree.Element) -> ElementTree.Element:
-    """A style common to all markers of a group moves to the group: a third of the size remains."""
+    """Move a style common to all markers of a group to the group: a third of the size remains."""
     styles = {child.get("style") for child in group}
     if group.tag == "g" and len(styles) == 1 and all(child.tag == "use" for child in group):
         style = styles.pop()

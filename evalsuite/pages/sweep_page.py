@@ -1,4 +1,4 @@
-"""One self-contained HTML file about a sweep: what was found, what failed and why, what it cost."""
+"""One self-contained HTML file about a sweep: results, failures with their reasons, and cost."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from evalsuite.atomic import write_atomically
 from evalsuite.pages.headline import MEASURES, number
-from evalsuite.pages.page_templates import page_template
+from evalsuite.pages.page_templates import render_page
 from evalsuite.pages.sweep_plots import TransferMatrix, transfer_matrix
 from evalsuite.pages.sweep_rows import (
+    LedgerRow,
     axis_names,
     axis_words,
     best_first,
@@ -25,13 +25,13 @@ from evalsuite.pages.sweep_rows import (
     label_words,
     main_metric,
     method_name,
+    metric_of,
     seed_table,
 )
 from evalsuite.pages.sweep_views import curve_groups, parallel_view
 from evalsuite.scoring import LOWER_IS_BETTER
 from evalsuite.tables import ResultTable, to_html
 
-LedgerRow = Mapping[str, Any]
 _STATES = ("finished", "stopped", "failed")
 _MOST_WORDS = 600
 
@@ -59,8 +59,8 @@ def write_sweep_page(
     ``planned`` may hold ``skipped``, a list of {"cell": labels, "reason": words}, and ``counts``,
     further numbers by their words ("planned", "to run"). A row's ``run`` is a folder under
     ``links_from`` (or an absolute one); a cell is linked to the ``report.html`` in it if that file
-    exists. Without ``tables`` the cells that differ in nothing but the seed are put together in
-    one. The same rows and files give the same bytes; the page needs no network and no JavaScript.
+    exists. Without ``tables``, one table is made of the means over seeds. The same rows and files
+    give the same bytes; the page needs no network and no JavaScript.
     """
     out = Path(out)
     by_state = {state: [row for row in rows if row.get("status") == state] for state in _STATES}
@@ -70,7 +70,9 @@ def write_sweep_page(
     skipped = planned.get("skipped") or []
     if not tables and (summary := seed_table(finished)) is not None:
         tables = [summary]
-    page = page_template("sweep.html.j2").render(
+    return render_page(
+        out,
+        "sweep.html.j2",
         title=title,
         counts=_counts(by_state, len(skipped), planned.get("counts") or {}),
         totals=_totals(rows),
@@ -90,8 +92,6 @@ def write_sweep_page(
         skipped=_by_reason(skipped),
         skipped_count=len(skipped),
     )
-    write_atomically(out, lambda path: path.write_text(page, encoding="utf-8"))
-    return out
 
 
 def _counts(
@@ -105,7 +105,7 @@ def _counts(
 
 
 def _totals(rows: Sequence[LedgerRow]) -> list[tuple[str, str]]:
-    """Hours that all cells together took, of those that say."""
+    """Hours that all cells together took, as far as their rows say."""
     names = (("cpu_seconds", "CPU hours"), ("gpu_seconds", "GPU hours"))
     totals = []
     for key, words in names:
@@ -116,10 +116,10 @@ def _totals(rows: Sequence[LedgerRow]) -> list[tuple[str, str]]:
 
 
 def _best(finished: Sequence[LedgerRow], metric: str, axes: Sequence[str]) -> dict[str, Any] | None:
-    """The best cell whose checkpoint no label of the target has chosen; else the best of all."""
+    """The best cell that is no oracle's; the best of all if every one is."""
     honest = [row for row in finished if not is_oracle(row)] or finished
     for row in best_first(honest, metric)[:1]:
-        value = number((row.get("metrics") or {}).get(metric))
+        value = metric_of(row, metric)
         if math.isfinite(value):
             oracle = is_oracle(row)
             return {"text": f"{value:.3f}", "cell": cell_words(row, axes), "oracle": oracle}
@@ -133,7 +133,7 @@ def _cell_table(
     measures = [
         measure
         for measure in MEASURES
-        if any(math.isfinite(_metric(row.get("metrics"), measure.key)) for row in finished)
+        if any(math.isfinite(metric_of(row, measure.key)) for row in finished)
     ]
     metric = main_metric(finished)
     rows = [
@@ -143,9 +143,9 @@ def _cell_table(
             "method": method_name(row),
             "selection": _selection(row),
             "is_oracle": is_oracle(row),
-            "metrics": [_shown(_metric(row.get("metrics"), m.key), ".3f") for m in measures],
+            "metrics": [_shown(metric_of(row, m.key), ".3f") for m in measures],
             "intervals": [_interval(row, m.key) for m in measures],
-            "oracle": _shown(_metric((row.get("oracle") or {}).get("metrics"), metric), ".3f"),
+            "oracle": _shown(metric_of(row.get("oracle") or {}, metric), ".3f"),
             "cost": [_shown(value, form) for value, form in _cost(row)],
             "link": _link(row, out=out, links_from=links_from),
         }
@@ -170,10 +170,6 @@ def _cost(row: LedgerRow) -> list[tuple[float, str]]:
     ]
 
 
-def _metric(metrics: Mapping[str, Any] | None, name: str) -> float:
-    return number((metrics or {}).get(name))
-
-
 def _interval(row: LedgerRow, name: str) -> str:
     bounds = (row.get("intervals") or {}).get(name) or ()
     values = [number(bound) for bound in bounds]
@@ -183,7 +179,7 @@ def _interval(row: LedgerRow, name: str) -> str:
 
 
 def _shown(value: float, form: str) -> _Number:
-    """Words and the same digits to sort by: sorting never tells apart what looks equal."""
+    """The text, and its own digits to sort by, so that equal texts sort as equal."""
     if not math.isfinite(value):
         return _Number("–", "")
     text = f"{value:{form}}"
@@ -210,7 +206,7 @@ def _link(row: LedgerRow, *, out: Path, links_from: Path) -> str:
 
 
 def _ended(row: LedgerRow, axes: Sequence[str]) -> dict[str, Any]:
-    """A cell without results: where it came to, and the words about it."""
+    """A cell without results: its last step, and the reason."""
     curve = row.get("curve") or []
     step = curve[-1].get("step") if curve else None
     return {
@@ -223,7 +219,7 @@ def _ended(row: LedgerRow, axes: Sequence[str]) -> dict[str, Any]:
 
 
 def _by_reason(skipped: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
-    """The cells that were not trained, by why, in the order of first appearance."""
+    """The cells that were not trained, by reason, in the order of first appearance."""
     groups: dict[str, list[str]] = {}
     for one in skipped:
         labels = one.get("cell") or {}

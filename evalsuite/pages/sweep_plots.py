@@ -18,8 +18,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from evalsuite.pages.plots import DASHES, Series
-from evalsuite.pages.svg import ACCENT, GRID, INK, MUTED, PAPER, RUN_COLOURS, draw, placed_axes
+from evalsuite.pages.headline import number
+from evalsuite.pages.plots import Series, dash_style, run_colour, short
+from evalsuite.pages.svg import ACCENT, GRID, INK, MUTED, PAPER, draw, placed_axes
 from evalsuite.scoring import LOWER_IS_BETTER
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -60,7 +61,7 @@ def transfer_matrix(matrix: TransferMatrix, *, name: str) -> Markup:
     """The matrix as shaded cells, the better the darker, each with its value written in it."""
     rows, columns = len(matrix.sources), len(matrix.targets)
     values = np.array(
-        [[_number(matrix.values.get((s, t))) for t in matrix.targets] for s in matrix.sources]
+        [[number(matrix.values.get((s, t))) for t in matrix.targets] for s in matrix.sources]
     ).reshape(rows, columns)
     shades = _shades(values, lower_is_better=matrix.metric in LOWER_IS_BETTER)
     longest = max(map(len, (*matrix.sources, "")))
@@ -71,10 +72,10 @@ def transfer_matrix(matrix: TransferMatrix, *, name: str) -> Markup:
         for row, column in np.ndindex(rows, columns):
             _matrix_cell(axes, (row, column), values.item(row, column), shades.item(row, column))
         axes.set(xlim=(0, columns), ylim=(rows, 0), xlabel="target", ylabel="source")
-        words = [_short(target, 12) for target in matrix.targets]
+        words = [short(target, 12) for target in matrix.targets]
         middles = np.arange(columns) + 0.5
         axes.set_xticks(middles, words, rotation=35, ha="right", rotation_mode="anchor")
-        axes.set_yticks(np.arange(rows) + 0.5, [_short(source, 18) for source in matrix.sources])
+        axes.set_yticks(np.arange(rows) + 0.5, [short(source, 18) for source in matrix.sources])
         axes.tick_params(labelcolor=INK)
         axes.spines["bottom"].set_visible(False)
 
@@ -152,11 +153,11 @@ def _shades(values: np.ndarray, *, lower_is_better: bool) -> np.ndarray:
 
 def _upright(panel: Axes, place: int, axis: ParallelAxis, *, is_last: bool) -> None:
     panel.plot([place, place], [0, 1], color=INK, linewidth=1, solid_capstyle="butt")
-    panel.text(place, 1.07, _short(axis.name, 24), ha="center", va="baseline", color=INK)
+    panel.text(place, 1.07, short(axis.name, 24), ha="center", va="baseline", color=INK)
     side, shift = ("left", 0.035) if is_last else ("right", -0.035)
     for height, words in _thinned_ticks(axis.ticks):
         panel.plot([place - 0.015, place + 0.015], [height, height], color=INK, linewidth=1)
-        text = _short(words, 20)
+        text = short(words, 20)
         panel.text(
             place + shift,
             height,
@@ -181,23 +182,14 @@ def _curve(axes: Axes, series: Series) -> None:
     if len(x) > _MOST_POINTS:
         kept = np.linspace(0, len(x) - 1, _MOST_POINTS).round().astype(int)
         x, y = x[kept], y[kept]
-    pattern = DASHES[series.run % len(DASHES)]
     axes.plot(
         x,
         y,
-        color=RUN_COLOURS[series.run % len(RUN_COLOURS)],
+        color=run_colour(series.run),
         linewidth=1.5,
-        linestyle=(0, tuple(length / 1.5 for length in pattern)) if pattern else "-",
+        linestyle=dash_style(series.run, width=1.5),
         marker=MARKERS[series.run % len(MARKERS)],
         markevery=max(1, len(x) // _MARKED_POINTS),
         markersize=4,
         markeredgewidth=0,
     )
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
-
-
-def _short(word: str, length: int) -> str:
-    return word if len(word) <= length else word[: length - 1] + "…"

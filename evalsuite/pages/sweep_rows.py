@@ -1,4 +1,7 @@
-"""A sweep's rows, one finished, stopped or failed cell each, read for tables and figures."""
+"""The ledger rows of a sweep, as tables and figures need them.
+
+A row is one cell that finished, was stopped or failed.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ def varying_axes(rows: Sequence[LedgerRow]) -> list[str]:
 
 
 def axis_words(names: Sequence[str]) -> list[str]:
-    """The last part of each dotted name, the whole of those that would be taken for each other."""
+    """The last part of each dotted name; the whole name where two names end alike."""
     last = [name.rsplit(".", 1)[-1] for name in names]
     return [
         short if last.count(short) == 1 else name for name, short in zip(names, last, strict=True)
@@ -74,9 +77,14 @@ def is_oracle(row: LedgerRow) -> bool:
 def main_metric(rows: Sequence[LedgerRow]) -> str:
     """The metric that orders the rows: mAP if any row has it, else the first headline found."""
     for metric in ("mAP", *HEADLINES):
-        if any(math.isfinite(number((row.get("metrics") or {}).get(metric))) for row in rows):
+        if any(math.isfinite(metric_of(row, metric)) for row in rows):
             return metric
     return "mAP"
+
+
+def metric_of(row: LedgerRow, metric: str) -> float:
+    """The row's value of ``metric``, NaN if it has none."""
+    return number((row.get("metrics") or {}).get(metric))
 
 
 def best_first(rows: Sequence[LedgerRow], metric: str) -> list[LedgerRow]:
@@ -84,14 +92,14 @@ def best_first(rows: Sequence[LedgerRow], metric: str) -> list[LedgerRow]:
     sign = 1.0 if metric in LOWER_IS_BETTER else -1.0
 
     def place(row: LedgerRow) -> float:
-        value = number((row.get("metrics") or {}).get(metric))
+        value = metric_of(row, metric)
         return sign * value if math.isfinite(value) else math.inf
 
     return sorted(rows, key=place)
 
 
 def seed_table(rows: Sequence[LedgerRow]) -> ResultTable | None:
-    """Finished cells with their seeds put together: one entry a setting, one column a data set.
+    """The means of finished cells over their seeds: one entry a setting, one column a data set.
 
     None for fewer than two settings, more than 60, or no number at all.
     """
@@ -99,9 +107,7 @@ def seed_table(rows: Sequence[LedgerRow]) -> ResultTable | None:
     axes = [name for name in varying_axes(rows) if name not in SEED_AXES]
     across = next((name for name in COLUMN_AXES if name in axes), None)
     down = [name for name in axes if name != across] or ["method"]
-    metrics = [
-        m for m in HEADLINES if any(math.isfinite(number(r["metrics"].get(m))) for r in rows)
-    ]
+    metrics = [m for m in HEADLINES if any(math.isfinite(metric_of(r, m)) for r in rows)]
     settings: dict[str, dict[str, list[LedgerRow]]] = {}
     for row in rows:
         column = cell_words(row, [across]) if across else str(row.get("dataset") or "results")

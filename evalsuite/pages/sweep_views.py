@@ -1,4 +1,4 @@
-"""What a sweep's figures show: which cells, along which axes, in which order."""
+"""The choice of cells, axes and order for the figures of a sweep."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ import numpy as np
 from markupsafe import Markup
 
 from evalsuite.pages.headline import number
-from evalsuite.pages.lines import RunLine
 from evalsuite.pages.plots import Series
+from evalsuite.pages.runs import RunLine
 from evalsuite.pages.sweep_plots import ParallelAxis, learning_curves, parallel_axes
 from evalsuite.pages.sweep_rows import (
+    LedgerRow,
     axis_words,
     best_first,
     cell_words,
     label_words,
     method_name,
+    metric_of,
     varying_axes,
 )
 from evalsuite.scoring import HEADLINES, LOWER_IS_BETTER
 
-LedgerRow = Mapping[str, Any]
 CRITERIA = ("entropy", "im", "snd", "source-val")
 """Scores that need no label of the target, as a curve names them."""
 
@@ -49,7 +50,7 @@ class ParallelView:
 
 
 class CurveLine(RunLine):
-    """How a run is drawn in its panels; its name in the legend says where it stands."""
+    """How a run is drawn in its panels; its name is the cell's labels."""
 
     @property
     def glyph(self) -> str:
@@ -73,7 +74,7 @@ def parallel_view(rows: Sequence[LedgerRow], metric: str) -> ParallelView | None
     Of more than 400 cells the best 100 and an even choice of the others are drawn; of more than
     nine axes the first nine.
     """
-    rows = [row for row in best_first(rows, metric) if math.isfinite(_score(row, metric))]
+    rows = [row for row in best_first(rows, metric) if math.isfinite(metric_of(row, metric))]
     axes = varying_axes(rows)
     if len(rows) < 2 or not axes:
         return None
@@ -85,7 +86,7 @@ def parallel_view(rows: Sequence[LedgerRow], metric: str) -> ParallelView | None
     leading = min(leading, _MOST_LINES // 4)
     named = zip(axes, axis_words(axes), strict=True)
     drawn = [_axis(word, [(r.get("cell") or {}).get(name) for r in rows]) for name, word in named]
-    scores = np.array([_score(row, metric) for row in rows])
+    scores = np.array([metric_of(row, metric) for row in rows])
     last = _numeric(metric, scores, downwards=metric in LOWER_IS_BETTER)
     figure = parallel_axes(
         [*drawn[:_MOST_AXES], last], np.arange(len(rows)) < leading, name="parallel"
@@ -183,7 +184,3 @@ def _numeric(name: str, values: np.ndarray, *, downwards: bool = False) -> Paral
     heights = placed(named)
     ticks = tuple((float(h), f"{v:.3g}") for h, v in zip(heights, named, strict=True))
     return ParallelAxis(f"{name} (log)" if logarithmic else name, placed(values), ticks)
-
-
-def _score(row: LedgerRow, metric: str) -> float:
-    return number((row.get("metrics") or {}).get(metric))

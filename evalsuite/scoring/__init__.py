@@ -5,31 +5,45 @@ May import: evalsuite, evalsuite.vectors.
 
 from evalsuite.scoring.canonical_distances import Limbs, distances, prepare_features, split_limbs
 from evalsuite.scoring.distance_matrix import evaluate_distances
-from evalsuite.scoring.evaluation import evaluate, score
+from evalsuite.scoring.evaluation import evaluate, evaluate_arrays, score
 from evalsuite.scoring.gallery import GalleryShard, InProcess, Transport
 from evalsuite.scoring.gallery_split import partition, split_gallery
-from evalsuite.scoring.options import HEADLINES, LOWER_IS_BETTER, Options
+from evalsuite.scoring.options import (
+    HEADLINES,
+    LOWER_IS_BETTER,
+    FeaturesName,
+    MetricName,
+    Options,
+    ProtocolName,
+    require_choice,
+)
 from evalsuite.scoring.query_scores import QueryScores, items_fingerprint, read_scores, scores_of
-from evalsuite.scoring.result import Evaluation
+from evalsuite.scoring.result import Evaluation, read_evaluation
 from evalsuite.scoring.threads import run_in_threads, single_threaded_products
 
 __all__ = [
     "HEADLINES",
     "LOWER_IS_BETTER",
     "Evaluation",
+    "FeaturesName",
     "GalleryShard",
     "InProcess",
     "Limbs",
+    "MetricName",
     "Options",
+    "ProtocolName",
     "QueryScores",
     "Transport",
     "distances",
     "evaluate",
+    "evaluate_arrays",
     "evaluate_distances",
     "items_fingerprint",
     "partition",
     "prepare_features",
+    "read_evaluation",
     "read_scores",
+    "require_choice",
     "run_in_threads",
     "score",
     "scores_of",

@@ -1,14 +1,13 @@
 """Two ways to compute the numbers that are compared, tile by tile.
 
-``exact``: sums without rounding (distances.py); the same bits on every machine, four products in
-float64.
+``exact``: sums without rounding (canonical_distances.py). The same bits on every machine; four
+products in float64.
 
 ``float32``: one product in float32. A matrix product rounds an entry in an order that depends on
-the shapes of the factors and on where the entry stands: kernels treat edges differently. So all
-products have one shape, and vectors are put only into those rows and columns of it that are found,
-by trying, to round alike (``like_places``). Then a pair of vectors gets the same bits for any cut
-into shards, blocks or threads. The bits depend on the matrix library and the processor, as those of
-any float32 program do.
+the shapes of the factors and on the place of the entry, because kernels treat edges differently. So
+all products have one shape, and only those of its rows and columns hold vectors that round alike in
+a trial (``like_places``). Then a pair of vectors gets the same bits for any cut into shards, blocks
+or threads. The bits depend on the matrix library and the processor, as in any float32 program.
 
 Shape letters: Q queries, G gallery items, D components, K = D + 1 or D, N rows.
 """
@@ -24,20 +23,20 @@ from typing import Any, Protocol
 import numpy as np
 
 from evalsuite.scoring.canonical_distances import (
-    METRICS,
     Limbs,
     distances,
     mark_non_finite,
     row_states,
     split_limbs,
 )
+from evalsuite.scoring.options import require_choice
 from evalsuite.scoring.threads import run_in_threads
 from evalsuite.vectors import EvaluationError
 
 # The shape of a float32 product, queries by items. 48 is a multiple of the unrolling of common
 # kernels; more items would pad small classes further.
 PRODUCT = (96, 512)
-# Items of a tile: many, because a query's search tables fall out of the cache from tile to tile.
+# Items of a tile. Many, because the search tables of a query leave the cache between two tiles.
 ITEM_TILE = 4096
 CACHED_ITEMS = 512
 PREPARED_AT_ONCE = 16_384
@@ -83,21 +82,18 @@ def arithmetic(name: str, metric: str, *, width: int) -> Arithmetic:
     Raises ``EvaluationError`` naming the option for a value that is not a choice, or if float32
     products round by place here.
     """
-    if metric not in METRICS:
-        raise EvaluationError(f"metric={metric!r}: expected one of {', '.join(METRICS)}")
-    if name not in ARITHMETICS:
-        raise EvaluationError(f"arithmetic={name!r}: expected one of {', '.join(ARITHMETICS)}")
-    return ARITHMETICS[name](metric, width)
+    require_choice("metric", metric)
+    require_choice("arithmetic", name)
+    return _Exact(metric) if name == "exact" else _Float32(metric, width)
 
 
 class _Exact:
-    """Correctly rounded distances, see distances.py."""
+    """Correctly rounded distances, see canonical_distances.py."""
 
     query_tile = 64
     item_tile = ITEM_TILE
 
-    def __init__(self, metric: str, width: int) -> None:
-        del width
+    def __init__(self, metric: str) -> None:
         self._metric = metric
 
     def queries(self, vectors_QD: np.ndarray) -> Limbs:
@@ -204,8 +200,11 @@ class _Float32:
 def _laid(
     prepared: Prepared, count: int, width: int, usable: np.ndarray, size: int, *, fill: float
 ) -> _Laid:
-    """``count`` vectors [N, K = width] at the usable rows of as many products of ``size`` rows as
-    they need, prepared some at a time: a gallery is not in memory twice."""
+    """``count`` vectors [N, K = width] at the usable rows of as many products as they need.
+
+    A product has ``size`` rows. Vectors are prepared in blocks, so that a gallery is not in memory
+    twice.
+    """
     at = np.arange(count)
     places = at // len(usable) * size + usable[at % len(usable)]
     products = max(1, -(-count // len(usable)))
@@ -218,7 +217,7 @@ def _laid(
 
 
 def _scratch(rows: int, columns: int) -> np.ndarray:
-    """This thread's room for a product: a new one would be mapped page by page every time."""
+    """Memory of this thread for a product. A new array would be mapped page by page each time."""
     room: np.ndarray | None = getattr(_own, "room", None)
     if room is None or len(room) < rows * columns:
         room = _own.room = np.empty(rows * columns, dtype=np.float32)
@@ -226,7 +225,8 @@ def _scratch(rows: int, columns: int) -> np.ndarray:
 
 
 def _unit(vectors_ND: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors of unit length, 0 stays 0; zeros for rows that are not finite; the rows' states."""
+    """Vectors of unit length, and the states of their rows. Zero vectors stay zero, and rows that
+    are not finite become zero."""
     state = row_states(vectors_ND)
     rows = np.where(state[:, None] == 0, vectors_ND, np.float32(0.0))
     norm = np.sqrt(_squared_length(rows))
@@ -237,8 +237,8 @@ def _unit(vectors_ND: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _with_column(
     vectors_ND: np.ndarray, column_N: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The vectors with one more component, ``column_N`` or their squared length, [N, D+1]; zeros
-    for rows that are not finite; the rows' states."""
+    """The vectors with one more component, ``column_N`` or their squared length, [N, D+1], and the
+    states of their rows. Rows that are not finite become zero."""
     state = row_states(vectors_ND)
     width = vectors_ND.shape[1]
     rows = np.zeros((len(vectors_ND), width + 1), dtype=np.float32)
@@ -258,23 +258,19 @@ def _squared_length(vectors_ND: np.ndarray) -> np.ndarray:
     return np.einsum("nd,nd->n", vectors_ND, vectors_ND, dtype=np.float64)
 
 
-ARITHMETICS: dict[str, Any] = {"exact": _Exact, "float32": _Float32}
-
-
 @lru_cache(maxsize=32)
 def like_places(width: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of a float32 product where every entry rounds alike, int64 each.
 
-    Products of one vector repeated with another repeated: entries that differ from most of the
-    others are rounded in another order. Found once for a number of components.
+    A trial multiplies copies of one vector with copies of another. Entries that differ from the
+    majority were rounded in another order. The result is kept for each number of components.
 
     Raises ``EvaluationError`` if less than half of the product is left.
     """
     random = np.random.default_rng(width)
     alike = np.ones(PRODUCT, dtype=bool)
 
-    def try_out(trial: int) -> None:
-        del trial
+    def try_out(_: int) -> None:
         query, item = (random.standard_normal(width).astype(np.float32) for _ in PRODUCT)
         queries = np.repeat(query[None], PRODUCT[0], axis=0)
         items = np.repeat(item[None], PRODUCT[1], axis=0)
@@ -283,7 +279,7 @@ def like_places(width: int) -> tuple[np.ndarray, np.ndarray]:
         values, counts = np.unique(product, return_counts=True)
         np.logical_and(alike, product == values[counts.argmax()], out=alike)
 
-    for trial in range(TRIALS):  # one after another: all of them write to one array
+    for trial in range(TRIALS):  # one after another, because all of them write to one array
         run_in_threads(try_out, [trial])
     rows = np.flatnonzero(alike.mean(axis=1) > 0.5)
     columns = np.flatnonzero(alike[rows].all(axis=0))

@@ -1,20 +1,86 @@
-"""Tallies of all tie rules to one Evaluation."""
+"""The queries that are scored, and the one Evaluation from the tallies of all tie rules."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from evalsuite.scoring.options import Options
-from evalsuite.scoring.pooled import curve_ranks
-from evalsuite.scoring.population import Population
-from evalsuite.scoring.result import Curves, Evaluation, TieReport
-from evalsuite.scoring.tally import Tally, mean
+from evalsuite.scoring.result import Curves, Evaluation
+from evalsuite.scoring.tally import Tally, curve_ranks, mean
+from evalsuite.scoring.tie_rules import TieReport, tie_report, tie_warning
+from evalsuite.vectors import EvaluationError
 
-# Chance ties of float32 distances stay well below this in galleries of some 100,000 items.
-TIE_WARNING_SHARE = 0.1
+# Ranks and the entries of counts are int32.
+MOST_ITEMS = 2**31 - 1
+
+
+@dataclass(frozen=True, eq=False)
+class Population:
+    """The queries that are evaluated, and their classes in the gallery.
+
+    ``keys``, ``labels`` of all queries; ``rows`` int64 [Q], the evaluated ones in query order;
+    ``sizes`` int64 [Q], their numbers of relevant items; ``classes`` their sorted class names and
+    ``class_ids`` int64 [Q]; ``largest_class`` over the whole gallery.
+    """
+
+    keys: Sequence[str]
+    labels: Sequence[str]
+    rows: np.ndarray
+    sizes: np.ndarray
+    classes: tuple[str, ...]
+    class_ids: np.ndarray
+    missing_labels: tuple[str, ...]
+    gallery_size: int
+    largest_class: int
+
+
+def population(
+    held: Sequence[dict[str, Any]], keys: Sequence[str], labels: Sequence[str], on_missing: str
+) -> Population:
+    """The queries with ``keys`` and ``labels`` against shards that describe themselves as ``held``.
+
+    Raises ``EvaluationError``: a class without items under ``on_missing="error"``, no query left,
+    or more items than ranks can count.
+    """
+    class_sizes: dict[str, int] = {}
+    for shard in held:
+        for label, count in zip(shard["labels"], shard["counts"], strict=True):
+            class_sizes[label] = class_sizes.get(label, 0) + int(count)
+    sizes = np.array([class_sizes.get(label, 0) for label in labels], dtype=np.int64)
+    rows = np.flatnonzero(sizes)
+    missing = tuple(sorted({label for label in labels if label not in class_sizes}))
+    if missing and on_missing == "error":
+        raise EvaluationError(
+            f"classes without a gallery item: {', '.join(map(repr, missing[:5]))}; "
+            "add items or pass on_missing='exclude'"
+        )
+    if not len(rows):
+        raise EvaluationError(
+            f"no query has an item of its class in the gallery (query classes {missing[:3]}, "
+            f"gallery classes {tuple(sorted(class_sizes)[:3])}); check the label names"
+        )
+    total = sum(class_sizes.values())
+    if total > MOST_ITEMS:
+        raise EvaluationError(
+            f"the gallery holds {total} items, {MOST_ITEMS} are the most; score parts of it"
+        )
+    classes, class_ids = np.unique(np.asarray(labels, dtype=str)[rows], return_inverse=True)
+    return Population(
+        keys=keys,
+        labels=labels,
+        rows=rows,
+        sizes=sizes[rows],
+        classes=tuple(str(name) for name in classes),
+        class_ids=class_ids,
+        missing_labels=missing,
+        gallery_size=total,
+        largest_class=max(class_sizes.values()),
+    )
 
 
 def assemble(
@@ -39,7 +105,7 @@ def assemble(
         }
         for rule, values in variants.items()
     }
-    ties = _tie_report(options, headlines, tied=tied, pairs=int(people.sizes.sum()))
+    ties = tie_report(options, headlines, tied=tied, pairs=int(people.sizes.sum()))
     main = tallies[options.ties]
     return Evaluation(
         options=options,
@@ -61,24 +127,12 @@ def assemble(
     )
 
 
-def _tie_report(
-    options: Options, headlines: dict[str, dict[str, float]], *, tied: int, pairs: int
-) -> TieReport:
-    others: dict[str, dict[str, float]] = {}
-    for rule, values in headlines.items():
-        if tied and rule != options.ties:
-            named = dict(values)
-            if rule == "expected":
-                named["AUC_of_expected_curve"] = named.pop("AUC")
-            others[rule] = named
-    return TieReport(pairs=tied, share=tied / pairs, headlines=others)
-
-
 def _curves(tally: Tally, levels: np.ndarray, gallery_size: int) -> Curves:
     recall, precision = tally.curve()
     taking_part = ~np.isnan(levels)
     interpolated = np.array([mean(levels[taking_part[:, j], j]) for j in range(levels.shape[1])])
-    return Curves(recall, precision, interpolated, curve_ranks(gallery_size))
+    every_rank = np.arange(1, gallery_size + 1)
+    return Curves(every_rank, recall, precision, interpolated, curve_ranks(gallery_size))
 
 
 def _per_class(options: Options, people: Population, tally: Tally) -> list[dict[str, Any]]:
@@ -117,13 +171,8 @@ def _per_query(options: Options, people: Population, tally: Tally) -> pa.Table:
 
 
 def _warnings(options: Options, people: Population, ties: TieReport) -> list[str]:
-    messages = []
-    if ties.share > TIE_WARNING_SHARE:
-        messages.append(
-            f"{ties.share:.1%} of relevant items tie with an irrelevant one; the order among equal "
-            f"distances is {'the gallery order' if options.ties == 'index' else 'averaged out'}: "
-            "read the bounds in tie_report"
-        )
+    about_ties = tie_warning(options, ties)
+    messages = [] if about_ties is None else [about_ties]
     missing = len(people.labels) - len(people.rows)
     if missing:
         messages.append(

@@ -24,10 +24,7 @@ from functools import cached_property
 
 import numpy as np
 
-from evalsuite.vectors import EvaluationError
-
-FEATURES = ("raw", "clamp-l2", "l2")
-METRICS = ("euclidean", "cosine")
+from evalsuite.scoring.options import require_choice
 
 _FINITE, _INFINITE, _NAN = 0, 1, 2
 
@@ -109,7 +106,7 @@ def _squared_norm(high_ND: np.ndarray, low_ND: np.ndarray) -> np.ndarray:
 
 
 def _products(queries: Limbs, items: Limbs) -> np.ndarray:
-    """Inner products float64 [Q, G]; three exact matrix products and two rounded additions."""
+    """Inner products float64 [Q, G]: three exact matrix products and two rounded additions."""
     product_QG = queries.high @ items.high.T
     product_QG += queries.pair @ items.swapped.T
     product_QG += queries.low @ items.low.T
@@ -125,6 +122,7 @@ def distances(queries: Limbs, items: Limbs, *, metric: str = "euclidean") -> np.
     finite and one infinite row is +inf, all other pairs with an infinite row are NaN. There is no
     negative zero in the result.
     """
+    require_choice("metric", metric)
     out_QG = _products(queries, items)
     if metric == "euclidean":
         out_QG *= -2.0
@@ -132,11 +130,9 @@ def distances(queries: Limbs, items: Limbs, *, metric: str = "euclidean") -> np.
         out_QG += items.squared_norm
         np.maximum(out_QG, 0.0, out=out_QG)
         np.sqrt(out_QG, out=out_QG)
-    elif metric == "cosine":
+    else:
         out_QG *= -_inverse_norm(queries)[:, None]
         out_QG *= _inverse_norm(items)
-    else:
-        raise EvaluationError(f"metric={metric!r}: expected one of {', '.join(METRICS)}")
     with np.errstate(over="ignore"):
         result_QG = out_QG.astype(np.float32)
     result_QG += np.float32(0.0)  # -0.0 + 0.0 is 0.0
@@ -167,8 +163,7 @@ def prepare_features(vectors_ND: np.ndarray, features: str) -> np.ndarray:
     ``raw`` leaves them as they are; ``l2`` divides by the Euclidean norm; ``clamp-l2`` sets
     negative components to 0 first, as the MI3DOR benchmark's script does. Zero rows stay zero.
     """
-    if features not in FEATURES:
-        raise EvaluationError(f"features={features!r}: expected one of {', '.join(FEATURES)}")
+    require_choice("features", features)
     if features == "raw":
         return vectors_ND
     if features == "clamp-l2":

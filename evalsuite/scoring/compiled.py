@@ -1,8 +1,9 @@
 """Loops over pairs: compiled by numba where it is installed, plain Python where it is not.
 
-What is compiled adds integers, or float64 in the order of one query's items, so that a result
-depends neither on threads nor on how pairs are cut into calls. Modules of compiled loops
-(counting.py, scoring.py) are imported on first use: numba takes half a second to load.
+Compiled loops add integers, or float64 in the order of one query's items. So a result depends
+neither on threads nor on how pairs are cut into calls. The modules of compiled loops
+(tile_counting.py, relevant_ranks.py) are imported on first use, because numba takes half a second
+to load.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A gallery shard whose vectors live on a torch device.
 
 Questions and answers are those of gallery.py: thresholds come in, counts go out, and nothing of
-size queries x gallery leaves the device or stays on it. The distances are the exact ones of
-distances.py, whose sums do not round and whose other operations are single IEEE operations in
-float64, so that a GPU finds the same bits as a CPU and shards of both kinds may serve one
+size queries x gallery leaves the device or stays on it. The distances are those of
+canonical_distances.py: their sums do not round, and all other operations are single IEEE operations
+in float64. So a GPU finds the same bits as a CPU, and shards of both kinds may serve one
 evaluation. GPUs without fast float64 are slow at it.
 
 Shape letters: Q queries of a block, G items of this shard, D components, M thresholds, T longest
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from evalsuite.scoring.canonical_distances import limb_bits
 from evalsuite.scoring.gallery import GalleryShard
+from evalsuite.scoring.tie_rules import BEFORE, NEARER, NEARER_OR_EQUAL
 from evalsuite.vectors import EvaluationError
 
 QUERIES_AT_ONCE = 256
@@ -28,7 +29,7 @@ ITEMS_AT_ONCE = 8192
 
 
 class _Rows:
-    """Limbs of vectors float32 [N, D], on their device; step by step as ``split_limbs``."""
+    """Limbs of vectors float32 [N, D] on their device, in the steps of ``split_limbs``."""
 
     def __init__(self, vectors_ND: Tensor) -> None:
         infinite, lost = vectors_ND.isinf().any(dim=1), vectors_ND.isnan().any(dim=1)
@@ -48,8 +49,10 @@ class _Rows:
 
 
 def _power_of_two(exponent_N: Tensor) -> Tensor:
-    """2^exponent as float64 [N, 1], for exponents of normal numbers: torch.ldexp may take float32
-    on its way."""
+    """2^exponent as float64 [N, 1], for exponents of normal numbers.
+
+    Not torch.ldexp, which may compute in float32.
+    """
     return ((exponent_N + 1023) << 52).view(torch.float64)[:, None]
 
 
@@ -78,7 +81,7 @@ class _OnDevice:
         return self.compare(queries, items).cpu().numpy()
 
     def compare(self, queries: _Rows, items: _Rows) -> Tensor:
-        """``tile`` left on the device; step by step as ``distances.distances``."""
+        """The tile on the device, in the steps of ``canonical_distances.distances``."""
         product = queries.high @ items.high.T
         product += queries.high @ items.low.T + queries.low @ items.high.T
         product += queries.low @ items.low.T
@@ -125,7 +128,7 @@ class DeviceShard(GalleryShard):
     def count(
         self, queries: np.ndarray, offsets: np.ndarray, distance: np.ndarray, index: np.ndarray
     ) -> np.ndarray:
-        """As ``Shard.count``."""
+        """As ``BaseShard.count``."""
         query_tile, item_tile = self.arithmetic.query_tile, self.arithmetic.item_tile
         device = self.arithmetic.device
         counts = np.zeros((3, len(distance)), dtype=np.int32)
@@ -143,7 +146,7 @@ class DeviceShard(GalleryShard):
 
 
 class _Thresholds:
-    """Sorted thresholds of q queries on the device, and what falls among them."""
+    """Sorted thresholds of q queries on the device, and the counts of items among them."""
 
     def __init__(
         self, offsets: np.ndarray, distance: np.ndarray, index: np.ndarray, device: torch.device
@@ -157,8 +160,8 @@ class _Thresholds:
         lost = np.isnan(values)
         known = sizes - lost.sum(axis=1)
         values[lost] = np.inf
-        # Where each run of equal thresholds begins, over all queries, with the gallery index: this
-        # rises over runs and within them, so one search finds a place within a run.
+        # A key is the start of a run of equal thresholds, over all queries, with the gallery index.
+        # Keys rise over runs and within them, so one search finds a place within a run.
         at = np.arange(values.size).reshape(values.shape)
         new = np.ones(values.shape, dtype=bool)
         new[:, 1:] = values[:, 1:] != values[:, :-1]
@@ -168,7 +171,7 @@ class _Thresholds:
         self._values, self._keys, self._known = (
             torch.from_numpy(part).to(device) for part in (values, keys, known[:, None])
         )
-        # One more place a query, for what is before no threshold.
+        # One more place a query, for items that come before no threshold.
         self._counts = torch.zeros((3, len(sizes), longest + 1), dtype=torch.int64, device=device)
 
     def add(self, tile: Tensor, place: Tensor) -> None:
@@ -179,22 +182,22 @@ class _Thresholds:
         front = torch.searchsorted(self._values, tile).clamp_(max=self._known)
         longest = self._values.shape[1]
         one = torch.ones((), dtype=torch.int64, device=tile.device).expand_as(tile)
-        self._counts[0].scatter_add_(1, behind.masked_fill(lost, longest), one)
+        self._counts[NEARER].scatter_add_(1, behind.masked_fill(lost, longest), one)
         query, item = torch.nonzero((front < behind) & ~lost, as_tuple=True)
         if len(query):
             first, end = front[query, item], behind[query, item]
             run = query * longest + first
             after = torch.searchsorted(self._keys, (run << 32) + place[item], right=True)
             after -= query * longest
-            for row, begin in ((1, first), (2, after)):
+            for row, begin in ((NEARER_OR_EQUAL, first), (BEFORE, after)):
                 flat = self._counts[row].view(-1)
                 flat.index_add_(0, query * (longest + 1) + begin, torch.ones_like(begin))
                 flat.index_add_(0, query * (longest + 1) + end, -torch.ones_like(begin))
 
     def counts(self) -> np.ndarray:
-        """int32 [3, M]: nearer; nearer or equally far; before (distance, index)."""
+        """int32 [3, M], the counts of ``tie_rules``."""
         total = self._counts.cumsum(dim=2)
-        total[1] += total[0]
-        total[2] += total[0]
+        total[NEARER_OR_EQUAL] += total[NEARER]
+        total[BEFORE] += total[NEARER]
         found: Any = total[:, :, :-1].to(torch.int32).cpu().numpy()
         return found[:, self._held]

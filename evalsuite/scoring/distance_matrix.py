@@ -1,13 +1,15 @@
-"""Score a distance matrix that was made elsewhere."""
+"""Score a distance matrix that another program computed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from evalsuite.scoring.evaluation import score
-from evalsuite.scoring.gallery import InProcess, Shard
+from evalsuite.scoring.gallery import BaseShard, InProcess
 from evalsuite.scoring.options import Options
 from evalsuite.scoring.result import Evaluation
 from evalsuite.vectors import EvaluationError
@@ -37,7 +39,7 @@ class _Lookup:
         return self._order_QG[np.ix_(queries, items)]
 
 
-class _MatrixShard(Shard):
+class _MatrixShard(BaseShard):
     """Compared numbers are the matrix entries."""
 
     def __init__(self, order_QG: np.ndarray, labels: Sequence[str]) -> None:
@@ -53,21 +55,16 @@ def evaluate_distances(
     query_labels: Sequence[str],
     gallery_labels: Sequence[str],
     *,
-    protocol: str = "mi3dor",
-    dcg: str = "protocol",
-    anmrr: str = "tier",
-    f_average: str = "pooled",
-    average: str = "query",
-    ties: str = "index",
-    nan_policy: str = "raise",
-    on_missing: str = "exclude",
+    options: Options | None = None,
     query_block: int = 1024,
+    **choices: Any,
 ) -> Evaluation:
     """The metrics of a distance matrix [Q, G] of any real type; smaller is nearer.
 
-    Compared as they are: float64 keeps its full precision, +inf is an ordinary value, -0.0 equals
-    0.0. For similarities, pass their negative. Keys of the per-query table are row numbers;
-    ``features`` and ``metric`` in the result keep their defaults and say nothing.
+    Distances are compared as they are: float64 keeps its full precision, +inf is an ordinary value,
+    -0.0 equals 0.0. For similarities, pass their negative. Keys of the per-query table are row
+    numbers. ``choices`` are fields of ``Options``, in place of those in ``options``; ``features``,
+    ``metric`` and ``arithmetic`` keep their defaults, which say nothing here.
 
     Raises ``EvaluationError`` as ``evaluate`` does, and if shapes and labels do not match.
     """
@@ -77,18 +74,14 @@ def evaluate_distances(
             f"distances have shape {matrix.shape} for {len(query_labels)} query and "
             f"{len(gallery_labels)} gallery labels; expected [queries, items], not empty"
         )
-    options = Options(
-        protocol=protocol,
-        dcg=dcg,
-        anmrr=anmrr,
-        f_average=f_average,
-        average=average,
-        ties=ties,
-        nan_policy=nan_policy,
-        on_missing=on_missing,
-    )
+    options = replace(options or Options(), **choices)
+    if options.shard_options != Options().shard_options:
+        raise EvaluationError(
+            f"{', '.join(Options().shard_options)}: these options say how vectors are compared; "
+            "a distance matrix is scored without them"
+        )
     lost = np.flatnonzero(np.isnan(matrix).any(axis=1))
-    if len(lost) and nan_policy == "raise":
+    if len(lost) and options.nan_policy == "raise":
         raise EvaluationError(
             f"distances hold NaN in rows {lost[:5].tolist()}; "
             "fix them, or pass nan_policy='last' to rank them last"

@@ -1,9 +1,9 @@
 """Score queries against a sharded gallery: the loop over blocks of queries.
 
-Each block of queries asks the shards twice (ranks.py), turns counts into ranks and sums
-(metrics.py) and adds to the pooled counts (pooled.py). A pair of vectors has one distance wherever
-it is computed (arithmetic.py), counts add, and what rounds is added in one order of the queries, so
-the result has the same bits for any number of shards and any ``query_block``.
+Each block of queries asks the shards twice (rank_counting.py), turns counts into ranks and sums
+(relevant_ranks.py) and adds them to the totals (tally.py). A pair of vectors has one distance
+wherever it is computed (arithmetic.py), counts add, and sums that round are added in one order of
+the queries. So the result has the same bits for any number of shards and any ``query_block``.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from evalsuite.scoring.assemble import assemble
+from evalsuite.scoring.assemble import Population, assemble, population
 from evalsuite.scoring.gallery import InProcess, Transport
 from evalsuite.scoring.gallery_split import split_gallery
-from evalsuite.scoring.metrics import LEVELS, TIE_RULES, score_block, weight_tables
+from evalsuite.scoring.metrics import LEVELS, weight_tables
 from evalsuite.scoring.options import Options
-from evalsuite.scoring.pooled import curve_ranks
-from evalsuite.scoring.population import Population, population
-from evalsuite.scoring.ranks import Counted, count_before
+from evalsuite.scoring.rank_counting import Counted, count_before
 from evalsuite.scoring.result import Evaluation
-from evalsuite.scoring.tally import Tally
-from evalsuite.vectors import Embeddings, EvaluationError, require_finite
+from evalsuite.scoring.tally import Tally, curve_ranks
+from evalsuite.scoring.tie_rules import TIE_RULES
+from evalsuite.vectors import Embeddings, EvaluationError, require_finite, require_same_width
 
 logger = logging.getLogger(__name__)
 
-# A block also ends before this many relevant pairs, whatever query_block says (about 0.2 GB).
+# The most relevant pairs of a block (about 0.2 GB), for any query_block.
 PAIRS_IN_A_BLOCK = 2_000_000
-# Blocks are cut at multiples of it: whole tiles for any arithmetic.
+# Blocks are cut at multiples of this, which are whole tiles of any arithmetic.
 QUERIES_OF_TILES = 192
 
 Progress = Callable[[int, int], None]
@@ -42,52 +42,36 @@ def evaluate(
     queries: Embeddings,
     gallery: Embeddings | None,
     *,
+    options: Options | None = None,
     shards: int = 1,
-    protocol: str = "mi3dor",
-    features: str = "raw",
-    metric: str = "euclidean",
-    arithmetic: str = "exact",
-    dcg: str = "protocol",
-    anmrr: str = "tier",
-    f_average: str = "pooled",
-    average: str = "query",
-    ties: str = "index",
-    nan_policy: str = "raise",
-    on_missing: str = "exclude",
     query_block: int = 1024,
     transport: Transport | None = None,
     progress: Progress | None = None,
+    **choices: Any,
 ) -> Evaluation:
-    """Exact retrieval metrics of ``queries`` against ``gallery``; see ``Options`` for the choices.
+    """Exact retrieval metrics of ``queries`` against ``gallery``.
 
-    The gallery is cut into ``shards`` in this process, or lives behind ``transport`` already (then
-    ``gallery`` may be None). The result has the same bits for every ``shards``, ``query_block`` and
-    transport. ``progress`` is called with (queries done, queries to do) after each block.
+    The result has the same bits for every ``shards``, ``query_block`` and transport.
+
+    Args:
+        gallery: None if the gallery lives behind ``transport``.
+        options: how to score.
+        shards: parts into which the gallery is cut in this process.
+        query_block: queries that are scored at a time.
+        transport: carries questions to shards that exist already.
+        progress: called with (queries done, queries to do) after each block.
+        choices: fields of ``Options`` by name, in place of those in ``options``.
 
     Raises ``EvaluationError``: an option that is not a choice; different widths; NaN or Inf under
     ``nan_policy="raise"``; a missing class under ``on_missing="error"``; no query left; shards
     that were built with other options or do not hold the gallery.
     """
-    options = Options(
-        protocol=protocol,
-        features=features,
-        metric=metric,
-        arithmetic=arithmetic,
-        dcg=dcg,
-        anmrr=anmrr,
-        f_average=f_average,
-        average=average,
-        ties=ties,
-        nan_policy=nan_policy,
-        on_missing=on_missing,
-    )
+    options = replace(options or Options(), **choices)
     _check_embeddings(queries, gallery, options)
     if transport is None:
         if gallery is None:
             raise EvaluationError("gallery=None needs a transport whose shards hold the gallery")
-        transport = InProcess(
-            split_gallery(gallery, shards, features=features, metric=metric, arithmetic=arithmetic)
-        )
+        transport = InProcess(split_gallery(gallery, shards, **options.shard_options))
     held = transport.broadcast("describe")
     _check_shards(held, queries, gallery, options)
     return score(
@@ -102,6 +86,38 @@ def evaluate(
     )
 
 
+def evaluate_arrays(
+    query_vectors_QD: np.ndarray,
+    query_labels: Sequence[str],
+    gallery_vectors_GD: np.ndarray,
+    gallery_labels: Sequence[str],
+    **choices: Any,
+) -> Evaluation:
+    """:func:`evaluate` for plain arrays [Q, D] and [G, D] with one class name a row.
+
+    ``choices`` are fields of ``Options`` and the other arguments of :func:`evaluate`. Keys of the
+    per-query table are row numbers. Labels may be of any type and are compared as text.
+
+    >>> import numpy as np
+    >>> queries, gallery = np.array([[0.0, 1.0]]), np.array([[0.0, 2.0], [3.0, 0.0]])
+    >>> result = evaluate_arrays(queries, ["chair"], gallery, ["chair", "sofa"], metric="cosine")
+    >>> result.headline["NN"], result.headline["mAP"]
+    (1.0, 1.0)
+
+    Raises ``EvaluationError`` as :func:`evaluate`, and if labels and rows differ in number.
+    """
+    return evaluate(
+        _embeddings(query_vectors_QD, query_labels),
+        _embeddings(gallery_vectors_GD, gallery_labels),
+        **choices,
+    )
+
+
+def _embeddings(vectors_ND: np.ndarray, labels: Sequence[str]) -> Embeddings:
+    keys = [str(row) for row in range(len(vectors_ND))]
+    return Embeddings(keys, [str(label) for label in labels], np.asarray(vectors_ND))
+
+
 def score(
     transport: Transport,
     held: Sequence[dict[str, Any]],
@@ -114,6 +130,8 @@ def score(
     progress: Progress | None = None,
 ) -> Evaluation:
     """Score query rows [Q, ...] that the shards understand; ``held`` is what they described."""
+    from evalsuite.scoring.relevant_ranks import score_block  # loads numba
+
     if query_block < 1:
         raise EvaluationError(f"query_block={query_block}: give 1 or more")
     people = population(held, keys, labels, options.on_missing)
@@ -166,8 +184,11 @@ def _asked(
     people: Population,
     blocks: Sequence[np.ndarray],
 ) -> Iterator[tuple[np.ndarray, Counted]]:
-    """The counts of every block in order; as many blocks are asked at a time as the transport
-    takes, so that shards elsewhere need not wait for what is done here."""
+    """The counts of every block in order.
+
+    As many blocks are asked at a time as the transport takes, so that shards elsewhere do not wait
+    for the work of this process.
+    """
 
     def ask(block: np.ndarray) -> Counted:
         rows = people.rows[block]
@@ -187,13 +208,15 @@ def _asked(
             waiting.append((block, pool.submit(ask, block)))
         for oldest, answer in waiting:
             yield oldest, answer.result()
-    finally:  # after Ctrl-C the transport ends what is still asked
+    finally:  # after Ctrl-C the transport ends the open questions
         pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _blocks(sizes: np.ndarray, query_block: int) -> Iterator[slice]:
-    """Consecutive slices of at most ``query_block`` queries and PAIRS_IN_A_BLOCK relevant pairs,
-    whole tiles of queries where that leaves any."""
+    """Consecutive slices of at most ``query_block`` queries and PAIRS_IN_A_BLOCK relevant pairs.
+
+    A slice ends at a whole tile of queries where it holds one.
+    """
     ends = np.cumsum(sizes)
     start = 0
     while start < len(sizes):
@@ -208,21 +231,18 @@ def _blocks(sizes: np.ndarray, query_block: int) -> Iterator[slice]:
 
 def _check_embeddings(queries: Embeddings, gallery: Embeddings | None, options: Options) -> None:
     for name, embeddings in (("queries", queries), ("gallery", gallery)):
+        if not isinstance(embeddings, Embeddings | None):
+            raise EvaluationError(
+                f"{name}: expected Embeddings, got {type(embeddings).__name__}; for arrays use "
+                "evaluate_arrays(query_vectors, query_labels, gallery_vectors, gallery_labels)"
+            )
         if embeddings is not None and options.nan_policy == "raise":
             try:
                 require_finite(embeddings)
             except EvaluationError as error:
                 raise EvaluationError(f"{name}: {error}") from None
     if gallery is not None:
-        _check_width(queries, gallery.width)
-
-
-def _check_width(queries: Embeddings, width: int) -> None:
-    if queries.width != width:
-        raise EvaluationError(
-            f"queries have {queries.width} components, the gallery has {width}; "
-            "extract both with one network"
-        )
+        require_same_width(queries, gallery.width)
 
 
 def _check_shards(
@@ -232,12 +252,12 @@ def _check_shards(
     options: Options,
 ) -> None:
     for position, shard in enumerate(held):
-        _check_width(queries, shard["width"])
-        for name in ("features", "metric", "arithmetic"):
-            if shard[name] != getattr(options, name):
+        require_same_width(queries, shard["width"])
+        for name, wanted in options.shard_options.items():
+            if shard[name] != wanted:
                 raise EvaluationError(
                     f"gallery shard {position} was built with {name}={shard[name]!r}, asked for "
-                    f"{getattr(options, name)!r}; build the shards with the same options"
+                    f"{wanted!r}; build the shards with the same options"
                 )
         if len(shard["non_finite"]) and options.nan_policy == "raise":
             raise EvaluationError(

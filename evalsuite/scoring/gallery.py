@@ -39,7 +39,7 @@ class Transport(Protocol):
 class InProcess:
     """Shards in this process, asked one after another."""
 
-    def __init__(self, shards: Sequence[Shard]) -> None:
+    def __init__(self, shards: Sequence[BaseShard]) -> None:
         self.shards = list(shards)
 
     def broadcast(self, method: str, *args: Any) -> list[Any]:
@@ -47,7 +47,7 @@ class InProcess:
         return [getattr(shard, method)(*args) for shard in self.shards]
 
 
-class Shard:
+class BaseShard:
     """Items of a gallery under their global indices; a subclass says how far they are.
 
     ``arithmetic`` makes tiles of compared numbers from prepared queries and items.
@@ -62,6 +62,7 @@ class Shard:
         rows: dict[str, list[int]] = {}
         for row, position in enumerate(order):
             rows.setdefault(str(labels[position]), []).append(row)
+        self.non_finite = self.indices[:0]  # global indices of items that have NaN or Inf
         self._class_rows = {label: np.array(found) for label, found in rows.items()}
 
     def prepare(self, queries: np.ndarray) -> Any:
@@ -73,17 +74,13 @@ class Shard:
         them."""
         raise TypeError(f"{type(self).__name__} does not say how to read items")
 
-    def non_finite(self) -> np.ndarray:
-        """Global indices of items that have NaN or Inf, int64."""
-        return np.empty(0, dtype=np.int64)
-
     def describe(self) -> dict[str, Any]:
         """What this shard holds: indices, class names with item counts, non-finite items."""
         return {
             "indices": self.indices,
             "labels": list(self._class_rows),
             "counts": [len(rows) for rows in self._class_rows.values()],
-            "non_finite": self.non_finite(),
+            "non_finite": self.non_finite,
         }
 
     def relevant(
@@ -132,12 +129,12 @@ class Shard:
 
         ``queries`` [Q, D]; the thresholds of query q are entries ``offsets[q]:offsets[q+1]`` of
         ``distance`` float32 [M] and ``index`` int64 [M] (an item's distance and global index),
-        ascending. Returns int32 [3, M]: items strictly nearer; items nearer or equally far; items
-        ordered before (distance, index). Thresholds NaN get the counts of +inf.
+        ascending. Returns int32 [3, M] with rows NEARER, NEARER_OR_EQUAL and BEFORE of
+        ``tie_rules``. Thresholds NaN get the counts of +inf.
         """
-        from evalsuite.scoring import counting
+        from evalsuite.scoring import tile_counting  # loads numba
 
-        first, fenced, low, scale = counting.search_tables(offsets, distance)
+        first, fenced, low, scale = tile_counting.search_tables(offsets, distance)
         query_tile, item_tile = self.arithmetic.query_tile, self.arithmetic.item_tile
         tiles = range(0, len(queries), query_tile)
         prepared = [self.prepare(queries[q : q + query_tile]) for q in tiles]
@@ -155,11 +152,11 @@ class Shard:
                     if len(place) != tile.shape[1]:
                         place = np.full(tile.shape[1], -1)
                         place[self.arithmetic.places(items)] = self.indices[part]
-                    counting.count_tile(
+                    tile_counting.count_tile(
                         tile, place, q, offsets, index, first, fenced, low, scale, counts
                     )
             with adding:
-                counting.cumulate(offsets, counts, total)
+                tile_counting.cumulate(offsets, counts, total)
 
         strips = range(0, len(self.indices), item_tile)
         threads = min(thread_count(), len(strips))
@@ -167,7 +164,7 @@ class Shard:
         return total
 
 
-class GalleryShard(Shard):
+class GalleryShard(BaseShard):
     """Vectors of a gallery part: float32 [G, D] with class names [G] and global indices [G].
 
     ``features`` (raw, clamp-l2, l2) is applied to items and queries alike; ``metric`` is
@@ -191,17 +188,13 @@ class GalleryShard(Shard):
         if not np.array_equal(self._order, np.arange(len(raw))):
             raw = raw[self._order]
         self._width = raw.shape[1]
-        self._non_finite = self.indices[non_finite_rows(raw)]
+        self.non_finite = self.indices[non_finite_rows(raw)]
         self.arithmetic = arithmetic_of(arithmetic, metric, width=self._width)
         self._kept: Any = self.arithmetic.keep(prepare_features(raw, features))
 
     def describe(self) -> dict[str, Any]:
-        """As ``Shard.describe``, with ``width`` D and the options it was built with."""
+        """As ``BaseShard.describe``, with ``width`` D and the options it was built with."""
         return {**super().describe(), "width": self._width, **self._options}
-
-    def non_finite(self) -> np.ndarray:
-        """Global indices of items that have NaN or Inf, int64."""
-        return self._non_finite
 
     def prepare(self, queries: np.ndarray) -> Any:
         """A tile's query vectors float32 [q, D] after the feature option."""

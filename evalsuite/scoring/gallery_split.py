@@ -1,4 +1,4 @@
-"""How a gallery is cut into shards, whatever computes them."""
+"""Cut a gallery into shards, on a CPU or another device."""
 
 from __future__ import annotations
 

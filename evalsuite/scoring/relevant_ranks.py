@@ -1,56 +1,135 @@
-"""From counts to ranks and the sums that all metrics are made of, query by query.
+"""The ranks of the relevant items under every tie rule, and the sums that all metrics are made of.
+
+With the relevant items of a query in the order (distance, gallery index), the i-th has rank
+i + (irrelevant items ordered before it). The counts say how many items these are.
+
+For a group of t equally distant items of which m are relevant, the tie rule ``expected`` replaces a
+weight w(r) by (m/t) (w(s+1) + ... + w(s+t)), with s items before the group.
+
+Importing this file loads numba.
 
 Shape letters: Q queries, M relevant pairs (query after query), G gallery items, P curve ranks.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from evalsuite.scoring.compiled import compiled
-
-CELLS = (
-    "within_1",
-    "within_n",
-    "within_2n_minus_1",
-    "within_2n",
-    "within_20",
-    "within_32",
-    "within_window",
-    "ranks_within_n",
-    "ranks_within_window",
-    "psb_within_n",
-    "rank2_within_n",
-    "log2p1_within_n",
-    "psb",
-    "log2p1",
-    "precisions",
-)
-"""The sums of a query: relevant items, their ranks or weights, up to a cut; i / r_i for AP."""
-
-# Where each sum stands; numba compiles these names to numbers.
-(
-    WITHIN_1,
-    WITHIN_N,
-    WITHIN_2N_MINUS_1,
-    WITHIN_2N,
-    WITHIN_20,
-    WITHIN_32,
-    WITHIN_WINDOW,
-    RANKS_WITHIN_N,
-    RANKS_WITHIN_WINDOW,
+from evalsuite.scoring.metrics import (
+    E_CUT,
+    F_CUT,
+    LEVELS,
+    LOG2P1,
+    LOG2P1_WITHIN_N,
+    PRECISIONS,
+    PSB,
     PSB_WITHIN_N,
     RANK2_WITHIN_N,
-    LOG2P1_WITHIN_N,
-    PSB,
-    LOG2P1,
-    PRECISIONS,
-) = range(len(CELLS))
+    RANKS_WITHIN_N,
+    RANKS_WITHIN_WINDOW,
+    SUMS,
+    WITHIN_1,
+    WITHIN_2N,
+    WITHIN_2N_MINUS_1,
+    WITHIN_20,
+    WITHIN_32,
+    WITHIN_N,
+    WITHIN_WINDOW,
+    WeightTables,
+)
+from evalsuite.scoring.rank_counting import Counted
+from evalsuite.scoring.threads import run_in_threads, thread_count
+from evalsuite.scoring.tie_rules import (
+    BEFORE,
+    EXPECTED,
+    INDEX,
+    NEARER,
+    NEARER_OR_EQUAL,
+    OPTIMISTIC,
+    PESSIMISTIC,
+    TIE_RULES,
+)
+from evalsuite.vectors import EvaluationError
+
+# Rows of ``groups``: the items before a tie group, its size, and its relevant items.
+GROUP_START, GROUP_SIZE, GROUP_RELEVANT = range(3)
+
+
+@dataclass(frozen=True, eq=False)
+class BlockScores:
+    """What a block of queries adds; R tie rules in the order of ``TIE_RULES``.
+
+    ``sums`` float64 [R, Q, len(SUMS)]; ``ranks`` int32 [R, M], in row EXPECTED 0 for items of a
+    tie group; ``groups`` int32 [3, M]: start, size and relevant items of a tie group at its first
+    item, else 0; ``curve_hits`` int32 [Q, P], relevant items within each rank of the curve;
+    ``levels`` float64 [Q, 20], interpolated precision, both in index order of ties; ``tied`` how
+    many relevant items share their distance with an irrelevant one.
+    """
+
+    sums: np.ndarray
+    ranks: np.ndarray
+    groups: np.ndarray
+    curve_hits: np.ndarray
+    levels: np.ndarray
+    tied: int
+
+
+def score_block(
+    counted: Counted,
+    tables: WeightTables,
+    *,
+    gallery_size: int,
+    largest_class: int,
+    curve: np.ndarray,
+) -> BlockScores:
+    """Ranks and sums of a block, on several threads; ``curve`` int64 [P] are ascending ranks.
+
+    Raises ``EvaluationError`` if the counts contradict each other.
+    """
+    queries, pairs = len(counted.sizes), len(counted.distance)
+    sums = np.zeros((len(TIE_RULES), queries, len(SUMS)))
+    ranks = np.zeros((len(TIE_RULES), pairs), dtype=np.int32)
+    groups = np.zeros((3, pairs), dtype=np.int32)
+    curve_hits = np.empty((queries, len(curve)), dtype=np.int32)
+    levels = np.empty((queries, LEVELS))
+    ends = np.linspace(0, queries, thread_count() + 1).astype(int)
+    tied = np.zeros(len(ends) - 1, dtype=np.int64)
+
+    def score(part: int) -> None:
+        tied[part] = score_queries(
+            ends[part],
+            ends[part + 1],
+            counted.offsets,
+            counted.distance,
+            counted.counts,
+            gallery_size,
+            largest_class,
+            min(F_CUT, gallery_size),
+            min(E_CUT, gallery_size),
+            tables.weights,
+            tables.running,
+            curve,
+            sums,
+            ranks,
+            groups,
+            curve_hits,
+            levels,
+        )
+
+    run_in_threads(score, range(len(tied)))
+    if (tied < 0).any():
+        raise EvaluationError(
+            "gallery shards disagree about distances; build all of them with one version"
+        )
+    return BlockScores(sums, ranks, groups, curve_hits, levels, int(tied.sum()))
 
 
 @compiled
 def _add_rank(sums, rank, position, cuts, weights):
-    """Add the ``position``-th relevant item of a query, at ``rank``, to its sums [cells]."""
+    """Add the ``position``-th relevant item of a query, at ``rank``, to its sums."""
     n, window, cut_f, cut_e = cuts
     psb, rank2, log2p1 = weights
     if rank == 1:
@@ -95,7 +174,7 @@ def _gain(share, start, size, cut, up_to):
 
 
 @compiled
-def _add_group(sums, start, size, relevant, prior, cuts, running):
+def add_expected(sums, start, size, relevant, prior, cuts, running):
     """Add the expectation over the orders of ``size`` equally distant items, ``relevant`` of them
     relevant, behind ``start`` items of which ``prior`` are; ``running`` sums the weights."""
     n, window, cut_f, cut_e = cuts
@@ -134,7 +213,8 @@ def score_queries(
     largest_class,
     cut_f,
     cut_e,
-    tables,
+    weight_rows,
+    running_rows,
     curve,
     sums,
     ranks,
@@ -144,19 +224,15 @@ def score_queries(
 ):
     """Ranks and sums of queries ``begin`` to ``end`` from counts over all items.
 
-    ``counted`` int32 [3, M] as ``cumulate`` makes it, added over shards. ``tables`` float64
-    [7, G+1]: weights psb, rank2, log2p1 by rank, their running sums, and that of 1/rank. Fills, for
-    the tie rules index, optimistic, pessimistic, expected in this order: ``sums`` float64
-    [4, Q, cells]; ``ranks`` int32 [4, M], the last row 0 where a relevant item belongs to a tie
-    group; ``groups`` int32 [3, M]: at the first item of a tie group its start, size and number
-    of relevant items, else 0; ``curve_hits`` int32 [Q, P], relevant items within the ranks
-    ``curve`` [P]; ``levels`` float64 [Q, 20], interpolated precision. Returns the number of
-    relevant items that tie with an irrelevant one, or -1 if the counts contradict each other.
+    ``counted`` int32 [3, M] are the counts of ``Counted``; ``weight_rows`` and ``running_rows`` are
+    those of ``WeightTables``. Fills ``sums``, ``ranks``, ``groups``, ``curve_hits`` and ``levels``,
+    see ``BlockScores``. Returns the number of relevant items that tie with an irrelevant one, or -1
+    if the counts contradict each other.
     """
-    weights = (tables[0], tables[1], tables[2])
-    running = (tables[3], tables[4], tables[5], tables[6])
+    weights = (weight_rows[0], weight_rows[1], weight_rows[2])
+    running = (running_rows[0], running_rows[1], running_rows[2], running_rows[3])
     all_tied = 0
-    common = np.zeros(len(CELLS))
+    common = np.zeros(len(SUMS))  # of the items that no rule moves
     for q in range(begin, end):
         start = offsets[q]
         n = offsets[q + 1] - start
@@ -165,41 +241,43 @@ def score_queries(
         run = run_end = 0
         for i in range(n):
             at = start + i
-            lost = np.isnan(distance[at])
             if i == run_end:
                 run = i
                 run_end = i + 1
                 while run_end < n and distance[start + run_end] == distance[at]:
                     run_end += 1
             together = run_end - run
-            nearer = counted[0, at] - run
-            equal = counted[1, at] - counted[0, at] - together
-            before = counted[2, at] - i
-            if lost:  # NaN comes after everything, and among NaN the irrelevant items come first
+            nearer = counted[NEARER, at] - run
+            equal = counted[NEARER_OR_EQUAL, at] - counted[NEARER, at] - together
+            before = counted[BEFORE, at] - i
+            # NaN comes after everything, and among NaN the irrelevant items come first.
+            if np.isnan(distance[at]):
                 nearer = before = gallery_size - n
                 equal = 0
             if nearer < 0 or equal < 0 or before < nearer or before > nearer + equal:
                 return -1
             position = i + 1
-            ranks[0, at] = position + before
-            ranks[1, at] = position + nearer
-            ranks[2, at] = position + nearer + equal
+            ranks[INDEX, at] = position + before
+            ranks[OPTIMISTIC, at] = position + nearer
+            ranks[PESSIMISTIC, at] = position + nearer + equal
             if equal == 0:
-                ranks[3, at] = position + nearer
+                ranks[EXPECTED, at] = position + nearer
                 _add_rank(common, position + nearer, position, cuts, weights)
                 continue
             all_tied += 1
-            for rule in range(3):
+            for rule in (INDEX, OPTIMISTIC, PESSIMISTIC):
                 _add_rank(sums[rule, q], ranks[rule, at], position, cuts, weights)
             if i == run:
                 size = together + equal
-                groups[0, at], groups[1, at], groups[2, at] = run + nearer, size, together
-                _add_group(sums[3, q], run + nearer, size, together, run, cuts, running)
-        for rule in range(4):
-            for cell in range(len(common)):
-                sums[rule, q, cell] += common[cell]
-        _fill_curve(ranks[0, start : start + n], curve, curve_hits[q])
-        _fill_levels(ranks[0, start : start + n], levels[q])
+                groups[GROUP_START, at] = run + nearer
+                groups[GROUP_SIZE, at] = size
+                groups[GROUP_RELEVANT, at] = together
+                add_expected(sums[EXPECTED, q], run + nearer, size, together, run, cuts, running)
+        for rule in range(len(TIE_RULES)):
+            for name in range(len(common)):
+                sums[rule, q, name] += common[name]
+        _fill_curve(ranks[INDEX, start : start + n], curve, curve_hits[q])
+        _fill_levels(ranks[INDEX, start : start + n], levels[q])
     return all_tied
 
 

@@ -3,7 +3,7 @@
 NumPy releases the interpreter lock in products, sorts and elementwise work, so whole tiles run side
 by side. OpenBLAS's own threads wait for each other in every product, which on busy cores made an
 evaluation ten times slower than one thread alone. Results do not depend on the choice (see
-distances.py).
+canonical_distances.py).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 try:
     from threadpoolctl import ThreadpoolController
-except ImportError:  # the same results: one tile after another, with the library's own threads
+except ImportError:  # then tiles run one after another; the results are the same
     ThreadpoolController = None
 
 Item = TypeVar("Item")
@@ -59,5 +59,5 @@ def single_threaded_products() -> Iterator[None]:
 
 @lru_cache(maxsize=1)
 def _controller() -> Any:
-    # Found once: listing the loaded libraries takes milliseconds, and NumPy's is loaded by now.
+    # Kept, because listing the loaded libraries takes milliseconds. NumPy's is loaded by now.
     return ThreadpoolController and ThreadpoolController().select(user_api="blas")

@@ -4,11 +4,16 @@ May import: evalsuite, evalsuite.scoring, evalsuite.vectors.
 """
 
 from evalsuite.search.approximate import approximation_report
-from evalsuite.search.exact import Neighbours, SearchIndex
+from evalsuite.search.exact import (
+    Neighbours,
+    SearchIndex,
+    nearest_rows,
+    searched_space,
+    selected,
+)
 from evalsuite.search.index_files import DESCRIPTION, read_index, write_index
 from evalsuite.search.index_parameters import KINDS, choose_parameters
 from evalsuite.search.indexes import build_index
-from evalsuite.search.neighbours import nearest, searched_space, selected
 
 __all__ = [
     "DESCRIPTION",
@@ -18,7 +23,7 @@ __all__ = [
     "approximation_report",
     "build_index",
     "choose_parameters",
-    "nearest",
+    "nearest_rows",
     "read_index",
     "searched_space",
     "selected",

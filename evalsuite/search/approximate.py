@@ -21,14 +21,14 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from evalsuite.scoring import LOWER_IS_BETTER, Evaluation, Options, evaluate, score
-from evalsuite.search.exact import FlatIndex, Neighbours, SearchIndex
+from evalsuite.search.exact import FlatIndex, Neighbours, SearchIndex, selected
 from evalsuite.search.faiss_library import faiss_module
-from evalsuite.search.neighbours import selected
 from evalsuite.vectors import Embeddings, EvaluationError
 
 RECALLS = (1, 10, 100)
@@ -39,6 +39,8 @@ ANSWERS_AT_MOST = 8_000_000
 LEAST_QUERIES = 32
 # Of the variants of `Evaluation.variants`, those that need ranks beyond the list.
 FULL_LIST = ("AUC", "mAP", "DCG_full")
+# Options that keep their defaults: an index is compared by exact arithmetic, ties go by row.
+_FIXED = ("arithmetic", "ties", "nan_policy", "on_missing")
 REASON = (
     "needs the rank of every relevant shape; the index gives a list of {k} of {items}, and what is "
     "not in it has no rank"
@@ -63,43 +65,37 @@ def approximation_report(
     maps each headline to ``exact``, ``approximate`` and ``change``, ``variants`` the same of all
     variants; ``not_given`` maps the others to the reason; ``speed`` has the seconds of both, the
     threads, and their ratio; ``k`` and ``queries`` say on what this was measured, ``widened`` for
-    how many of these queries the index had to look further than its parameters say to have k
+    how many of these queries the index had to search more than its parameters say to find k
     answers.
 
     Args:
-        options: protocol, averages and so on; ``features`` and ``metric`` are the index's own, and
-            ties go by gallery row.
-        most_queries: measure on a random choice of so many; as a default 1,000, fewer where
-            lists are long (8 million answers in all, but 32 queries at least).
+        options: protocol, averages and so on. ``features`` and ``metric`` are taken from the index,
+            and ties go by gallery row.
+        most_queries: size of the random sample of queries. The default is 1,000, or fewer for long
+            lists (8 million answers in all, but at least 32 queries).
         progress: called with (done, to do) of the parts of the work.
 
     Raises ``EvaluationError``: no query has an item of its class, or other widths.
     """
-    chosen = options or Options()
     k = _list_length(queries, gallery)
     if most_queries is None:
         most_queries = min(MOST_QUERIES, max(LEAST_QUERIES, ANSWERS_AT_MOST // k))
     asked = _sampled(queries, gallery, most_queries, seed)
     told = progress or (lambda done, total: None)
     steps = len(RECALLS) + 3
-    settings: dict[str, Any] = {
-        "protocol": chosen.protocol,
-        "dcg": chosen.dcg,
-        "anmrr": chosen.anmrr,
-        "f_average": chosen.f_average,
-        "average": chosen.average,
-    }
     space: dict[str, Any] = {"features": index.gallery.features, "metric": index.gallery.metric}
+    fixed = {name: getattr(Options(), name) for name in _FIXED}
+    chosen = replace(options or Options(), **space, **fixed)
     flat = FlatIndex(gallery, **space)
     recall: dict[str, float] = {}
     for step, cut in enumerate(RECALLS):
         if cut <= len(gallery):
             recall[str(cut)] = _recall(index.search(asked, cut), flat.search(asked, cut))
         told(step + 1, steps)
-    exact = evaluate(asked, gallery, **space, **settings)
+    exact = evaluate(asked, gallery, options=chosen)
     told(steps - 2, steps)
     answers = index.search(asked, k)
-    listed = _evaluate_lists(answers.indices, asked, gallery, Options(**space, **settings))
+    listed = _evaluate_lists(answers.indices, asked, gallery, chosen)
     told(steps - 1, steps)
     speed = _speed(index, flat, asked)
     told(steps, steps)
@@ -143,7 +139,7 @@ def _recall(found: Neighbours, exact: Neighbours) -> float:
 
 
 class _Lists:
-    """The transport of one shard that knows its answers: queries are row numbers [Q] of lists.
+    """The transport of one shard that knows its answers; queries are row numbers [Q] of ``lists``.
 
     ``lists`` int64 [Q, k] are gallery rows, each at most once in a list. An item's compared number
     is its place in the list, from 0, and infinite where it is not in it; relevant items of that
@@ -156,7 +152,7 @@ class _Lists:
         self._class_rows = {str(n): np.flatnonzero(class_of == c) for c, n in enumerate(names)}
 
     def broadcast(self, method: str, *args: Any) -> list[Any]:
-        """The answer of ``describe``, ``relevant`` or ``count``, as of ``gallery.Shard``."""
+        """The answer of ``describe``, ``relevant`` or ``count``, see ``gallery.BaseShard``."""
         return [getattr(self, method)(*args)]
 
     def describe(self) -> dict[str, Any]:
@@ -241,7 +237,7 @@ def _changes(exact: Evaluation, listed: Evaluation, *, k: int, items: int) -> di
 
 
 def _speed(index: SearchIndex, flat: FlatIndex, queries: Embeddings) -> dict[str, Any]:
-    """Median seconds of both for all queries at once, asked in turns after one go to warm up."""
+    """Median seconds of both for all queries at once, asked in turns after an untimed search."""
     seconds: dict[str, list[float]] = {"flat": [], "index": []}
     for repeat in range(REPEATS + 1):
         for name, asked in (("flat", flat), ("index", index)):

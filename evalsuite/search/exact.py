@@ -2,31 +2,40 @@
 
 FAISS sorts by its own float32 arithmetic: equal distances come in an order that depends on the
 index type, duplicates of a query do not get distance 0, and missing places hold -1. Here FAISS
-only proposes candidates. They are re-ranked by the distances of distances.py and then by gallery
-row, and a query is accepted once rounding cannot have hidden a nearer item; otherwise more
-candidates are fetched, at last the whole gallery.
+only proposes candidates. They are ranked again by the distances of canonical_distances.py and then
+by gallery row. A query is finished once rounding cannot have hidden a nearer item; until then more
+candidates are fetched, in the end the whole gallery.
 
-Ties go by gallery row, not by key: that is how the metrics rank, so the first answer is the one
-that NN scores. Rows have the order of the data set, which does not change between runs either.
+Ties go by gallery row and not by key, because the metrics rank like that. So the first answer is
+the one that NN scores. Rows have the order of the data set, which is the same in all runs.
 
 Shape letters: Q queries, G gallery items, D components, C candidates.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from evalsuite.scoring import Limbs, distances, prepare_features, run_in_threads, split_limbs
+from evalsuite.scoring import (
+    Limbs,
+    Options,
+    distances,
+    prepare_features,
+    require_choice,
+    run_in_threads,
+    split_limbs,
+)
 from evalsuite.search.faiss_library import Searcher, faiss_module
-from evalsuite.vectors import Embeddings, EvaluationError, require_finite
+from evalsuite.vectors import Embeddings, EvaluationError, require_finite, require_same_width
 
 FLOAT32_UNIT = 2.0**-24
 ROWS_AT_ONCE = 4096
 CANDIDATES_OF_A_PRODUCT = 512
-CANDIDATES_AT_ONCE = 1 << 22  # of a block of queries: 50 MB of FAISS's answers
+CANDIDATES_AT_ONCE = 1 << 22  # of a block of queries; they are 50 MB of FAISS's answers
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +43,8 @@ class Neighbours:
     """The k nearest items of each query, nearest first.
 
     ``indices`` int64 [Q, k] are gallery rows, never -1; ``distances`` float32 [Q, k] are Euclidean
-    distances, or 1 - similarity under cosine. ``widened``: queries for which an approximate index
-    had to look further than its parameters say to have k answers.
+    distances, or 1 - similarity under cosine. ``widened`` is the number of queries for which an
+    approximate index had to search more than its parameters say to find k answers.
     """
 
     indices: np.ndarray
@@ -67,11 +76,11 @@ class SearchedGallery:
         self, gallery: Embeddings, *, features: str = "raw", metric: str = "euclidean"
     ) -> None:
         require_finite(gallery)
+        require_choice("features", features)
+        require_choice("metric", metric)
         self.features, self.metric = features, metric
         self.vectors = prepare_features(gallery.vectors, features)
         self.width = self.vectors.shape[1]
-        first = split_limbs(self.vectors[:1])
-        distances(first, first, metric=metric)  # an unknown metric fails here
         self.largest_squared_norm = max(
             float(split_limbs(self.vectors[g : g + ROWS_AT_ONCE]).squared_norm.max())
             for g in range(0, len(self.vectors), ROWS_AT_ONCE)
@@ -87,11 +96,7 @@ class SearchedGallery:
         """
         if k < 1:
             raise EvaluationError(f"k={k}: give 1 or more")
-        if queries.width != self.width:
-            raise EvaluationError(
-                f"queries have {queries.width} components, the gallery has {self.width}; "
-                "extract both with one network"
-            )
+        require_same_width(queries, self.width)
         require_finite(queries)
         return prepare_features(queries.vectors, self.features)
 
@@ -114,7 +119,7 @@ class SearchedGallery:
         found = np.empty((len(rows), k), dtype=np.float32)
 
         def answer(block: slice) -> None:
-            # Neighbouring queries share a product: a call for each would cost more than the work.
+            # Neighbouring queries share a product, because a call for each would take longer.
             own = np.sort(rows[block], axis=1)  # ascending, so a stable sort breaks ties by row
             asked = np.unique(own[own >= 0])
             if not len(asked):
@@ -125,7 +130,7 @@ class SearchedGallery:
             compared = np.take_along_axis(tile, place, axis=1)
             compared[own < 0] = np.inf  # behind all, as every vector here is finite
             order = np.argsort(compared, axis=1, kind="stable")
-            # An overflow may make a real candidate infinite too: those below 0 go last again.
+            # An overflow may make a real candidate infinite too, so sort those below 0 last again.
             real = np.take_along_axis(own, order, axis=1) >= 0
             order = np.take_along_axis(order, np.argsort(~real, axis=1, kind="stable"), axis=1)
             indices[block] = np.take_along_axis(own, order[:, :k], axis=1)
@@ -219,7 +224,7 @@ class FlatIndex:
             return pending[:0]
         values, candidates = self.searcher.propose(gallery.for_faiss(vectors[pending]), fetch)
         indices[pending], found[pending], full = gallery.rerank(limbs, candidates, k)
-        # Not full: FAISS met an overflow and gave up on places.
+        # Without k candidates FAISS met an overflow and left places empty.
         settled = [
             bool(full[row])
             and self._settled(found[query, -1], values[row, -1], limbs.squared_norm[row])
@@ -239,3 +244,31 @@ class FlatIndex:
         slack = unit * (squared_norm + self.gallery.largest_squared_norm)
         reached = float(kth) ** 2 * (1.0 + 4.0 * FLOAT32_UNIT)
         return bool(reached < float(boundary) - slack)
+
+
+def nearest_rows(
+    queries: Embeddings, gallery: Embeddings, *, k: int, options: Options
+) -> np.ndarray:
+    """Gallery rows int64 [Q, min(k, G)], the nearest first, in the order the metrics rank.
+
+    Of ``options``, those of the evaluation, ``features`` and ``metric`` count.
+    """
+    return FlatIndex(gallery, **options.space).search(queries, k).indices
+
+
+def searched_space(embeddings: Embeddings, options: Options) -> np.ndarray:
+    """Vectors float32 [N, D] as the search compares them.
+
+    ``options.features`` is applied, and vectors compared by cosine get unit length.
+    """
+    prepared = prepare_features(embeddings.vectors, options.features)
+    return prepare_features(prepared, "l2") if options.metric == "cosine" else prepared
+
+
+def selected(embeddings: Embeddings, rows: Sequence[int] | np.ndarray) -> Embeddings:
+    """The embeddings at ``rows``, in that order."""
+    return Embeddings(
+        [embeddings.keys[row] for row in rows],
+        [embeddings.labels[row] for row in rows],
+        embeddings.vectors[np.asarray(rows, dtype=np.int64)],
+    )

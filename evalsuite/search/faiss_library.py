@@ -1,6 +1,6 @@
 """FAISS where it is installed, and its indexes on a GPU where its build has one.
 
-FAISS is optional: importing this file needs it no more than scoring does.
+FAISS is optional: scoring and importing this file do not need it.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ class Searcher:
         if self._gpu is not None and max(count, *effort.values(), 0) <= MOST_ON_GPU:
             try:
                 return self._gpu.search(vectors_QD, count, params=params)
-            except RuntimeError as error:  # out of its memory, say: the answers are the same
+            except RuntimeError as error:  # for example out of memory; a CPU answers the same
                 self._gpu = None
                 logger.warning("searching on the CPU: %s", str(error).splitlines()[0])
         return self.index.search(vectors_QD, count, params=params)
 
 
 def _gpu_copy(index: Any) -> Any:
-    """A copy on GPU 0, or None: no GPU, or a kind that FAISS has on the CPU alone."""
+    """A copy on GPU 0; None without a GPU, or for a kind that FAISS has on the CPU alone."""
     faiss = faiss_module()
     if faiss.get_num_gpus() == 0 or isinstance(index, faiss.IndexHNSW):
         return None

@@ -6,8 +6,8 @@ versions. FAISS's file has a name of its own for each content and the descriptio
 so a reader finds the old index or the new one.
 
 FAISS does not check what it reads: a damaged file can crash it. A file is given to FAISS only if it
-has the hash that the description says. That finds damage and mix-ups; whoever can write both files
-can still make FAISS read anything, so read indexes only from folders you trust.
+has the hash that the description says. That finds damage and mix-ups. A person who can write both
+files can still make FAISS read anything, so read indexes only from folders that you trust.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from evalsuite.atomic import write_atomically
+from evalsuite.atomic import write_atomically, write_text_atomically
 from evalsuite.search.exact import SearchIndex
 from evalsuite.search.faiss_library import faiss_module
 from evalsuite.search.indexes import restore_index
@@ -60,8 +60,8 @@ def write_index(
 ) -> Path:
     """Write ``index``, built over ``gallery``, into ``folder``; returns the description's path.
 
-    ``about``, plain JSON values, joins the description: what was measured, say. An index that the
-    folder held is replaced.
+    ``about``, plain JSON values, joins the description. It may hold measurements, for example. An
+    index that is already in the folder is replaced.
     """
     folder = Path(folder)
     content = faiss_module().serialize_index(index.searcher.index)
@@ -83,7 +83,7 @@ def write_index(
     }
     text = json.dumps(description, ensure_ascii=True, allow_nan=False)
     write_atomically(folder / name, lambda path: path.write_bytes(content.data))
-    write_atomically(folder / DESCRIPTION, lambda path: path.write_text(text + "\n"))
+    write_text_atomically(folder / DESCRIPTION, text + "\n")
     for old in folder.glob("index-*.faiss"):
         if old.name != name:
             old.unlink(missing_ok=True)
@@ -133,7 +133,7 @@ def read_index(
                 f"{folder}: was built with {name}={found[name]!r}, asked for {wanted!r}; "
                 "build it again"
             )
-    # What is hashed is what FAISS gets: the file is read once.
+    # The file is read once, so that FAISS gets the bytes that were hashed.
     content = _content(folder, found)
     try:
         index = faiss_module().deserialize_index(content)

@@ -1,12 +1,13 @@
 """Indexes over a gallery: exact, and approximate ones that look at a part of it.
 
-An approximate index proposes candidates. They are put in canonical order, by (distance, gallery
-row) as in search.py, so an answer holds true distances and never -1: a query that gets fewer than k
-candidates is asked again with a wider search, at last of the whole gallery.
+An approximate index proposes candidates. They are sorted by (distance, gallery row) as in exact.py,
+so an answer holds true distances and never -1. A query that gets fewer than k candidates is asked
+again with a wider search, in the end of the whole gallery.
 
-All approximate kinds compare squared Euclidean distances, under cosine of unit vectors, where the
-order is the same but for zero vectors. Training draws with a fixed seed. A graph (hnsw) that is
-built on several threads differs from build to build; OMP_NUM_THREADS=1 makes it repeatable.
+All approximate kinds compare squared Euclidean distances. Under cosine they compare those of unit
+vectors, which give the same order except for zero vectors. Training draws with a fixed seed. A
+graph (hnsw) that is built on several threads differs from build to build; OMP_NUM_THREADS=1 makes
+it repeatable.
 
 Shape letters: Q queries, G gallery items, D components.
 """

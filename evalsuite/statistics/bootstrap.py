@@ -1,7 +1,7 @@
 """Bootstrap confidence intervals over queries.
 
-An interval speaks of the choice of queries: how much a number would move with other queries of the
-same kind. It says nothing about training seeds or about other galleries.
+An interval says how much a number would change with other queries of the same kind. It says nothing
+about other training seeds or other galleries.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def bootstrap_difference(
 ) -> Interval:
     """Interval of mean(first - second) over the same queries in the same order, [Q] each.
 
-    Paired: both runs see the same resampled queries, so what they share cancels. An interval
+    Both runs see the same resampled queries, so common effects cancel. An interval
     without 0 is a difference beyond the choice of queries.
 
     Raises ``EvaluationError`` as ``bootstrap_mean``, and for different lengths.

@@ -1,7 +1,7 @@
 """Two evaluations on the same queries: paired differences with bootstrap intervals.
 
-Both sides see the same resampled queries, so what makes a query easy or hard for both cancels and
-the interval of the difference is narrower than either run's own.
+Both sides see the same resampled queries. What makes a query easy or hard for both cancels, so the
+interval of the difference is narrower than the interval of either run.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evalsuite.scoring import QueryScores
+from evalsuite.scoring import Options, QueryScores
 from evalsuite.statistics.bootstrap import check_request
 from evalsuite.statistics.resampling import Resampled, resampled
 from evalsuite.vectors import EvaluationError
 
-# What a number means; a difference between two meanings is not a difference between runs.
-_MEANING = ("protocol", "dcg", "anmrr", "f_average", "average", "ties")
-# How queries and shapes are compared: part of what is measured, so said and not refused.
-_SEARCH = ("features", "metric", "nan_policy", "arithmetic")
+# How queries and shapes are compared. Runs may differ here, and a note says so. All other options
+# decide what a number means: a difference between two meanings is no difference between runs.
+_SEARCH = (*Options().shard_options, "nan_policy")
+# Queries without a shape of their class are in no comparison.
+_WITHOUT_EFFECT = ("on_missing",)
 _NAMED = 3
 
 
@@ -103,7 +104,7 @@ def compare(
             f"{option} differs: {first.options[option]} in {first.name}, "
             f"{second.options[option]} in {second.name}"
             for option in _SEARCH
-            if first.options.get(option) != second.options.get(option)
+            if first.options[option] != second.options[option]
         ),
     )
 
@@ -181,9 +182,9 @@ def _differences(
 def _aligned(first: QueryScores, second: QueryScores) -> QueryScores:
     """``second`` with its queries in the order of ``first``."""
     both = f"{first.name} and {second.name}"
-    for option in _MEANING:
-        mine, other = first.options[option], second.options[option]
-        if mine != other:
+    for option, mine in first.options.items():
+        other = second.options[option]
+        if mine != other and option not in (*_SEARCH, *_WITHOUT_EFFECT):
             raise EvaluationError(
                 f"{both} were evaluated with {option} {mine} and {other}; evaluate both with one"
             )

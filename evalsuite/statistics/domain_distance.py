@@ -5,10 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
-from sklearn.svm import LinearSVC
-from threadpoolctl import threadpool_limits
 
 _PCA_DIMENSIONS = 50
 
@@ -16,9 +12,9 @@ _PCA_DIMENSIONS = 50
 def even_sample(labels: Sequence[str], count: int, *, seed: int = 0) -> np.ndarray:
     """Rows of at most `count` items, spread over the classes as evenly as the class sizes allow.
 
-    Classes are visited in turn, one random unused item each, until `count` is reached; a class that
-    runs out leaves its turns to the others. Returns int64 [n] with n = min(count, len(labels)),
-    ascending; the same for the same arguments.
+    Classes are visited in turn, one random unused item each, until `count` is reached. A class
+    without unused items is skipped. Returns int64 [n] in ascending order, n = min(count,
+    len(labels)); the same arguments give the same rows.
     """
     names, class_of = np.unique(np.asarray(labels, dtype=str), return_inverse=True)
     random = np.random.default_rng(seed)
@@ -38,6 +34,10 @@ def tsne(vectors: np.ndarray, *, perplexity: float = 30.0) -> np.ndarray:
     picture. `perplexity` shrinks to (N - 1) / 3 for few items. Fewer than four items, or items that
     do not differ, come back as zeros.
     """
+    from sklearn.decomposition import PCA  # here, since importing it takes seconds
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
+
     items = np.asarray(vectors, dtype=np.float64)
     count = len(items)
     if count < 4 or np.allclose(items, items[:1]):
@@ -63,9 +63,12 @@ def proxy_a_distance(
     Ben-David et al., "Analysis of Representations for Domain Adaptation", NeurIPS 2006. e is the
     error of a linear SVM that tells the sets apart, measured on items it was not trained on and
     averaged over `splits` random halvings; at most `samples` items a set are used, as many of one
-    as of the other. 0: not to be told apart, 2: separated without error. An error above one half
+    as of the other. 0 means that the sets cannot be told apart, 2 that they are
+    separated without error. An error above one half
     counts as one half. ValueError if a set has fewer than 4 items or the widths differ.
     """
+    from threadpoolctl import threadpool_limits
+
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:
         raise ValueError(f"vectors must be [N, D] and [M, D], got {first.shape}, {second.shape}")
@@ -82,6 +85,8 @@ def _held_out_error(
     first: np.ndarray, second: np.ndarray, count: int, random: np.random.Generator
 ) -> float:
     """Error on the second halves of a linear SVM trained on the first halves."""
+    from sklearn.svm import LinearSVC
+
     drawn = [random.permutation(len(domain))[:count] for domain in (first, second)]
     half = count // 2
     train = np.concatenate([first[drawn[0][:half]], second[drawn[1][:half]]])

@@ -1,8 +1,8 @@
 """Headline metrics of many resamples of the queries at once.
 
-A resample draws Q queries with replacement (Efron, 1979). What counts is how often each query was
-drawn, a weight; every headline metric is a function of weighted sums over queries, so that a block
-of resamples is a matrix product. No query is ranked again: the rank of a shape under one query
+A resample draws Q queries with replacement (Efron, 1979). The weight of a query is how often it
+was drawn. Every headline metric is a function of weighted sums over queries, so a block of
+resamples is a matrix product. No query is ranked again, because the rank of a shape under one query
 does not depend on the other queries.
 
 Shape letters: Q queries, B resamples of a block, C classes, M per-query columns, P ranks.
@@ -19,9 +19,9 @@ from evalsuite.vectors import EvaluationError
 
 # A block of weights is [B, Q] float64 of at most so many numbers: 16 MB.
 WEIGHTS_AT_ONCE = 2_000_000
-# So many queries' hits at 200 ranks are float64 at a time: 13 MB.
+# Queries whose hits at 200 ranks are float64 at a time: 13 MB.
 QUERIES_AT_ONCE = 8192
-# A sum of per-query values against the stored mean of the same values.
+# The largest difference by rounding between a mean of per-query values and the stored mean.
 _ROUNDING = 1e-9
 
 
@@ -138,7 +138,7 @@ def resampled(
     """
     parts: list[list[dict[str, np.ndarray]]] = [[] for _ in evaluations]
     done = 0
-    with single_threaded_products():  # small ones: threads would wait for each other
+    with single_threaded_products():  # the products are small: threads would wait for each other
         for weights in query_weights(queries, resamples=resamples, seed=seed):
             for kept, evaluation in zip(parts, evaluations, strict=True):
                 kept.append(evaluation(weights))

@@ -3,8 +3,8 @@
 ``build_table`` computes, ``evalsuite.tables.result_table_export`` writes Markdown, LaTeX, CSV and
 HTML.
 
-A number whose checkpoint was chosen with the target's labels is an oracle's. It is marked, and it
-competes with others of its kind alone: never with a number that was reached without those labels.
+A number is an oracle's if its checkpoint was chosen with the target's labels. It is marked, and it
+competes with oracles' numbers only.
 """
 
 from __future__ import annotations
@@ -213,7 +213,7 @@ def _ours(entry: Entry, columns: Sequence[Column]) -> Line:
 
 
 def _oracle(entry: Entry, places: Sequence[Place]) -> Line:
-    """Nothing where the selection is the oracle's already: the two lines would be the same."""
+    """Empty where the selection is the oracle's already, since the two lines would be the same."""
     if _is_oracle(entry.selection):
         return Line("oracle", tuple(Value() for _ in places))
     runs = entry.oracle

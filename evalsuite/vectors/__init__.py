@@ -3,15 +3,21 @@
 May import: evalsuite.
 """
 
-from evalsuite.vectors.embedding_parts import EmbeddingParts, is_finished, open_parts
+from evalsuite.vectors.embedding_parts import (
+    Dtype,
+    EmbeddingParts,
+    Part,
+    is_finished,
+    open_parts,
+)
 from evalsuite.vectors.embeddings import (
     Embeddings,
     EvaluationError,
     non_finite_rows,
     require_finite,
+    require_same_width,
     write_embeddings,
 )
-from evalsuite.vectors.part_files import Dtype, Part
 from evalsuite.vectors.parts_writer import PartsWriter, default_part_rows
 from evalsuite.vectors.reading import read_embeddings
 
@@ -28,5 +34,6 @@ __all__ = [
     "open_parts",
     "read_embeddings",
     "require_finite",
+    "require_same_width",
     "write_embeddings",
 ]

@@ -93,6 +93,15 @@ def require_finite(embeddings: Embeddings) -> None:
         )
 
 
+def require_same_width(queries: Embeddings, width: int) -> None:
+    """Raise ``EvaluationError`` unless the queries have the gallery's ``width``."""
+    if queries.width != width:
+        raise EvaluationError(
+            f"queries have {queries.width} components, the gallery has {width}; "
+            "extract both with one network"
+        )
+
+
 def as_float32(vectors: np.ndarray) -> np.ndarray:
     """``vectors`` as contiguous float32; a value beyond the range becomes an infinity."""
     with np.errstate(over="ignore"):  # beyond the float32 range: Inf, found by require_finite

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass
@@ -11,32 +10,35 @@ from typing import get_args
 
 import numpy as np
 
-from evalsuite.atomic import write_atomically
-from evalsuite.vectors.embedding_parts import FORMAT, MANIFEST_NAME, EmbeddingParts, open_parts
-from evalsuite.vectors.embeddings import Embeddings, EvaluationError
-from evalsuite.vectors.part_files import (
+from evalsuite.atomic import write_atomically, write_text_atomically
+from evalsuite.vectors.embedding_parts import (
     DAMAGED,
+    FORMAT,
+    MANIFEST_NAME,
     Dtype,
+    EmbeddingParts,
     Part,
     content_digest,
     encoded,
     file_sha256,
+    open_parts,
     part_metadata,
     part_name,
     part_table,
     part_width,
 )
+from evalsuite.vectors.embeddings import Embeddings, EvaluationError
 
 PARTS_WANTED, MOST_ROWS = 256, 16_384
-# Twelve digits exactly: what others call part-00000.parquet is not ours to remove.
+# Exactly twelve digits, so that a part-00000.parquet of another program is never removed.
 PART_FILES = f"part-{12 * '[0-9]'}.parquet"
 
 
 def default_part_rows(total: int, *, batch: int) -> int:
     """Rows of a part of a stream of ``total`` items that are made ``batch`` at a time.
 
-    A multiple of ``batch``; it depends on nothing else, so that every call that continues a stream
-    cuts it alike.
+    A multiple of ``batch`` that depends on the two arguments alone, so that every call that
+    continues a stream cuts it in the same way.
     """
     wanted = min(max(1, -(-total // PARTS_WANTED)), MOST_ROWS)
     return -(-wanted // batch) * batch
@@ -81,8 +83,8 @@ class PartsWriter:
     def begin(self) -> dict[int, Part]:
         """The parts by number that are there and whole; everything else is removed.
 
-        That is parts of another fingerprint, dtype or cut, torn or altered ones and what killed
-        writers have left. The manifest goes first, so that no reader takes old for new.
+        Removed are parts of another fingerprint, dtype or cut, torn or altered parts, and temporary
+        files of killed writers. The manifest is removed first, so that no reader takes old for new.
         """
         kept = {number: part for number in range(len(self)) if (part := self.whole(number))}
         manifest = self.folder / MANIFEST_NAME
@@ -140,11 +142,11 @@ class PartsWriter:
         listed = tuple(sorted(parts, key=lambda part: (part.first, part.file)))
         found = EmbeddingParts(self.folder, self.fingerprint, self.dtype, self.total, listed)
         found.require_complete()
-        _ = found.keys  # which finds keys that are there twice
+        _ = found.keys  # raises if a key is there twice
         if not self._is_current(dict(enumerate(listed))):
             text = json.dumps(found.to_json(), indent=1)
             manifest = self.folder / MANIFEST_NAME
-            write_atomically(manifest, lambda temporary: temporary.write_text(text + "\n"))
+            write_text_atomically(manifest, text + "\n")
         for left in self._leftovers():
             left.unlink(missing_ok=True)
         return found
@@ -189,37 +191,3 @@ class PartsWriter:
                 "beyond the range of float16 (65504); write them with dtype float32"
             )
         return stored
-
-
-def write_parts(
-    folder: str | Path,
-    embeddings: Embeddings,
-    *,
-    fingerprint: str | None = None,
-    dtype: Dtype = "float32",
-    part_rows: int = MOST_ROWS,
-) -> EmbeddingParts:
-    """Write embeddings that are in memory as parts; ``fingerprint`` defaults to their own hash."""
-    total = len(embeddings)
-    writer = PartsWriter(
-        Path(folder),
-        fingerprint=fingerprint or _fingerprint(embeddings),
-        total=total,
-        dtype=dtype,
-        part_rows=part_rows,
-    )
-    parts = writer.begin()
-    for number in range(len(writer)):
-        if number not in parts:
-            rows = slice(writer.rows(number).start, writer.rows(number).stop)
-            keys, labels = embeddings.keys[rows], embeddings.labels[rows]
-            part = Embeddings(keys, labels, embeddings.vectors[rows])
-            parts[number] = writer.write(number, part)
-    return writer.finish(parts.values())
-
-
-def _fingerprint(embeddings: Embeddings) -> str:
-    names = json.dumps([embeddings.width, embeddings.keys, embeddings.labels])
-    digest = hashlib.sha256(names.encode())
-    digest.update(embeddings.vectors.tobytes())
-    return digest.hexdigest()

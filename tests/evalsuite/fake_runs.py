@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
 from evalsuite.vectors.embeddings import Embeddings
-from evalsuite.vectors.parts_writer import write_parts
+from tests.evalsuite.embedding_folders import write_parts
 
 CLASSES = ("airplane", "bed", "car", "chair", "guitar", "lamp", "monitor", "vase")
 METHODS = {

@@ -43,15 +43,15 @@ def cloud(side, count):
 queries, gallery = cloud("query", 12), cloud("shape", 30)
 evalsuite.write_embeddings("q.parquet", queries)
 queries = evalsuite.read_embeddings("q.parquet")
-result = evalsuite.scoring.evaluation(queries, gallery, shards=2)
+result = evalsuite.evaluate(queries, gallery, shards=2)
 distances = np.linalg.norm(queries.vectors[:, None] - gallery.vectors, axis=2)
 matrix = evalsuite.evaluate_distances(distances, queries.labels, gallery.labels, protocol="shrec")
 for name, options in (("a", {}), ("b", {"metric": "cosine"})):
-    evalsuite.scoring.evaluation(queries, gallery, **options).save(name)
+    evalsuite.evaluate(queries, gallery, **options).save(name)
 pair = [evalsuite.read_scores(name) for name in "ab"]
-found = evalsuite.statistics.comparison(*pair, resamples=20)
+found = evalsuite.compare(*pair, resamples=20)
 classes = evalsuite.compare_classes(*pair, resamples=20)
-ranges = evalsuite.statistics.bootstrap(result, resamples=20)
+ranges = evalsuite.intervals(result, resamples=20)
 print(json.dumps({
     "headline": result.headline,
     "matrix": matrix.headline,

@@ -16,8 +16,8 @@ import pytest
 
 from evalsuite.scoring.evaluation import evaluate
 from evalsuite.vectors.embeddings import Embeddings, write_embeddings
-from evalsuite.vectors.parts_writer import write_parts
 from tests.command import outcome, process, wait_until
+from tests.evalsuite.embedding_folders import write_parts
 from tests.faults.job import descendants
 from tests.faults.small_cluster import SmallCluster
 

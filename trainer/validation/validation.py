@@ -183,8 +183,8 @@ class Validation(Observer):
 
     def _scored(self, vectors: Mapping[str, Tensor]) -> Scores:
         queries, gallery = (_embeddings(self.sources[side], vectors[side]) for side in SIDES)
-        options = self.config.evaluation.model_dump(exclude={"batch"})
-        # Not an error here: a diverging network scores badly, and the finite check stops it.
+        options = self.config.evaluation.options()
+        # A diverging network scores badly. That is no error here: the finite check stops the run.
         found = evaluate(
             queries,
             gallery,

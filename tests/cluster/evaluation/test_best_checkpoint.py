@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from cluster.training.jobs import _note
-from evalsuite.pages.runs import load_run
-from evalsuite.pages.signals import GROUPS, signal_panels
+from evalsuite.pages.report import GROUPS, signal_panels
+from evalsuite.pages.runs import view_run
 from tests.command import CONFIGS, call, small
 from trainer.config import load_config
 from trainer.runs.run_folder import RunFolder
@@ -53,7 +53,7 @@ def test_the_best_checkpoints_are_kept_evaluated_and_named_by_who_chose_them(
     given = call(capfd, "eval", run / "checkpoints" / f"step-{best['step']:08d}", "--json").json
     assert given == {**chosen.json, "selection": "given", "score": None}
 
-    view = load_run(run)
+    view = view_run(run)
     panels = signal_panels([view.log + view.validation], [0])
     assert "mAP" in [panel.title for panel in panels[GROUPS[3]]]
     note = _note({"loss": 0.5}, load_config(config, overrides), RunFolder(run))

@@ -13,7 +13,8 @@ from cluster.training.jobs import train_run
 from evalsuite.scoring.evaluation import evaluate
 from evalsuite.scoring.options import HEADLINES
 from evalsuite.scoring.query_scores import items_fingerprint, read_scores
-from evalsuite.search.neighbours import searched_space
+from evalsuite.scoring.result import read_evaluation
+from evalsuite.search.exact import searched_space
 from evalsuite.statistics.bootstrap import intervals
 from evalsuite.statistics.comparison import compare, compare_classes
 from evalsuite.statistics.domain_distance import proxy_a_distance
@@ -150,7 +151,8 @@ def test_two_trained_runs_and_their_a_distance(benchmark, tmp_path, capfd):
     result = call(capfd, "eval", runs[0], "--a-distance", "--json").json
     assert json.loads((runs[0] / "evaluation" / "metrics.json").read_text()) == result
     gallery = read_side(runs[0], "gallery")
-    spaces = [searched_space(side, result) for side in (read_side(runs[0], "queries"), gallery)]
+    options = read_evaluation(runs[0]).options
+    spaces = [searched_space(side, options) for side in (read_side(runs[0], "queries"), gallery)]
     assert result["a_distance"] == proxy_a_distance(*spaces)
     assert 0 <= result["a_distance"] <= 2
     backwards = items_fingerprint(gallery.keys[::-1], gallery.labels[::-1])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from cluster.cli.evaluation import metrics
 from cluster.evaluation.gallery_actors import gallery_transport
 from cluster.evaluation.jobs import evaluate_run, score_files
 from cluster.tables import print_metrics
@@ -17,12 +19,14 @@ from cluster.training.jobs import train_run
 from dataio.shards.manifest import write_manifest
 from dataio.shards.opening import load_manifest
 from evalsuite.scoring.evaluation import evaluate
+from evalsuite.scoring.options import Options
 from evalsuite.vectors.embeddings import Embeddings, EvaluationError, write_embeddings
 from evalsuite.vectors.reading import read_embeddings
 from tests.command import CONFIGS, small
 from trainer.config import load_config
 from trainer.extraction.trained_run import extract, load_run
 from trainer.inputs.open_data import OpenData
+from trainer.sections import EvaluationConfig
 
 
 @pytest.fixture(scope="module")
@@ -175,3 +179,11 @@ def test_an_undefined_value_is_a_dash_in_the_table(capsys):
     assert " – " in shown
     with pytest.raises(EvaluationError, match="no query has an item"):
         evaluate(cloud("query", 2, classes=1), Embeddings(["a"], ["b"], np.ones((1, 5))))
+
+
+def test_the_command_line_has_the_defaults_of_the_options():
+    given = inspect.signature(metrics).parameters
+    for field in fields(Options):
+        if field.name in given:
+            assert given[field.name].default == field.default, field.name
+    assert EvaluationConfig().options().items() <= asdict(Options()).items()

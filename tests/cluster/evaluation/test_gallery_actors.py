@@ -22,8 +22,8 @@ from evalsuite.scoring.evaluation import evaluate
 from evalsuite.scoring.gallery_split import partition
 from evalsuite.scoring.result import Evaluation
 from evalsuite.vectors.embeddings import Embeddings, EvaluationError, write_embeddings
-from evalsuite.vectors.parts_writer import write_parts
 from tests.command import call
+from tests.evalsuite.embedding_folders import write_parts
 
 OPTIONS = {"features": "raw", "metric": "euclidean"}
 GB = 1 << 30

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from cluster.evaluation.extraction import configured_stream, embed
-from cluster.evaluation.picture_files import embed_pictures, query_pixels
+from cluster.evaluation.pictures import embed_pictures, query_pixels
 from cluster.training.jobs import train_run
 from dataio.loading.batch import Stream
 from dataio.loading.sources import StreamSource

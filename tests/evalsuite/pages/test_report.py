@@ -7,7 +7,6 @@ import io
 import json
 import re
 import shutil
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,12 +15,11 @@ import pytest
 from PIL import Image
 
 from evalsuite.pages.class_views import confusions
-from evalsuite.pages.lines import run_lines
 from evalsuite.pages.report import build_report
-from evalsuite.pages.runs import RunView, load_run
+from evalsuite.pages.runs import RunView, run_lines, view_run
 from evalsuite.scoring.evaluation import evaluate
 from evalsuite.vectors.embeddings import Embeddings, EvaluationError
-from evalsuite.vectors.parts_writer import write_parts
+from tests.evalsuite.embedding_folders import write_parts
 from tests.evalsuite.fake_runs import pictures, write_run, write_runs
 
 SECTIONS = [
@@ -67,7 +65,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def runs(folders: list[Path]) -> list[RunView]:
-    return [load_run(folder) for folder in folders]
+    return [view_run(folder) for folder in folders]
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +148,7 @@ def test_same_runs_give_the_same_bytes(runs: list[RunView], tmp_path: Path) -> N
 def test_report_agrees_with_the_evaluator(folders: list[Path], tmp_path: Path) -> None:
     """Cosine, the other protocol, and a query whose class has no shape."""
     copy = shutil.copytree(folders[1], tmp_path / "run")
-    run = load_run(copy)
+    run = view_run(copy)
     assert run.queries is not None
     assert run.gallery is not None
     labels = ["no such shape", *run.queries.labels[1:]]
@@ -158,7 +156,7 @@ def test_report_agrees_with_the_evaluator(folders: list[Path], tmp_path: Path) -
     write_parts(copy / "embeddings" / "queries", queries)
     scores = evaluate(queries, run.gallery, protocol="shrec", metric="cosine", features="clamp-l2")
     scores.save(copy / "evaluation")
-    read = load_run(copy)
+    read = view_run(copy)
     (matrix,) = confusions([read], run_lines([read]))
     assert matrix.right == pytest.approx(scores.headline["NN"])
     built = _built([read], tmp_path)
@@ -169,7 +167,7 @@ def test_report_agrees_with_the_evaluator(folders: list[Path], tmp_path: Path) -
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "x", "dann", classes=HOSTILE, queries=6, shapes=5)
-    run = load_run(folder)
+    run = view_run(folder)
     name = '<img src=x onerror="alert(2)">'
     run.info["name"] = run.info["dataset"] = name
     run.config_text = "</pre><script>alert(3)</script>"
@@ -201,7 +199,7 @@ def test_source_only_stands_in_for_missing_initial_embeddings(
         copy = shutil.copytree(folder, tmp_path / folder.name)
         for path in copy.glob("embeddings/initial-*"):
             shutil.rmtree(path)
-        kept.append(load_run(copy))
+        kept.append(view_run(copy))
     built = _built(kept, tmp_path)
     assert "Before training" not in built.source
     assert "state before adaptation" in built.source
@@ -218,7 +216,7 @@ def test_bare_run_still_gives_every_section(folders: list[Path], tmp_path: Path)
     shutil.rmtree(copy / "embeddings")
     (copy / "log.jsonl").unlink()
     (copy / "evaluation" / "per_query.parquet").unlink()
-    built = _built([load_run(copy)], tmp_path)
+    built = _built([view_run(copy)], tmp_path)
     assert [attrs["id"] for tag, attrs in built.tags if tag == "section"] == SECTIONS
     assert "No run has a training log." in built.source
 
@@ -237,18 +235,20 @@ def test_missing_file_is_named_with_its_remedy(
     copy = shutil.copytree(folders[0], tmp_path / "run")
     (copy / missing).unlink()
     with pytest.raises(EvaluationError, match=re.escape(missing)) as caught:
-        load_run(copy)
+        view_run(copy)
     assert remedy in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_unevaluated_or_no_runs_are_refused(runs: list[RunView], tmp_path: Path) -> None:
+def test_unevaluated_or_no_runs_are_refused(folders: list[Path], tmp_path: Path) -> None:
+    copy = shutil.copytree(folders[0], tmp_path / "run")
+    shutil.rmtree(copy / "evaluation")
     with pytest.raises(EvaluationError, match="img2shape eval"):
-        build_report([replace(runs[0], metrics=None)], tmp_path / "r.html", title="")
+        view_run(copy)
     with pytest.raises(EvaluationError, match="at least one"):
         build_report([], tmp_path / "r.html", title="")
     with pytest.raises(EvaluationError, match="no run folder"):
-        load_run(tmp_path / "nowhere")
+        view_run(tmp_path / "nowhere")
 
 
 def test_log_with_nan_gaps_and_a_torn_last_line(folders: list[Path], tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_log_with_nan_gaps_and_a_torn_last_line(folders: list[Path], tmp_path: P
     ]
     lines = [json.dumps(record) for record in records]
     (copy / "log.jsonl").write_text("\n".join([*lines, '{"step": 3, "lo']))
-    run = load_run(copy)
+    run = view_run(copy)
     assert len(run.log) == 3
     built = _built([run], tmp_path)
     assert "1 not finite" in built.source
@@ -268,18 +268,18 @@ def test_log_with_nan_gaps_and_a_torn_last_line(folders: list[Path], tmp_path: P
     assert "learning rate, new" in built.source
     (copy / "log.jsonl").write_text("\n".join(["{", *lines]))
     with pytest.raises(EvaluationError, match="record 1"):
-        load_run(copy)
+        view_run(copy)
 
 
 def test_rows_that_are_not_finite_are_left_out(folders: list[Path], tmp_path: Path) -> None:
     copy = shutil.copytree(folders[0], tmp_path / "run")
-    run = load_run(copy)
+    run = view_run(copy)
     assert run.queries is not None
     vectors = run.queries.vectors.copy()
     vectors[3] = np.nan
     broken = Embeddings(run.queries.keys, run.queries.labels, vectors)
     write_parts(copy / "embeddings" / "queries", broken)
-    read = load_run(copy)
+    read = view_run(copy)
     assert read.queries is not None
     assert len(read.queries.keys) == len(run.queries.keys) - 1
     assert 'id="confusion"' in _built([read], tmp_path).source
@@ -287,7 +287,7 @@ def test_rows_that_are_not_finite_are_left_out(folders: list[Path], tmp_path: Pa
 
 def test_many_classes_fit(tmp_path: Path) -> None:
     classes = [f"class {index:02d}" for index in range(45)]
-    run = load_run(write_run(tmp_path / "x", "astn", classes=classes, queries=2, shapes=4))
+    run = view_run(write_run(tmp_path / "x", "astn", classes=classes, queries=2, shapes=4))
     built = _built([run], tmp_path)
     assert "20 best and the 20 worst of 45" in built.source
     assert "35 other classes" in built.source

@@ -11,24 +11,24 @@ import pyarrow as pa
 import pytest
 
 from evalsuite.pages.headline import MEASURES, cautions, headline_rows
-from evalsuite.pages.provenance import comparisons, config_differences, duration
-from evalsuite.pages.runs import RunView, load_run
-from evalsuite.pages.signals import signal_panels
+from evalsuite.pages.report import comparisons, config_differences, duration, signal_panels
+from evalsuite.pages.runs import RunView, view_run
 from evalsuite.pages.strips import choose_queries
+from evalsuite.scoring.options import Options
 from tests.evalsuite.fake_runs import CLASSES, METHODS, write_runs
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[RunView]:
     folders = write_runs(tmp_path_factory.mktemp("runs"), queries=6, shapes=5)
-    return [load_run(folder) for folder in folders]
+    return [view_run(folder) for folder in folders]
 
 
 def test_headline_marks_best_differences_and_intervals(runs: list[RunView]) -> None:
     rows = headline_rows(runs, [run.name for run in runs])
     keys = [measure.key for measure in MEASURES]
     precision, anmrr = keys.index("mAP"), keys.index("ANMRR")
-    values = [run.metrics["mAP"] for run in runs if run.metrics]
+    values = [run.evaluation.headline["mAP"] for run in runs]
     assert [row.cells[precision].best for row in rows] == [v == max(values) for v in values]
     lowest = min(row.cells[anmrr].value for row in rows)
     assert [row.cells[anmrr].best for row in rows] == [
@@ -51,7 +51,9 @@ def test_incomparable_runs_are_announced(runs: list[RunView]) -> None:
     other = replace(
         runs[1],
         info={**runs[1].info, "data": {"fingerprint": "another"}},
-        metrics={**(runs[1].metrics or {}), "metric": "cosine", "warnings": ["many ties"]},
+        evaluation=replace(
+            runs[1].evaluation, options=Options(metric="cosine"), warnings=("many ties",)
+        ),
     )
     said = " ".join(cautions([runs[0], other], names[:2]))
     assert "trained on different data" in said
@@ -60,7 +62,7 @@ def test_incomparable_runs_are_announced(runs: list[RunView]) -> None:
 
 
 def test_a_warning_of_several_runs_is_said_once(runs: list[RunView]) -> None:
-    warned = [replace(run, metrics={**(run.metrics or {}), "warnings": ["ties"]}) for run in runs]
+    warned = [replace(run, evaluation=replace(run.evaluation, warnings=("ties",))) for run in runs]
     assert cautions(warned, ["a", "b", "c"]) == ["a, b, c: ties"]
 
 

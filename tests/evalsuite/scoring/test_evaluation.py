@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import logging
 
@@ -10,8 +11,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from evalsuite import Embeddings, EvaluationError, evaluate, evaluate_distances
-from evalsuite.scoring.options import HEADLINES
+from evalsuite import (
+    Embeddings,
+    EvaluationError,
+    evaluate,
+    evaluate_arrays,
+    evaluate_distances,
+    read_evaluation,
+)
+from evalsuite.scoring import evaluation as module
+from evalsuite.scoring.options import HEADLINES, Options
 
 
 def problem(*, items: int = 60, queries: int = 12, classes: int = 4):
@@ -205,3 +214,65 @@ def test_saved_files_are_complete(tmp_path):
         "metrics.json",
         "per_query.parquet",
     ]
+
+
+def test_arrays_give_the_numbers_of_embeddings():
+    random = np.random.default_rng(3)
+    vectors = random.normal(size=(30, 4)).astype(np.float32)
+    labels = [index % 3 for index in range(30)]
+    named = [str(label) for label in labels]
+    queries = Embeddings([str(row) for row in range(10)], named[:10], vectors[:10])
+    gallery = Embeddings([str(row) for row in range(20)], named[10:], vectors[10:])
+    found = evaluate_arrays(vectors[:10], labels[:10], vectors[10:], labels[10:], protocol="shrec")
+    assert found.to_json() == evaluate(queries, gallery, protocol="shrec").to_json()
+    examples = doctest.DocTestFinder().find(evaluate_arrays, globs={**vars(module)})
+    assert doctest.DocTestRunner().run(examples[0]).failed == 0
+    with pytest.raises(EvaluationError, match="use evaluate_arrays"):
+        evaluate(vectors, vectors)  # pyright: ignore[reportArgumentType]
+
+
+def test_options_as_one_object_or_singly():
+    distances, labels = np.array([[1.0, 2.0, 3.0]]), ["a", "b", "a"]
+    both = evaluate_distances(
+        distances, ["a"], labels, options=Options(dcg="full_psb"), ties="expected"
+    )
+    assert both.options == Options(dcg="full_psb", ties="expected")
+    with pytest.raises(TypeError, match="protocl"):
+        evaluate_distances(distances, ["a"], labels, protocl="shrec")
+    with pytest.raises(EvaluationError, match="metric"):
+        evaluate_distances(distances, ["a"], labels, metric="cosine")
+
+
+@pytest.mark.parametrize("options", [{}, {"protocol": "shrec", "ties": "expected"}])
+def test_a_saved_evaluation_is_read_back(tmp_path, options):
+    queries, gallery = problem_with_ties()
+    written = evaluate(queries, gallery, **options)
+    written.save(tmp_path / "evaluation", about={"selection": "last"})
+    read = read_evaluation(tmp_path)
+    assert read.about == {"selection": "last"}
+    assert read.options == written.options
+    assert json.dumps(read.to_json()) == json.dumps(written.to_json())
+    assert read.per_query.to_pylist() == written.per_query.to_pylist()
+    np.testing.assert_array_equal(read.f_hits, written.f_hits)
+    np.testing.assert_array_equal(read.curve_hits, written.curve_hits)
+    read.save(tmp_path / "again", about=read.about)
+    for name in ("metrics.json", "per_query.parquet"):
+        again = (tmp_path / "again" / name).read_bytes()
+        assert again == (tmp_path / "evaluation" / name).read_bytes()
+
+
+def problem_with_ties() -> tuple[Embeddings, Embeddings]:
+    """Vectors on a coarse grid; one query has a class that the gallery lacks."""
+    random = np.random.default_rng(0)
+    labels = [f"class-{index % 4}" for index in range(12)]
+    queries = Embeddings(
+        [f"query-{row}" for row in range(12)],
+        [*labels[:11], "absent"],
+        random.integers(0, 3, (12, 2)),
+    )
+    gallery = Embeddings(
+        [f"shape-{row}" for row in range(300)],
+        [labels[row % 12] for row in range(300)],
+        random.integers(0, 3, (300, 2)),
+    )
+    return queries, gallery

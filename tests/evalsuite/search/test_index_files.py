@@ -56,12 +56,11 @@ def test_a_new_index_replaces_the_old_one(folder, gallery):
 
 
 def test_an_interrupted_write_leaves_the_old_index(folder, gallery, monkeypatch):
-    def full_disk(path, write):
-        if path.name == "index.json":
-            raise OSError(28, "No space left on device")
-        write(path)
+    def full_disk(path, text):
+        assert path.name == "index.json"
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("evalsuite.search.index_files.write_atomically", full_disk)
+    monkeypatch.setattr("evalsuite.search.index_files.write_text_atomically", full_disk)
     with pytest.raises(OSError, match="No space"):
         write_index(folder, build_index(gallery, "ivf", parameters={"seed": 9}, **SPACE), gallery)
     assert read_index(folder, gallery, **SPACE).parameters["seed"] == 0

@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from evalsuite.vectors.embedding_parts import MANIFEST_NAME, is_finished, open_parts
+from evalsuite.vectors.embedding_parts import MANIFEST_NAME, Part, is_finished, open_parts
 from evalsuite.vectors.embeddings import Embeddings, EvaluationError
-from evalsuite.vectors.part_files import Part
-from evalsuite.vectors.parts_writer import PartsWriter, default_part_rows, write_parts
+from evalsuite.vectors.parts_writer import PartsWriter, default_part_rows
 from evalsuite.vectors.reading import read_embeddings
+from tests.evalsuite.embedding_folders import write_parts
 
 TOTAL, ROWS, WIDTH = 23, 5, 3
 

@@ -1,8 +1,7 @@
 """Counts before each relevant item of a block of queries, added over gallery shards.
 
-With the relevant items of a query ordered by (distance, gallery index), the i-th has rank
-i + (irrelevant items ordered before it). Items are counted, never listed, so nothing of size
-queries x gallery exists.
+Items are counted, never listed, so nothing of size queries x gallery exists. ``tile_counting``
+counts inside a shard, ``relevant_ranks`` turns the counts into ranks.
 
 Shape letters: Q queries of a block, M relevant (query, item) pairs.
 """
@@ -25,8 +24,8 @@ class Counted:
     """The relevant items of a block, sorted by (query, distance, gallery index).
 
     Those of query q are the entries ``offsets[q]:offsets[q+1]``, ``offsets`` int64 [Q+1], of
-    ``distance`` float32 [M] and ``counts`` int32 [3, M]: gallery items, relevant ones included,
-    that are strictly nearer; nearer or equally far; ordered before (distance, index).
+    ``distance`` float32 [M] and ``counts`` int32 [3, M]. The counts are of all gallery items,
+    relevant ones included, in rows NEARER, NEARER_OR_EQUAL and BEFORE of ``tie_rules``.
     """
 
     offsets: np.ndarray

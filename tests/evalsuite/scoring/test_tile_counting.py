@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evalsuite.scoring import counting
+from evalsuite.scoring import tile_counting as counting
 from evalsuite.scoring.compiled import COMPILED
 
 
@@ -106,8 +106,9 @@ def test_without_a_compiler_the_counts_are_the_same(kind, monkeypatch):
 
 def test_counts_that_contradict_each_other_are_noticed():
     """An item of the query itself is not nearer than itself."""
-    from evalsuite.scoring.metrics import score_block, weight_tables
-    from evalsuite.scoring.ranks import Counted
+    from evalsuite.scoring.metrics import weight_tables
+    from evalsuite.scoring.rank_counting import Counted
+    from evalsuite.scoring.relevant_ranks import score_block
     from evalsuite.vectors.embeddings import EvaluationError
 
     distance = np.array([1.0, 2.0], dtype=np.float32)

@@ -1,7 +1,8 @@
-"""Where the items of a tile fall among a query's thresholds.
+"""Count, inside a shard, the items of a tile that come before the thresholds of each query.
 
-Each query's range of thresholds is cut into equal parts; the part of an item is one multiplication
-away, and holds so few thresholds that the rest of the search needs no branches.
+A threshold is the (distance, gallery index) of a relevant item. The range of a query's thresholds
+is cut into equal parts. One multiplication gives the part of an item, and a part holds so few
+thresholds that the rest of the search needs no branches.
 
 Shape letters: Q queries, M thresholds (relevant pairs, query after query), G items of a tile.
 """
@@ -11,9 +12,10 @@ from __future__ import annotations
 import numpy as np
 
 from evalsuite.scoring.compiled import compiled
+from evalsuite.scoring.tie_rules import BEFORE, NEARER, NEARER_OR_EQUAL
 
-# Entry points a threshold, and steps from there to most items' places without looking: more entry
-# points fall out of the cache, fewer need more steps.
+# Parts per threshold, and steps without a branch from the start of a part, which reach the places
+# of most items. More parts leave the cache; fewer need more steps.
 BUCKETS = 2
 STEPS = 2
 
@@ -70,9 +72,9 @@ def count_tile(tile, place, row, offsets, index, first, fenced, low, scale, coun
 
     ``tile`` float32 [q, G] holds the distances of queries ``row``, ``row + 1``, ... to items with
     global indices ``place`` int64 [G]; of each query the thresholds (distance, ``index``) ascend.
-    ``counts`` int32 [3, M + Q], n + 1 places a query: at u in row 0, the first threshold that is
-    farther than the item; rows 1 and 2 hold the difference from that for the first threshold that
-    is not nearer, and for the first that is ordered behind (distance, index).
+    ``counts`` int32 [3, M + Q] has n + 1 places a query. Row NEARER counts an item at the first
+    threshold that is farther. Rows NEARER_OR_EQUAL and BEFORE hold the differences from that: for
+    the first threshold that is not nearer, and for the first that is ordered behind the item.
     """
     items = tile.shape[1]
     part = np.empty(items, dtype=np.int32)
@@ -86,10 +88,10 @@ def count_tile(tile, place, row, offsets, index, first, fenced, low, scale, coun
         values = tile[t]
         entry = first[BUCKETS * start + q : BUCKETS * (start + n) + q + 1]
         fence = fenced[start + 2 * q : start + 2 * q + n + 2]
-        found = counts[0, start + q : start + q + n + 1]
+        found = counts[NEARER, start + q : start + q + n + 1]
         base, factor, top = low[q], scale[q], np.float32(BUCKETS * n - 1)
         lost = 0
-        # Short loops without branches, each of its own, so that they are vectorised.
+        # Separate short loops without branches, so that the compiler vectorises them.
         for j in range(items):
             x = (values[j] - base) * factor
             x = x if x > 0 else np.float32(0)
@@ -99,7 +101,7 @@ def count_tile(tile, place, row, offsets, index, first, fenced, low, scale, coun
         for j in range(items):
             at[j] = entry[np.uint32(part[j])]
         for _ in range(STEPS):
-            for j in range(items):  # NaN behind the last threshold stops it
+            for j in range(items):  # the NaN behind the last threshold ends the steps
                 at[j] += fence[np.uint32(at[j]) + np.uint32(1)] <= values[j]
         ties = 0
         for j in range(items):
@@ -115,7 +117,7 @@ def count_tile(tile, place, row, offsets, index, first, fenced, low, scale, coun
         own = index[start : start + n]
         for k in range(ties):
             _count_tie(fence, at[tied[k]], place[tied[k]], own, counts, start + q)
-        if lost:  # NaN found its way to the front, but is not before anything
+        if lost:  # NaN landed at the front, but comes before nothing
             found[0] -= lost
 
 
@@ -134,8 +136,11 @@ def _search(fence, u, end, value):
 
 @compiled
 def _count_tie(fence, u, place, index, counts, at):
-    """An item as far as the thresholds that end before u: where their run begins, and which of
-    them the item follows. ``at`` is where the query's counts begin."""
+    """Count an item that is as far as a run of thresholds, which ends before u.
+
+    Finds where the run begins and which of its thresholds the item follows. ``at`` is where the
+    query's counts begin.
+    """
     value = fence[u]
     left = u - 1
     if fence[left] == value:
@@ -153,23 +158,23 @@ def _count_tie(fence, u, place, index, counts, at):
             behind = middle + 1
         else:
             end = middle
-    counts[1, at + left] += 1
-    counts[1, at + u] -= 1
-    if behind < u:  # not so for an item that is itself a threshold, the most frequent tie
-        counts[2, at + behind] += 1
-        counts[2, at + u] -= 1
+    counts[NEARER_OR_EQUAL, at + left] += 1
+    counts[NEARER_OR_EQUAL, at + u] -= 1
+    if behind < u:  # false for an item that is itself a threshold, the most frequent tie
+        counts[BEFORE, at + behind] += 1
+        counts[BEFORE, at + u] -= 1
 
 
 @compiled
 def cumulate(offsets, counts, total):
-    """Add to ``total`` int32 [3, M], from what ``count_tile`` left in ``counts``: for each
-    threshold the items strictly nearer, nearer or equally far, and before (distance, index)."""
+    """Add the counts of each threshold to ``total`` int32 [3, M], from what ``count_tile`` left in
+    ``counts``."""
     for q in range(len(offsets) - 1):
         nearer = tied = before = 0
         for i in range(offsets[q], offsets[q + 1]):
-            nearer += counts[0, i + q]
-            tied += counts[1, i + q]
-            before += counts[2, i + q]
-            total[0, i] += nearer
-            total[1, i] += nearer + tied
-            total[2, i] += nearer + before
+            nearer += counts[NEARER, i + q]
+            tied += counts[NEARER_OR_EQUAL, i + q]
+            before += counts[BEFORE, i + q]
+            total[NEARER, i] += nearer
+            total[NEARER_OR_EQUAL, i] += nearer + tied
+            total[BEFORE, i] += nearer + before
