@@ -74,7 +74,7 @@ def test_a_failure_of_the_program_is_exit_code_1(tmp_path, monkeypatch, capfd):
     def broken(*_args, **_options):
         raise ZeroDivisionError("a\nfault")
 
-    monkeypatch.setattr("cluster.evaluation.jobs.write_report", broken)
+    monkeypatch.setattr("cluster.evaluation.write_report", broken)
     done = call(capfd, "report", tmp_path)
     assert done.code == 1
     assert done.err == "img2shape: ZeroDivisionError: a fault (IMG2SHAPE_DEBUG=1 shows where)\n"
@@ -89,7 +89,7 @@ def test_stdout_is_one_object_whatever_libraries_print(tmp_path, monkeypatch, ca
         os.system("echo a child prints")
         return {"parameters": 1}
 
-    monkeypatch.setattr("cluster.training.jobs.model_complexity", noisy)
+    monkeypatch.setattr("cluster.training.model_complexity", noisy)
     done = call(capfd, "model", CONFIGS / "astn.yaml", *small(tmp_path), "--json")
     assert done.json == {"parameters": 1}
     assert "python prints" in done.err
