@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from cluster.cli.configurations import Config, DataFolder, read_run
 from cluster.terminal import Json, Overrides, only_json, say, shown
 
 data_app = typer.Typer(help="Make, render, pack and examine data sets.")
@@ -258,39 +259,43 @@ def inspect(
 
 @data_app.command("explain")
 def explain(
-    config: Annotated[Path, typer.Argument(help="Run description, a YAML file.")],
+    config: Config,
     overrides: Overrides = None,
+    data: DataFolder = None,
     workers: Annotated[int, typer.Option(min=1, help="Training workers to plan for.")] = 1,
     as_json: Json = False,
 ) -> None:
     """What a run will read, before any GPU is held: steps per epoch, bytes, shards, repeats and
     padding, cache need, class mapping."""
-    from cluster.data_jobs import print_explanation
-    from trainer.config import load_config
-    from trainer.explain import explain_run
-
     with only_json(as_json) as emit:
-        result = explain_run(load_config(config, overrides or ()), world_size=workers)
+        run = read_run(config, overrides, data)
+        from trainer.explain import explain_run
+
+        result = explain_run(run, world_size=workers)
         emit(result)
     if not as_json:
+        from cluster.data_jobs import print_explanation
+
         print_explanation(result)
 
 
 @data_app.command("replay")
 def replay(
-    config: Annotated[Path, typer.Argument(help="Run description, a YAML file.")],
+    config: Config,
     overrides: Overrides = None,
+    data: DataFolder = None,
     step: Annotated[int, typer.Option(min=0, help="Which step.")] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Show each worker's part.")] = 1,
     as_json: Json = False,
 ) -> None:
     """The sample keys of any step of a run, in batch order, for any number of workers."""
-    from cluster.data_jobs import print_replay
-    from trainer.config import load_config
-    from trainer.explain import replay_step
-
     with only_json(as_json) as emit:
-        result = replay_step(load_config(config, overrides or ()), step=step, world_size=workers)
+        run = read_run(config, overrides, data)
+        from trainer.explain import replay_step
+
+        result = replay_step(run, step=step, world_size=workers)
         emit(result)
     if not as_json:
+        from cluster.data_jobs import print_replay
+
         print_replay(result)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cluster.cli.configurations import RunData
 from cluster.terminal import Json, only_json, say, shown
 
 evaluation_app = typer.Typer(add_completion=False)
@@ -55,6 +56,7 @@ def evaluate(
     workers: Workers = 0,
     arithmetic: Arithmetic = "exact",
     select: Select = "last",
+    data: RunData = None,
     a_distance: Annotated[
         bool,
         typer.Option(
@@ -78,6 +80,7 @@ def evaluate(
             workers=workers,
             arithmetic=arithmetic,
             measure_a_distance=a_distance,
+            data=data,
         )
         emit(result)
     if not as_json:
@@ -103,6 +106,7 @@ def embed_streams(
         typer.Option(help="Folder to write into.", show_default="`embeddings` in the run's folder"),
     ] = None,
     select: Select = "last",
+    data: RunData = None,
     as_json: Json = False,
 ) -> None:
     """Embed queries and gallery of a trained run into folders of Parquet parts.
@@ -122,6 +126,7 @@ def embed_streams(
                 dtype=dtype,
                 out=out,
                 select=select,
+                data=data,
             )
         )
 
@@ -214,6 +219,7 @@ def build(
         int | None,
         typer.Option(min=1, help="Measure on so many.", show_default="up to 1000"),
     ] = None,
+    data: RunData = None,
     as_json: Json = False,
 ) -> None:
     """Build a search index over the run's gallery, and measure what an approximate one loses.
@@ -233,7 +239,7 @@ def build(
         "seed": seed,
     }
     with only_json(as_json) as emit:
-        result = index_run(run, kind=kind, parameters=parameters, most_queries=queries)
+        result = index_run(run, kind=kind, parameters=parameters, most_queries=queries, data=data)
         emit(result)
     if not as_json:
         print_index(result)
@@ -253,13 +259,14 @@ def search(
     open_page: Annotated[
         bool, typer.Option("--open", help="Open that page (RUN/search.html) in the browser.")
     ] = False,
+    data: RunData = None,
     as_json: Json = False,
 ) -> None:
     """Find the shapes that a trained run holds for nearest to a picture."""
     from cluster.evaluation import print_search, search_run
 
     with only_json(as_json) as emit:
-        result = search_run(run, image, k=k, kind=kind, html=html, open_page=open_page)
+        result = search_run(run, image, k=k, kind=kind, html=html, open_page=open_page, data=data)
         emit(result)
     if not as_json:
         print_search(result)

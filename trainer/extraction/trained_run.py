@@ -36,10 +36,11 @@ class TrainedRun:
         return f"{description['sha256'][:16]}:{description['fingerprint']}"
 
 
-def load_run(path: Path, *, select: str = "last") -> TrainedRun:
+def load_run(path: Path, *, select: str = "last", data: str | None = None) -> TrainedRun:
     """The newest whole checkpoint of a run folder, or the checkpoint that ``path`` is.
 
     Args:
+        data: where the run's data set lies now; None: where it was trained.
         select: ``last``; ``oracle`` or a criterion takes the best one of the run folder by such a
             score instead.
 
@@ -50,6 +51,9 @@ def load_run(path: Path, *, select: str = "last") -> TrainedRun:
     checkpoint, scored = open_selected(path, select)
     description = checkpoint.description
     config = parse_config(description["config"], where=str(checkpoint.path))
+    if data is not None:
+        section = config.data.model_copy(update={"root": data})
+        config = config.model_copy(update={"data": section})
     method = build_method(without_download(config), num_classes=len(description["classes"]))
     method.load_state_dict(checkpoint.state["method"])
     return TrainedRun(method.eval(), config, checkpoint, scored)

@@ -113,6 +113,27 @@ def data_fingerprint(config: RunConfig) -> str:
     return "+".join(root[:16] for root in roots)
 
 
+def data_set_name(config: RunConfig) -> str:
+    """What tables and reports call the data of a run: ``data.dataset``, else the names that the
+    data sets of training were packed under; a folder of one's own is called as it lies on disk.
+
+    Raises:
+        DataError: no name is configured and a data set cannot be read.
+    """
+    if config.data.dataset is not None:
+        return config.data.dataset
+    names = (_packed_name(_united(roots)) for roots in _training_roots(config))
+    return " + ".join(dict.fromkeys(names))
+
+
+def _packed_name(manifest: Manifest) -> str:
+    parts = manifest.metadata.get("union", [manifest.metadata])
+    names = [str(part.get("dataset") or "folder") for part in parts]
+    if names == ["folder"]:  # the adapter's own name, which says nothing
+        return manifest.root.rstrip("/").rsplit("/", 1)[-1]
+    return " + ".join(names)
+
+
 def bad_samples(config: RunConfig) -> int | None:
     """Samples in quarantine in the data sets that the run trains on, all their streams and splits;
     None where a quarantine cannot be read."""
@@ -182,8 +203,8 @@ def _united(roots: tuple[str, ...]) -> Manifest:
         if not is_remote(root) and not exists(root, MANIFEST_NAME):
             raise DataError(
                 f"{root}: no data set here (no {MANIFEST_NAME}); make one with `img2shape data "
-                f"make procedural --out {root}` or `img2shape data pack`, or name yours with "
-                "data.root=FOLDER"
+                f"make procedural --out {root}` or `img2shape data pack`, or name yours: "
+                "--data FOLDER, which sets data.root=FOLDER"
             )
     return union([load_manifest(root) for root in roots])
 
