@@ -22,7 +22,7 @@ from cluster.training import launch
 from evalsuite.scoring import read_scores
 from evalsuite.statistics import intervals
 from trainer.choosing import CRITERIA
-from trainer.inputs import open_data_set, training_selections
+from trainer.inputs import data_set_name, open_data_set, training_selections
 from trainer.runs import RunFolder, finite_json, read_starts
 
 Report = Callable[[dict[str, Any]], None]
@@ -149,7 +149,7 @@ def _facts(cell: Cell, *, sweep: str) -> dict[str, Any]:
         "sweep": sweep,
         "cell": cell.labels,
         "method": config.method_name,
-        "dataset": config.data.dataset,
+        "dataset": data_set_name(config),
         "seed": config.training.seed,
         "config": config.to_dict(),
         "identity": config.identity,

@@ -12,7 +12,7 @@ from cluster.training.group_size import GroupSize
 from cluster.training.ray_workers import train_on_ray
 from trainer.config import ConfigError, RunConfig
 from trainer.engines import require_supported
-from trainer.inputs import data_fingerprint, training_loader, training_sources
+from trainer.inputs import data_fingerprint, data_set_name, training_loader, training_sources
 from trainer.loop import train
 from trainer.runs import RunFolder
 from trainer.synchronised import broadcast_object, process_group, rank
@@ -51,7 +51,7 @@ def launch(
             if not _claimed_by_leader(config, folder):
                 _train_here(config, folder, on_record=on_record)
         return folder
-    folder.claim(config, fingerprint=data_fingerprint(config))
+    _claim(config, folder)
     if folder.finished:
         return folder
     size = workers if isinstance(workers, GroupSize) else GroupSize(workers, workers)
@@ -79,12 +79,16 @@ def require_trainable(config: RunConfig) -> None:
     require_scorable(config)
 
 
+def _claim(config: RunConfig, folder: RunFolder) -> None:
+    folder.claim(config, fingerprint=data_fingerprint(config), dataset=data_set_name(config))
+
+
 def _claimed_by_leader(config: RunConfig, folder: RunFolder) -> bool:
     """Rank 0 claims the folder; every rank learns whether its run is finished, or the refusal."""
     finished: bool | Exception = False
     if rank() == 0:
         try:
-            folder.claim(config, fingerprint=data_fingerprint(config))
+            _claim(config, folder)
             finished = folder.finished
         except (ConfigError, OSError) as err:
             finished = err

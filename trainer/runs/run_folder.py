@@ -56,8 +56,12 @@ class RunFolder:
     def evaluation(self) -> Path:
         return self.path / "evaluation"
 
-    def claim(self, config: RunConfig, *, fingerprint: str) -> None:
+    def claim(self, config: RunConfig, *, fingerprint: str, dataset: str | None = None) -> None:
         """Create the folder for this run, or check that it holds this run already.
+
+        Args:
+            fingerprint: of the data that it trains on.
+            dataset: what reports call these data; None takes ``data.dataset``.
 
         Raises:
             ConfigError: it holds a run with another identity or data, or unrelated files.
@@ -75,7 +79,7 @@ class RunFolder:
         self.update(
             name=self.path.name,
             method=config.method_name,
-            dataset=config.data.dataset,
+            dataset=dataset or config.data.dataset,
             identity=config.identity,
             seed=config.training.seed,
             steps=config.training.steps,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -12,10 +13,13 @@ import pytest
 from cluster.cli.configurations import read_run
 from cluster.evaluation.jobs import evaluate_run
 from cluster.training.jobs import train_run
+from dataio.datasets.registry import adapter
+from dataio.findings import Findings
+from dataio.packing.records_to_shards import pack
 from tests.command import CONFIGS, call, small
-from trainer.config import load_config
+from trainer.config import load_config, parse_config
 from trainer.errors import ConfigError
-from trainer.inputs.data_sets import read_again
+from trainer.inputs.data_sets import data_set_name, label_space, read_again
 from trainer.shipped import SWEEPS, configs_named, find_config, shipped_configs
 
 
@@ -112,3 +116,54 @@ def test_a_mistyped_file_is_refused_without_torch():
 
 def test_the_version(capfd):
     assert call(capfd, "--version").out.startswith("img2shape ")
+
+
+@pytest.fixture(scope="module")
+def own(benchmark, tmp_path_factory) -> Path:
+    """Four classes of one's own in folders, packed: photos, sketches and shapes."""
+    raw, root = benchmark / "raw", tmp_path_factory.mktemp("own")
+    for kind, top in (("image", "images"), ("sketch", "sketches"), ("view", "views")):
+        for split in ("train", "test"):
+            for folder in sorted((raw / kind / split).iterdir())[:4]:
+                shutil.copytree(folder, root / "mine" / top / split / folder.name)
+    findings = Findings("folder")
+    chosen = adapter("folder")
+    records = chosen.records(root / "mine", chosen.options(), findings)
+    pack(records, root / "packed-mine", dataset="folder")
+    return root / "packed-mine"
+
+
+@pytest.mark.parametrize("name", [n for n in shipped_configs() if n.startswith("own/")])
+def test_the_configurations_for_own_data_train_and_choose_without_labels(
+    name, own, tmp_path, capfd
+):
+    """Name and classes come from the data, all shapes are searched, no label chooses."""
+    run = tmp_path / "run"
+    settings = small(own, training__steps=4, training__checkpoint_every=2)
+    shorter = [s for s in settings if not s.startswith(("data.root", "training.batch"))]
+    more = ["method.pretrain_steps=1", "method.pretrain_transformation_steps=1"]
+    config = load_config(name)
+    if config.validation.every is not None:
+        assert (config.validation.metric, config.validation.criterion) == (None, "im")
+        more = ["validation.every=2"]
+    trained = call(capfd, "train", name, *shorter, *more, "--data", own, "--out", run)
+    assert trained.code == 0, trained.err
+    facts = json.loads((run / "run.json").read_text())
+    assert facts["dataset"] == "packed-mine"
+    written = load_config(run / "config.yaml")
+    assert (written.data.num_classes, written.data.gallery.split) == (None, "all")
+    assert len(label_space(written)) == 4
+    select = ["--select", "im"] if config.validation.every else []
+    scored = call(capfd, "eval", run, *select, "--json").json
+    assert 0 < scored["mAP"] <= 1
+    assert call(capfd, "model", name, "--data", own, "--json").json["parameters"] > 0
+
+
+def test_a_silent_name_keeps_the_identity_of_older_runs(benchmark):
+    silent = parse_config({"method": "astn", "data": {"root": str(benchmark)}})
+    named = load_config("astn", [f"data.root={benchmark}"])
+    assert silent.data.dataset is None
+    older = parse_config({"method": "astn", "data": {"dataset": "procedural"}})
+    assert silent.identity == older.identity
+    assert data_set_name(silent) == "procedural-smoke"
+    assert data_set_name(named) == "procedural"
