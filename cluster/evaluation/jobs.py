@@ -31,7 +31,7 @@ from trainer.runs import RunFolder, naming
 def evaluate_run(
     path: Path,
     *,
-    shards: int,
+    shards: int = 1,
     protocol: str | None = None,
     actors: bool = False,
     shard_cpus: float | None = None,
