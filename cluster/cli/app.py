@@ -49,8 +49,8 @@ Workers = Annotated[
     typer.Option(
         metavar="N|MIN-MAX",
         callback=_require_number_or_range,
-        help="Ray Train workers; 0 trains in this process, without Ray. A range takes as many as "
-        "the cluster can hold, fewer after a loss, more again when there is room.",
+        help="Ray Train workers; 0 trains in this process, without Ray. With a range, the group "
+        "has as many as the cluster can hold: fewer after a loss, more again when there is room.",
     ),
 ]
 
@@ -75,7 +75,8 @@ def options(
 
 @app.command(
     epilog="Example: img2shape train configs/procedural/astn.yaml training.seed=1 "
-    "method.align=instance --workers 2 --out runs/astn-1"
+    "method.align=instance --workers 2 --out runs/astn-1; with your own data: img2shape train "
+    "own/astn --data data/mine. `img2shape configs` lists the shipped descriptions."
 )
 def train(
     config: Config,
@@ -83,7 +84,8 @@ def train(
     data: DataFolder = None,
     workers: Workers = "0",
     out: Annotated[
-        Path | None, typer.Option(help="Run folder.", show_default="runs/<method>-<identity>")
+        Path | None,
+        typer.Option(help="Folder of the run.", show_default="runs/<method>-<identity>"),
     ] = None,
     sink: Annotated[
         list[str] | None,
@@ -131,7 +133,10 @@ def methods(
     name: Annotated[str | None, typer.Argument(help="One method, with its options.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List the methods, or show one: streams, defaults, and every option of method.*."""
+    """List the methods, or show one with its streams, defaults and every option of method.*.
+
+    Methods that other distributions bring (entry points in img2shape.methods) are listed too.
+    """
     from trainer.method_reference import describe, describe_all
 
     with only_json(as_json) as emit:
@@ -150,7 +155,7 @@ def verify(
         typer.Option(help="A method, or all; may be given again.", show_default="all"),
     ] = None,
     world_sizes: Annotated[
-        str, typer.Option(metavar="W,W", help="Numbers of processes, held against one.")
+        str, typer.Option(metavar="W,W", help="Numbers of processes to compare with one.")
     ] = "1,2,3",
     strategy: Annotated[
         list[str] | None,
@@ -169,11 +174,11 @@ def verify(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Prove that training on W processes is training on one: gradients, losses, state.
+    """Prove that W processes train exactly as one does: gradients, losses and state.
 
-    Every method trains a few steps in W processes under a strategy, with uneven batches and with
-    processes that get no sample, and in one that trains plainly. Above the tolerance (1e-9 in
-    float64, 1e-4 in float32): exit code 1.
+    Every method trains a few steps in W processes, with uneven batches and with processes that get
+    no sample, and again in a single process without a strategy. Exit code 1 means that they differ
+    by more than the tolerance (1e-9 in float64, 1e-4 in float32).
     """
     from cluster.training import verify as job
 
@@ -199,9 +204,11 @@ def verify(
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of the demo's runs.")] = Path("runs/demo"),
     workers: Workers = "2",
-    quick: Annotated[bool, typer.Option("--quick", help="Small data, short training.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Small data and short training, to see that it runs.")
+    ] = False,
 ) -> None:
-    """Make the built-in benchmark, train and evaluate three methods, write a report."""
+    """Make the built-in benchmark, train and evaluate three methods on it and write a report."""
     from cluster.cli.demo import run_demo
     from cluster.training import parse_workers
 

@@ -20,14 +20,15 @@ def doctor(
     data: DataFolder = None,
     workers: Annotated[str, typer.Option(metavar="N|MIN-MAX", help="As for train.")] = "0",
     out: Annotated[
-        Path | None, typer.Option(help="Run folder that train would write.", show_default="runs")
+        Path | None,
+        typer.Option(help="Folder that train would write the run into.", show_default="runs"),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Look for what would stop or slow a run: versions, GPUs, memory, disk, data, ports, clocks.
 
-    Every finding comes with its remedy. Exit code 1: there is an error. A probe file is written
-    beside the run folder and removed; nothing else is changed.
+    Every finding comes with its remedy. Exit code 1 means that there is an error. The command
+    writes a probe file beside the run folder and removes it; it changes nothing else.
     """
     with only_json(as_json) as emit:
         run = read_run(config, overrides, data) if config else None
