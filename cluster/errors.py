@@ -1,4 +1,4 @@
-"""The errors that a user can mend: one line on stderr and exit code 2, never a traceback."""
+"""Errors that the user can mend. The command line prints one line and ends with exit code 2."""
 
 from __future__ import annotations
 

@@ -125,7 +125,9 @@ def print_methods(methods: Sequence[Mapping[str, Any]]) -> None:
         training, optimizer = (method["defaults"][s] for s in ("training", "optimizer"))
         kind = f"{optimizer['kind']} {optimizer['learning_rate']:g} {optimizer['schedule']}"
         cells = (_streams(method), _batch(method), kind, str(training["steps"]))
-        table.add_row(*(Text(c) for c in (method["name"], method["paper"], *cells)))
+        name, origin = method["name"], method["origin"]
+        shown = name if origin is None else f"{name} (from {origin})"
+        table.add_row(*(Text(c) for c in (shown, method["paper"], *cells)))
     standard_output().print(table)
 
 
@@ -150,6 +152,8 @@ def print_method(method: Mapping[str, Any]) -> None:
     """One method of :func:`trainer.method_reference.describe` with all its options."""
     console = standard_output()
     lines = [f"{method['name']}: {method['summary']}", f"paper: {method['paper']}"]
+    if method["origin"] is not None:
+        lines.append(f"from: {method['origin']}")
     for name, need in method["streams"].items():
         label = "labelled" if need["labelled"] else "unlabelled"
         walked = "" if need["drawn"] else ", looked at as a whole, never in batches"

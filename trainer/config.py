@@ -17,6 +17,7 @@ from pydantic import BaseModel, SerializeAsAny, ValidationError, field_validator
 
 from dataio.names import nearest
 from trainer.choosing import criterion_refusal
+from trainer.errors import ConfigError
 from trainer.methods import METHODS, Method, MethodConfig
 from trainer.networks import NetworkConfig
 from trainer.sections import (
@@ -31,11 +32,8 @@ from trainer.sections import (
     TrainingConfig,
     ValidationConfig,
 )
+from trainer.shipped import RUNS, find_config
 from trainer.transfer_pairs import Transfer
-
-
-class ConfigError(ValueError):
-    """A run description that cannot be used; the message names the key and the remedy."""
 
 
 class RunConfig(Section):
@@ -79,6 +77,8 @@ class RunConfig(Section):
             del tree[section]
         if tree["optimizer"]["accumulate"] == 1:  # as in runs from before this option
             del tree["optimizer"]["accumulate"]
+        if tree["data"]["dataset"] is None:  # as runs from before the name came from the data
+            tree["data"]["dataset"] = "procedural"
         for key in ("root", "queries", "gallery"):
             del tree["data"][key]
         for stream in METHODS[self.method_name].streams:
@@ -109,11 +109,14 @@ _EXECUTION_ONLY = (
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
     """Read a run description and apply ``key=value`` overrides with dots (``training.steps=50``).
 
+    Args:
+        path: a file, or the name of a shipped description (``astn``, ``own/astn``).
+
     Raises:
         ConfigError: the file is missing or not YAML, an override is malformed, a key is unknown
             (with the nearest match) or a value does not fit.
     """
-    tree = read_yaml(path, ready="configs/", expected="sections (method, data, ...)")
+    tree = read_yaml(path, ready=RUNS, expected="sections (method, data, ...)")
     for override in overrides:
         _apply(tree, override)
     return parse_config(tree, where=str(path))
@@ -123,18 +126,16 @@ def read_yaml(path: str | Path, *, ready: str, expected: str) -> dict[str, Any]:
     """The keys and values of a YAML file.
 
     Args:
-        ready: where ready-made files are, and ``expected``: what its keys are, for the messages.
+        path: a file, or the name of one in ``ready`` (:func:`trainer.shipped.find_config`).
+        ready: folder of the shipped files of this kind.
+        expected: what its keys are, for the messages.
 
     Raises:
         ConfigError: it is missing, not YAML, or has no keys.
     """
-    path = Path(path)
+    path = find_config(path, ready)
     try:
         tree = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; {ready} holds ready ones") from None
-    except IsADirectoryError:
-        raise ConfigError(f"{path}: is a folder; give a YAML file inside it") from None
     except (yaml.YAMLError, UnicodeDecodeError) as err:
         reason = " ".join(str(err).split())
         raise ConfigError(f"{path}: not readable as YAML: {reason}") from None

@@ -44,8 +44,9 @@ def describe_all() -> list[dict[str, Any]]:
 def describe(name: str) -> dict[str, Any]:
     """One method as JSON values.
 
-    ``streams`` by name with ``modality``, ``labelled`` and ``drawn`` (false: only walked at the
-    end or between rounds); ``balanced`` has P and K where batches are P classes x K samples, else
+    ``origin`` is the distribution that brings it, null for img2shape itself; ``streams`` by name
+    with ``modality``, ``labelled`` and ``drawn`` (false: only walked at the end or between rounds);
+    ``balanced`` has P and K where batches are P classes x K samples, else
     null; ``defaults`` by section, the method's own (listed in ``own_defaults``) over the common
     ones; ``fields`` of ``method.*``, the method's own before those that all methods have.
 
@@ -55,6 +56,7 @@ def describe(name: str) -> dict[str, Any]:
     cls = find_method(name)
     return {
         "name": name,
+        "origin": METHODS.origin(name),
         "paper": cls.paper,
         "summary": _first_sentence(sys.modules[cls.__module__].__doc__ or cls.__doc__ or ""),
         "streams": {

@@ -40,7 +40,9 @@ class DataConfig(Section):
         default="data/procedural-small",
         description="Folder of a packed data set (manifest.parquet).",
     )
-    dataset: str = Field(default="procedural", description="Name shown in tables and reports.")
+    dataset: str | None = Field(
+        default=None, description="Name shown in tables and reports; null: the data set's own."
+    )
     classes: tuple[str, ...] | None = Field(
         default=None, description="The label space; null takes the classes of the data set."
     )
@@ -59,7 +61,8 @@ class DataConfig(Section):
     num_classes: int | None = Field(
         default=None,
         ge=1,
-        description="Class count for `img2shape model` while the data are absent.",
+        description="Class count for `img2shape model` while the data are absent; null: only the "
+        "data say it.",
     )
     source_images: Selection | None = Field(
         default=None,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
+from cluster.cli.configurations import Config, DataFolder, configs, read_run
 from cluster.cli.data import data_app
 from cluster.cli.doctor import doctor
 from cluster.cli.evaluation import evaluation_app
@@ -24,70 +26,101 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 # typer brings its own copy of click or takes the installed one, by version: this is its class.
 USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
 
-app = typer.Typer(
-    add_completion=False,
-    help="Find unlabelled 3D shapes from photos and sketches: train, evaluate, report.",
-)
+app = typer.Typer(add_completion=False)
 app.add_typer(data_app, name="data")
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(kubernetes_app, name="k8s")
 app.add_typer(evaluation_app)  # without a name: its commands stand beside train
 app.add_typer(sweep_app)
 app.add_typer(monitoring_app)
-app.command(epilog="Example: img2shape doctor configs/procedural/astn.yaml --workers 2")(doctor)
+app.command(epilog="Example: img2shape doctor astn --workers 2")(doctor)
+app.command(epilog="Example: img2shape configs own/astn > mine.yaml")(configs)
+
+
+def _require_number_or_range(text: str) -> str:
+    """Refuse bad syntax before the description is read; `parse_workers` checks the numbers."""
+    if not re.fullmatch(r"\d+(-\d+)?", text.strip()):
+        raise typer.BadParameter(f"'{text}': expected a number or a range, like 4 or 1-4")
+    return text
+
 
 Workers = Annotated[
     str,
     typer.Option(
         metavar="N|MIN-MAX",
-        help="Ray Train workers; 0 trains in this process, without Ray. A range takes as many as "
-        "the cluster can hold, fewer after a loss, more again when there is room.",
+        callback=_require_number_or_range,
+        help="Ray Train workers; 0 trains in this process, without Ray. With a range, the group "
+        "has as many as the cluster can hold: fewer after a loss, more again when there is room.",
     ),
 ]
 
 
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"img2shape {version('img2shape')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Find unlabelled 3D shapes from photos and sketches: train, evaluate, report."""
+
+
 @app.command(
     epilog="Example: img2shape train configs/procedural/astn.yaml training.seed=1 "
-    "method.align=instance --workers 2 --out runs/astn-1"
+    "method.align=instance --workers 2 --out runs/astn-1; with your own data: img2shape train "
+    "own/astn --data data/mine. `img2shape configs` lists the shipped descriptions."
 )
 def train(
-    config: Annotated[Path, typer.Argument(help="Run description, a YAML file.")],
+    config: Config,
     overrides: Overrides = None,
+    data: DataFolder = None,
     workers: Workers = "0",
     out: Annotated[
-        Path | None, typer.Option(help="Run folder.", show_default="runs/<method>-<identity>")
+        Path | None,
+        typer.Option(help="Folder of the run.", show_default="runs/<method>-<identity>"),
     ] = None,
     sink: Annotated[
         list[str] | None,
         typer.Option(help="Also report to tensorboard, mlflow or wandb; may be given again."),
     ] = None,
 ) -> None:
-    """Train one run; continues --out when it holds this run.
+    """Train one run. When --out holds this run already, training continues there.
 
     Every key of the description can be overridden, with dots: method.alpha=0.5,
     training.steps=200, data.root=data/mine. `img2shape model CONFIG` shows the network.
     """
+    run = read_run(config, overrides, data)
     from cluster.training import parse_workers, train_run
-    from trainer.config import load_config
 
     size = parse_workers(workers)
-    run = load_config(config, overrides or ())
     folder = train_run(run, out or _default_folder(run), workers=size, sinks=sink or ())
     say(f"trained: {folder.path}\nnext: img2shape eval {shown(folder.path)}")
 
 
 @app.command()
 def model(
-    config: Annotated[Path, typer.Argument(help="Run description, a YAML file.")],
+    config: Config,
     overrides: Overrides = None,
+    data: DataFolder = None,
     as_json: Json = False,
 ) -> None:
-    """Count parameters and multiply-adds, layer by layer; needs no data."""
-    from cluster.training import model_complexity
-    from trainer.config import load_config
+    """Count parameters and multiply-adds, layer by layer.
 
+    The number of classes comes from the data; without data, from data.num_classes.
+    """
     with only_json(as_json) as emit:
-        result = model_complexity(load_config(config, overrides or ()))
+        run = read_run(config, overrides, data)
+        from cluster.training import model_complexity
+
+        result = model_complexity(run)
         emit(result)
     if not as_json:
         from cluster.tables import print_layers
@@ -100,7 +133,10 @@ def methods(
     name: Annotated[str | None, typer.Argument(help="One method, with its options.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List the methods, or show one: streams, defaults, and every option of method.*."""
+    """List the methods, or show one with its streams, defaults and every option of method.*.
+
+    Methods that other distributions bring (entry points in img2shape.methods) are listed too.
+    """
     from trainer.method_reference import describe, describe_all
 
     with only_json(as_json) as emit:
@@ -119,7 +155,7 @@ def verify(
         typer.Option(help="A method, or all; may be given again.", show_default="all"),
     ] = None,
     world_sizes: Annotated[
-        str, typer.Option(metavar="W,W", help="Numbers of processes, held against one.")
+        str, typer.Option(metavar="W,W", help="Numbers of processes to compare with one.")
     ] = "1,2,3",
     strategy: Annotated[
         list[str] | None,
@@ -138,11 +174,11 @@ def verify(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Prove that training on W processes is training on one: gradients, losses, state.
+    """Prove that W processes train exactly as one does: gradients, losses and state.
 
-    Every method trains a few steps in W processes under a strategy, with uneven batches and with
-    processes that get no sample, and in one that trains plainly. Above the tolerance (1e-9 in
-    float64, 1e-4 in float32): exit code 1.
+    Every method trains a few steps in W processes, with uneven batches and with processes that get
+    no sample, and again in a single process without a strategy. Exit code 1 means that they differ
+    by more than the tolerance (1e-9 in float64, 1e-4 in float32).
     """
     from cluster.training import verify as job
 
@@ -168,9 +204,11 @@ def verify(
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of the demo's runs.")] = Path("runs/demo"),
     workers: Workers = "2",
-    quick: Annotated[bool, typer.Option("--quick", help="Small data, short training.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Small data and short training, to see that it runs.")
+    ] = False,
 ) -> None:
-    """Make the built-in benchmark, train and evaluate three methods, write a report."""
+    """Make the built-in benchmark, train and evaluate three methods on it and write a report."""
     from cluster.cli.demo import run_demo
     from cluster.training import parse_workers
 
@@ -202,7 +240,11 @@ def _explain(err: Exception) -> tuple[str, int]:
     """The line to print and the exit code."""
     if isinstance(err, USAGE_ERROR):
         return _explain_usage_error(err), 2
-    from cluster.errors import USER_ERRORS  # imports torch, which --help need not wait for
+    from trainer.errors import ConfigError
+
+    if isinstance(err, ConfigError):  # the common one: it need not wait for the import of torch
+        return str(err), 2
+    from cluster.errors import USER_ERRORS
 
     if isinstance(err, USER_ERRORS):
         return str(err), 2

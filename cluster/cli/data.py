@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from cluster.cli.configurations import Config, DataFolder, read_run
 from cluster.terminal import Json, Overrides, only_json, say, shown
 
 data_app = typer.Typer(help="Make, render, pack and examine data sets.")
@@ -15,7 +16,9 @@ Dataset = Annotated[str, typer.Argument(metavar="DATASET", help="See `img2shape 
 Root = Annotated[Path, typer.Option(help="Folder of the data set as distributed.")]
 Options = Annotated[
     list[str] | None,
-    typer.Option("--option", "-o", metavar="KEY=VALUE", help="Of the data set; may be repeated."),
+    typer.Option(
+        "--option", "-o", metavar="KEY=VALUE", help="Option of the data set; may be repeated."
+    ),
 ]
 Lenient = Annotated[
     bool,
@@ -26,12 +29,16 @@ Strict = Annotated[
 ]
 RayWorkers = Annotated[
     int,
-    typer.Option("--workers", min=0, help="Ray tasks at once; 0 works here, without Ray."),
+    typer.Option(
+        "--workers", min=0, help="Ray tasks at a time; 0 works in this process, without Ray."
+    ),
 ]
 UpAxis = Annotated[
-    str | None, typer.Option(help="+z | +y: of the meshes.", show_default="the data set's")
+    str | None, typer.Option(help="Up axis of the meshes: +z | +y.", show_default="the data set's")
 ]
-Preset = Annotated[str, typer.Option(help="mvcnn_v1 | mvcnn_pt | fixed_scale: how views look.")]
+Preset = Annotated[
+    str, typer.Option(help="How views are rendered: mvcnn_v1 | mvcnn_pt | fixed_scale.")
+]
 
 
 @data_app.command("make")
@@ -81,10 +88,13 @@ def sets(
 def render(
     dataset: Dataset,
     root: Root,
-    out: Annotated[Path, typer.Option(help="Folder of the views, for `data pack --views-from`.")],
+    out: Annotated[
+        Path,
+        typer.Option(help="Folder to write the views into; `data pack --views-from` reads it."),
+    ],
     option: Options = None,
     preset: Preset = "mvcnn_v1",
-    size: Annotated[int, typer.Option(min=8, help="Pixels a side.")] = 224,
+    size: Annotated[int, typer.Option(min=8, help="Side of a view in pixels.")] = 224,
     up_axis: UpAxis = None,
     shading: Annotated[
         str | None, typer.Option(help="flat | phong", show_default="the preset's")
@@ -93,7 +103,7 @@ def render(
     lenient: Lenient = False,
     as_json: Json = False,
 ) -> None:
-    """Render the meshes of a data set to a ring of views; continues where it was interrupted.
+    """Render each mesh of a data set to a ring of views. An interrupted call may be repeated.
 
     A mesh that cannot be rendered is left out and listed, with the reason, in OUT/quarantine.jsonl.
     """
@@ -132,23 +142,26 @@ def pack(
         typer.Option(help="How shapes are stored: stack (one JPEG) | npy (lossless)."),
     ] = "stack",
     views_from: Annotated[
-        Path | None, typer.Option(help="Views of `data render`, for the meshes of the data set.")
+        Path | None, typer.Option(help="Folder of views that `data render` made of these meshes.")
     ] = None,
     max_size: Annotated[
-        int | None, typer.Option(min=1, help="Shrink pictures to this shorter side in pixels.")
+        int | None,
+        typer.Option(min=1, help="Shrink pictures so that the shorter side has this many pixels."),
     ] = None,
     preset: Preset = "mvcnn_v1",
-    size: Annotated[int, typer.Option(min=8, help="Side of views rendered while packing.")] = 224,
+    size: Annotated[
+        int, typer.Option(min=8, help="Side in pixels of views that are rendered while packing.")
+    ] = 224,
     up_axis: UpAxis = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the shuffle.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the shuffle.")] = 0,
     workers: RayWorkers = 0,
     lenient: Lenient = False,
     strict: Strict = False,
     as_json: Json = False,
 ) -> None:
-    """Pack a data set into WebDataset shards and a manifest; continues where it was killed.
+    """Pack a data set into WebDataset shards and a manifest. A killed call may be repeated.
 
-    The same input gives the same bytes, whatever the workers. Meshes without --views-from are
+    The same input gives the same bytes for any number of workers. Without --views-from, meshes are
     rendered while packing.
     """
     from cluster.data_jobs import pack_data
@@ -178,7 +191,7 @@ def pack(
 @data_app.command("index")
 def index(
     root: Annotated[str, typer.Argument(metavar="FOLDER", help="Folder (or URL) of the tars.")],
-    stream: Annotated[str, typer.Option(help="image | sketch | shape: what the tars hold.")],
+    stream: Annotated[str, typer.Option(help="What the tars hold: image | sketch | shape.")],
     split: Annotated[str, typer.Option(help="train | val | test")] = "train",
     tars: Annotated[
         list[str] | None,
@@ -188,14 +201,14 @@ def index(
     ] = None,
     class_names: Annotated[
         Path | None,
-        typer.Option(help="Text file, line k + 1 names class k of the .cls members."),
+        typer.Option(help="Text file whose line k + 1 names class k of the .cls members."),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="Of the data set.", show_default="the folder's")
+        str | None, typer.Option(help="Name of the data set.", show_default="the folder's")
     ] = None,
     add: Annotated[
         bool,
-        typer.Option("--add", help="Add to the manifest that is there (another stream, split)."),
+        typer.Option("--add", help="Add another stream or split to the existing manifest."),
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -223,7 +236,7 @@ def verify(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Check a packed data set: hashes, every sample decoded, train/test leakage, class table.
+    """Check a packed data set: compare hashes, decode every sample, look for test items in train.
 
     Exit code 0: sound; 1: bad samples or leakage; 2: not usable at all.
     """
@@ -258,43 +271,50 @@ def inspect(
 
 @data_app.command("explain")
 def explain(
-    config: Annotated[Path, typer.Argument(help="Run description, a YAML file.")],
+    config: Config,
     overrides: Overrides = None,
-    workers: Annotated[int, typer.Option(min=1, help="Training workers to plan for.")] = 1,
+    data: DataFolder = None,
+    workers: Annotated[int, typer.Option(min=1, help="Number of training workers.")] = 1,
     as_json: Json = False,
 ) -> None:
-    """What a run will read, before any GPU is held: steps per epoch, bytes, shards, repeats and
-    padding, cache need, class mapping."""
-    from cluster.data_jobs import print_explanation
-    from trainer.config import load_config
-    from trainer.explain import explain_run
-    from trainer.inputs import OpenData
+    """Show what a run will read: steps per epoch, bytes, shards, repeats, padding, cache, classes.
 
+
+    It needs no GPU.
+    """
     with only_json(as_json) as emit:
-        data = OpenData(load_config(config, overrides or ()))
-        result = explain_run(data, world_size=workers)
+        run = read_run(config, overrides, data)
+        from trainer.explain import explain_run
+        from trainer.inputs import OpenData
+
+        result = explain_run(OpenData(run), world_size=workers)
         emit(result)
     if not as_json:
+        from cluster.data_jobs import print_explanation
+
         print_explanation(result)
 
 
 @data_app.command("replay")
 def replay(
-    config: Annotated[Path, typer.Argument(help="Run description, a YAML file.")],
+    config: Config,
     overrides: Overrides = None,
-    step: Annotated[int, typer.Option(min=0, help="Which step.")] = 0,
-    workers: Annotated[int, typer.Option(min=1, help="Show each worker's part.")] = 1,
+    data: DataFolder = None,
+    step: Annotated[int, typer.Option(min=0, help="Step, from 0.")] = 0,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Number of workers; each one's part is shown.")
+    ] = 1,
     as_json: Json = False,
 ) -> None:
-    """The sample keys of any step of a run, in batch order, for any number of workers."""
-    from cluster.data_jobs import print_replay
-    from trainer.config import load_config
-    from trainer.explain import replay_step
-    from trainer.inputs import OpenData
-
+    """Print the sample keys of one step of a run, in batch order, for any number of workers."""
     with only_json(as_json) as emit:
-        data = OpenData(load_config(config, overrides or ()))
-        result = replay_step(data, step=step, world_size=workers)
+        run = read_run(config, overrides, data)
+        from trainer.explain import replay_step
+        from trainer.inputs import OpenData
+
+        result = replay_step(OpenData(run), step=step, world_size=workers)
         emit(result)
     if not as_json:
+        from cluster.data_jobs import print_replay
+
         print_replay(result)

@@ -11,9 +11,9 @@ from cluster.training import GroupSize, make_benchmark, ray_session, train_run
 from evalsuite.scoring import HEADLINES
 from trainer.config import RunConfig, load_config
 from trainer.runs import write_json
+from trainer.shipped import CONFIGS
 
 METHODS = ("source-only", "dann", "astn")
-CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "procedural"
 QUICK = ("training.steps=120", "training.checkpoint_every=60")
 GALLERY_SHARDS = 2
 
@@ -21,7 +21,7 @@ GALLERY_SHARDS = 2
 def demo_config(method: str, data: Path, *, quick: bool) -> RunConfig:
     """The ready configuration of one method on the benchmark in folder ``data``."""
     overrides = [f"data.root={data}", *(QUICK if quick else ())]
-    return load_config(CONFIGS / f"{method}.yaml", overrides)
+    return load_config(CONFIGS / "procedural" / f"{method}.yaml", overrides)
 
 
 def run_demo(out: Path, *, workers: int | GroupSize, quick: bool) -> Path:

@@ -7,31 +7,34 @@ from typing import Annotated
 
 import typer
 
+from cluster.cli.configurations import DataFolder, read_run
 from cluster.terminal import Json, Overrides, only_json
 
 
 def doctor(
     config: Annotated[
-        Path | None, typer.Argument(help="Run description; without it, the machine alone.")
+        Path | None,
+        typer.Argument(help="Run description, a file or a shipped name; without it, the machine."),
     ] = None,
     overrides: Overrides = None,
+    data: DataFolder = None,
     workers: Annotated[str, typer.Option(metavar="N|MIN-MAX", help="As for train.")] = "0",
     out: Annotated[
-        Path | None, typer.Option(help="Run folder that train would write.", show_default="runs")
+        Path | None,
+        typer.Option(help="Folder that train would write the run into.", show_default="runs"),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Look for what would stop or slow a run: versions, GPUs, memory, disk, data, ports, clocks.
 
-    Every finding comes with its remedy. Exit code 1: there is an error. A probe file is written
-    beside the run folder and removed; nothing else is changed.
+    Every finding comes with its remedy. Exit code 1 means that there is an error. The command
+    writes a probe file beside the run folder and removes it; it changes nothing else.
     """
-    from cluster.doctor import examine, summary
-    from cluster.training import parse_workers
-    from trainer.config import load_config
-
     with only_json(as_json) as emit:
-        run = load_config(config, overrides or ()) if config else None
+        run = read_run(config, overrides, data) if config else None
+        from cluster.doctor import examine, summary
+        from cluster.training import parse_workers
+
         size = parse_workers(workers)
         result = summary(examine(run, workers=size.most, out=out or Path("runs")))
         emit(result)

@@ -7,38 +7,44 @@ from typing import Annotated
 
 import typer
 
+from cluster.cli.configurations import RunData
 from cluster.terminal import Json, only_json, say, shown
 
 evaluation_app = typer.Typer(add_completion=False)
 
 Actors = Annotated[
     bool,
-    typer.Option("--actors", help="One Ray actor per gallery shard; RAY_ADDRESS names a cluster."),
+    typer.Option(
+        "--actors",
+        help="Score each gallery shard in its own Ray actor; RAY_ADDRESS names a cluster.",
+    ),
 ]
 ShardCpus = Annotated[
     float | None,
     typer.Option(
-        help="CPUs of one shard's actor, a fraction if need be.",
-        show_default="what the cluster has free, shared",
+        help="CPUs that each shard's actor reserves; a fraction is allowed.",
+        show_default="an equal share of the free CPUs",
     ),
 ]
 Arithmetic = Annotated[
     str,
     typer.Option(
-        help="exact: the same bits on every machine | float32: several times faster on a CPU, the "
-        "same bits for any shards and workers on one kind of machine."
+        help="exact: the same bits on every machine | float32: several times faster on a CPU; the "
+        "bits are the same for any number of shards and workers on one kind of machine."
     ),
 ]
 Workers = Annotated[
     int,
-    typer.Option(min=0, help="Ray workers that embed; 0 embeds here, without Ray."),
+    typer.Option(
+        min=0, help="Ray workers that compute embeddings; 0 works in this process, without Ray."
+    ),
 ]
 Select = Annotated[
     str,
     typer.Option(
-        help="Of a run folder, the newest checkpoint (last) or the best by its scores on the way "
-        "(validation.every): oracle, which reads labels of what is evaluated, or a criterion that "
-        "reads none of the target: entropy | im | snd | source-val.",
+        help="Which checkpoint of a run folder: the newest (last), or the best by its validation "
+        "scores (validation.every). oracle reads labels of what is evaluated; entropy | im | snd | "
+        "source-val read no label of the target.",
     ),
 ]
 
@@ -55,11 +61,13 @@ def evaluate(
     workers: Workers = 0,
     arithmetic: Arithmetic = "exact",
     select: Select = "last",
+    data: RunData = None,
     a_distance: Annotated[
         bool,
         typer.Option(
             "--a-distance",
-            help="Also how well a linear SVM tells queries from shapes: 0 not at all, 2 always.",
+            help="Also measure how well a linear SVM tells queries from shapes: from 0 (not at "
+            "all) to 2 (always).",
         ),
     ] = False,
     as_json: Json = False,
@@ -78,6 +86,7 @@ def evaluate(
             workers=workers,
             arithmetic=arithmetic,
             measure_a_distance=a_distance,
+            data=data,
         )
         emit(result)
     if not as_json:
@@ -100,15 +109,16 @@ def embed_streams(
     dtype: Annotated[str, typer.Option(help="float32 | float16")] = "float32",
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder to write into.", show_default="`embeddings` in the run's folder"),
+        typer.Option(help="Folder to write into.", show_default="RUN/embeddings"),
     ] = None,
     select: Select = "last",
+    data: RunData = None,
     as_json: Json = False,
 ) -> None:
-    """Embed queries and gallery of a trained run into folders of Parquet parts.
+    """Compute the embeddings of queries and gallery and write them as folders of Parquet parts.
 
-    Given again, the command continues where it was stopped, also with other workers. What `eval`
-    would embed it then finds.
+    The same command, given again, continues where it was stopped, with any number of workers.
+    `eval` reads these embeddings instead of computing them.
     """
     from cluster.evaluation import embed_run
 
@@ -122,6 +132,7 @@ def embed_streams(
                 dtype=dtype,
                 out=out,
                 select=select,
+                data=data,
             )
         )
 
@@ -143,11 +154,12 @@ def metrics(
     arithmetic: Arithmetic = "exact",
     ties: Annotated[str, typer.Option(help="index | expected")] = "index",
     nan_policy: Annotated[
-        str, typer.Option(help="raise | last: what NaN and Inf vectors do")
+        str,
+        typer.Option(help="NaN and Inf vectors are an error (raise) or are ranked last (last)."),
     ] = "raise",
     as_json: Json = False,
 ) -> None:
-    """Score anybody's embeddings with every metric of both protocols."""
+    """Score any embeddings with every metric of both protocols."""
     from cluster.evaluation import score_files
 
     with only_json(as_json) as emit:
@@ -174,15 +186,19 @@ def metrics(
 @evaluation_app.command()
 def compare(
     runs: Annotated[
-        list[Path], typer.Argument(help="Evaluated run folders; the others against the first.")
+        list[Path], typer.Argument(help="Evaluated run folders; each is compared with the first.")
     ],
-    confidence: Annotated[float, typer.Option(help="Of the intervals, between 0 and 1.")] = 0.95,
-    resamples: Annotated[int, typer.Option(min=1, help="Draws of the queries.")] = 2000,
-    per_class: Annotated[bool, typer.Option("--per-class", help="Each class too.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    confidence: Annotated[
+        float, typer.Option(help="Level of the intervals, between 0 and 1.")
+    ] = 0.95,
+    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap samples of the queries.")] = 2000,
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="Also compare each class.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Print bootstrap intervals over queries: of each run, and of paired differences."""
+    """Print bootstrap intervals over queries for each run and for paired differences."""
     from cluster.evaluation import compare_runs, print_comparisons
 
     with only_json(as_json) as emit:
@@ -198,27 +214,33 @@ def compare(
 def build(
     run: Annotated[Path, typer.Argument(help="A run folder or a checkpoint folder.")],
     kind: Annotated[str, typer.Option(help="flat | ivf | hnsw | ivfpq")] = "flat",
-    nlist: Annotated[int | None, typer.Option(help="Cells (ivf, ivfpq).")] = None,
+    nlist: Annotated[int | None, typer.Option(help="Number of cells (ivf, ivfpq).")] = None,
     nprobe: Annotated[int | None, typer.Option(help="Cells searched (ivf, ivfpq).")] = None,
-    links: Annotated[int | None, typer.Option(help="Neighbours of an item (hnsw).")] = None,
+    links: Annotated[int | None, typer.Option(help="Links of each item (hnsw).")] = None,
     ef_construction: Annotated[
         int | None, typer.Option(help="Candidates while building (hnsw).")
     ] = None,
     ef_search: Annotated[
         int | None, typer.Option(help="Candidates while searching (hnsw).")
     ] = None,
-    subspaces: Annotated[int | None, typer.Option(help="Codes of a vector (ivfpq).")] = None,
-    bits: Annotated[int | None, typer.Option(help="Bits of a code (ivfpq).")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the training (ivf, ivfpq).")] = None,
+    subspaces: Annotated[
+        int | None, typer.Option(help="Number of codes for each vector (ivfpq).")
+    ] = None,
+    bits: Annotated[int | None, typer.Option(help="Bits of each code (ivfpq).")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the index's training (ivf, ivfpq).")
+    ] = None,
     queries: Annotated[
         int | None,
-        typer.Option(min=1, help="Measure on so many.", show_default="up to 1000"),
+        typer.Option(min=1, help="Queries to measure the loss on.", show_default="up to 1000"),
     ] = None,
+    data: RunData = None,
     as_json: Json = False,
 ) -> None:
     """Build a search index over the run's gallery, and measure what an approximate one loses.
 
-    Writes RUN/index-KIND. Parameters that are left out follow the gallery's size.
+    The index is written to RUN/index-KIND. Parameters that are left out follow from the size of
+    the gallery.
     """
     from cluster.evaluation import index_run, print_index
 
@@ -233,7 +255,7 @@ def build(
         "seed": seed,
     }
     with only_json(as_json) as emit:
-        result = index_run(run, kind=kind, parameters=parameters, most_queries=queries)
+        result = index_run(run, kind=kind, parameters=parameters, most_queries=queries, data=data)
         emit(result)
     if not as_json:
         print_index(result)
@@ -253,13 +275,14 @@ def search(
     open_page: Annotated[
         bool, typer.Option("--open", help="Open that page (RUN/search.html) in the browser.")
     ] = False,
+    data: RunData = None,
     as_json: Json = False,
 ) -> None:
-    """Find the shapes that a trained run holds for nearest to a picture."""
+    """Find the shapes of a trained run's gallery that are nearest to a picture."""
     from cluster.evaluation import print_search, search_run
 
     with only_json(as_json) as emit:
-        result = search_run(run, image, k=k, kind=kind, html=html, open_page=open_page)
+        result = search_run(run, image, k=k, kind=kind, html=html, open_page=open_page, data=data)
         emit(result)
     if not as_json:
         print_search(result)

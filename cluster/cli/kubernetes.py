@@ -1,4 +1,4 @@
-"""``img2shape k8s``: a run description as objects for Kubernetes."""
+"""The commands ``img2shape k8s ...``: a run description as objects for Kubernetes."""
 
 from __future__ import annotations
 
@@ -28,64 +28,81 @@ JobName = Annotated[
     "--storage pvc:img2shape:200Gi --out astn.yaml"
 )
 def render(
-    config: Annotated[Path, typer.Argument(help="Run description or sweep file.")],
+    config: Annotated[
+        Path, typer.Argument(help="Run description (a file or a shipped name) or sweep file.")
+    ],
     overrides: Overrides = None,
     job: JobName = None,
-    gpus: Annotated[int, typer.Option(min=0, help="In all; 0: workers on CPUs.")] = 0,
-    gpus_per_node: Annotated[int, typer.Option(min=1, help="Of each worker pod.")] = 1,
+    gpus: Annotated[
+        int, typer.Option(min=0, help="GPUs of the whole job; 0: workers run on CPUs.")
+    ] = 0,
+    gpus_per_node: Annotated[int, typer.Option(min=1, help="GPUs of each worker pod.")] = 1,
     workers: Annotated[
         str | None,
-        typer.Option(metavar="N|MIN-MAX", help="Workers.", show_default="one per GPU, or 2"),
+        typer.Option(
+            metavar="N|MIN-MAX", help="Number of workers.", show_default="one per GPU, or 2"
+        ),
     ] = None,
     cpus_per_worker: Annotated[
-        int | None, typer.Option(min=1, help="CPUs.", show_default="8 beside a GPU, else 2")
+        int | None,
+        typer.Option(min=1, help="CPUs of each worker.", show_default="8 with a GPU, else 2"),
     ] = None,
     memory: Annotated[
-        str | None, typer.Option(help="Of each worker.", show_default="32Gi beside a GPU, else 4Gi")
+        str | None,
+        typer.Option(help="Memory of each worker.", show_default="32Gi with a GPU, else 4Gi"),
     ] = None,
     shm: Annotated[
         str | None,
-        typer.Option(help="/dev/shm of a pod.", show_default="a quarter of its memory"),
+        typer.Option(help="Size of each pod's /dev/shm.", show_default="a quarter of its memory"),
     ] = None,
     image: Annotated[
-        str | None, typer.Option(help="Image.", show_default="img2shape:<version>-cuda or -cpu")
+        str | None,
+        typer.Option(help="Container image.", show_default="img2shape:<version>-cuda or -cpu"),
     ] = None,
-    namespace: Annotated[str, typer.Option(help="Namespace, which exists.")] = "img2shape",
+    namespace: Annotated[str, typer.Option(help="Namespace, which must exist.")] = "img2shape",
     name: Annotated[
-        str | None, typer.Option(help="Of the job and its run folder.", show_default="the file's")
+        str | None,
+        typer.Option(help="Name of the job and its run folder.", show_default="the file's"),
     ] = None,
-    queue: Annotated[str | None, typer.Option(help="kueue | volcano")] = None,
-    queue_name: Annotated[str, typer.Option(help="Of the queue.")] = "img2shape",
+    queue: Annotated[str | None, typer.Option(help="Queueing system: kueue | volcano.")] = None,
+    queue_name: Annotated[str, typer.Option(help="Name of the queue.")] = "img2shape",
     storage: Annotated[
         list[str] | None,
         typer.Option(
-            help="pvc:CLAIM, or pvc:CLAIM:SIZE to make it; besides s3://BUCKET/PREFIX or "
-            "gs://BUCKET/PREFIX to read data from; may be given again.",
+            help="pvc:CLAIM uses a claim, pvc:CLAIM:SIZE makes one; data may be read from "
+            "s3://BUCKET/PREFIX or gs://BUCKET/PREFIX besides; may be given again.",
             show_default="pvc:img2shape",
         ),
     ] = None,
     storage_class: Annotated[
-        str | None, typer.Option(help="Of a claim that is made.", show_default="the cluster's")
+        str | None,
+        typer.Option(help="Storage class of a claim that is made.", show_default="the cluster's"),
     ] = None,
     secret: Annotated[
-        str | None, typer.Option(help="Secret with a bucket's credentials, as variables.")
+        str | None,
+        typer.Option(help="Secret that holds a bucket's credentials as environment variables."),
     ] = None,
     run: Annotated[
-        str | None, typer.Option(help="Run that eval reads, below runs.", show_default="the file's")
+        str | None,
+        typer.Option(
+            help="Name of the run that eval reads, a folder below runs.", show_default="the file's"
+        ),
     ] = None,
-    deadline_hours: Annotated[int, typer.Option(min=1, help="When a job is stopped.")] = 168,
+    deadline_hours: Annotated[
+        int, typer.Option(min=1, help="Hours after which a job is stopped.")
+    ] = 168,
     monitoring: Annotated[
         bool,
-        typer.Option("--monitoring/--no-monitoring", help="PodMonitor, alerts, dashboards."),
+        typer.Option("--monitoring/--no-monitoring", help="Add PodMonitor, alerts and dashboards."),
     ] = True,
     monitoring_namespace: Annotated[
-        str, typer.Option(help="Namespace that may scrape.")
+        str, typer.Option(help="Namespace whose Prometheus may scrape the pods.")
     ] = "monitoring",
     out: Annotated[Path | None, typer.Option(help="File to write.", show_default="stdout")] = None,
 ) -> None:
-    """Print all objects for one job, checked: `kubectl apply -f` takes them.
+    """Print and check all objects of one job, ready for `kubectl apply -f`.
 
-    Paths in the description are relative to the volume, and runs/NAME there is the run.
+    Paths in the description are relative to the volume; the run is written to runs/NAME there.
     """
     from cluster.kubernetes import (
         JOBS,

@@ -17,6 +17,8 @@ from typing import Any, cast, get_args
 from cluster.evaluation.extraction_actors import extraction_actors
 from cluster.evaluation.extractor import Crew, EmbeddingStream, Extractor, parts_fingerprint
 from cluster.terminal import say, shown, task
+from dataio.records import DataError
+from dataio.shards import MANIFEST_NAME, exists, is_remote
 from evalsuite.scoring import Options
 from evalsuite.vectors import (
     Dtype,
@@ -62,6 +64,7 @@ def embed_run(
     dtype: str = "float32",
     out: Path | None = None,
     select: str = "last",
+    data: str | None = None,
 ) -> dict[str, Any]:
     """What ``img2shape embed`` does; the arguments are those of the command.
 
@@ -78,7 +81,7 @@ def embed_run(
     if dtype not in get_args(Dtype):
         raise ConfigError(f"--dtype {dtype}: expected one of {', '.join(get_args(Dtype))}")
     start_seconds = time.monotonic()
-    run = load_run(path, select=select)
+    run = load_run(path, select=select, data=data)
     require_same_data(run)
     folder = (
         out or results_folder(path if run.scored is None else run.checkpoint.path, run).embeddings
@@ -216,12 +219,21 @@ def _crew(run: TrainedRun, workers: int) -> Iterator[Crew]:
 
 
 def require_same_data(run: TrainedRun) -> None:
-    """Raise ``ConfigError`` unless the run's data set is the one that it was trained on."""
-    trained, found = run.checkpoint.description["fingerprint"], run.data.fingerprint
-    if trained != found:
+    """Raise ``ConfigError`` unless the run's data set is there and is what it was trained on."""
+    root = run.config.data.root
+    try:
+        found = run.data.fingerprint
+    except DataError:
+        if is_remote(root) or exists(root, MANIFEST_NAME):
+            raise  # this data set is there but damaged, or another one of the run is missing
         raise ConfigError(
-            f"{run.checkpoint.path}: was trained on other data than '{run.config.data.root}' holds "
-            "now; restore the data set it was trained on"
+            f"{root}: no data set here (no {MANIFEST_NAME}), but {run.checkpoint.path} was trained "
+            "on it; say where it lies now: --data FOLDER"
+        ) from None
+    if run.checkpoint.description["fingerprint"] != found:
+        raise ConfigError(
+            f"{run.checkpoint.path}: was trained on other data than '{root}' holds now; restore "
+            "the data set it was trained on, or say where it lies: --data FOLDER"
         )
 
 

@@ -41,7 +41,7 @@ ROWS_A_DOMAIN = 20_000
 def evaluate_run(
     path: Path,
     *,
-    shards: int,
+    shards: int = 1,
     protocol: str | None = None,
     actors: bool = False,
     shard_cpus: float | None = None,
@@ -49,6 +49,7 @@ def evaluate_run(
     workers: int = 0,
     arithmetic: str = "exact",
     measure_a_distance: bool = False,
+    data: str | None = None,
 ) -> dict[str, Any]:
     """Embed queries and gallery, score them, and write both into the run folder.
 
@@ -68,13 +69,14 @@ def evaluate_run(
         arithmetic: ``exact`` or ``float32``, see ``evalsuite.scoring.options.Options``.
         workers: Ray actors that embed what has not been embedded; 0 works in this process.
         measure_a_distance: add ``a_distance``, how well the two domains can be told apart.
+        data: where the run's data set lies now; None: where it was trained.
 
     Raises:
         ConfigError: no checkpoint, none that has the score ``select`` asks for, or the data set is
             not the one the run was trained on.
         EvaluationError: unknown protocol or arithmetic, or the embeddings cannot be scored.
     """
-    run = load_run(path, select=select)
+    run = load_run(path, select=select, data=data)
     choices = {"arithmetic": arithmetic} | ({"protocol": protocol} if protocol else {})
     # Before minutes of embedding, so that a wrong protocol is refused at once.
     options = configured_options(run, **choices)

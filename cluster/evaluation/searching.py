@@ -47,6 +47,7 @@ def index_run(
     kind: str = "flat",
     parameters: Mapping[str, int | None] | None = None,
     most_queries: int | None = None,
+    data: str | None = None,
 ) -> dict[str, Any]:
     """Build an index over a run's gallery and write it to ``<run>/index-<kind>``.
 
@@ -58,13 +59,14 @@ def index_run(
         path: run folder or checkpoint folder.
         parameters: of ``evalsuite.search.index_parameters``; None stands for a default.
         most_queries: measure on so many queries; a default by the length of the lists.
+        data: where the run's data set lies now; None: where it was trained.
 
     Raises:
         ConfigError: no checkpoint, or other data than the run was trained on.
         EvaluationError: an unknown kind or parameter, or a gallery that the kind does not take.
     """
     _require_kind(kind)
-    run, folder = _opened(path)
+    run, folder = _opened(path, data)
     options = configured_options(run)
     choose_parameters(kind, items=1 << 24, width=1 << 12, given=parameters)  # names, before work
     sides = ("gallery",) if kind == "flat" else ("gallery", "queries")
@@ -107,6 +109,7 @@ def search_run(
     kind: str = "flat",
     html: Path | None = None,
     open_page: bool = False,
+    data: str | None = None,
 ) -> dict[str, Any]:
     """Find the k shapes of a run's gallery that are nearest to each picture file.
 
@@ -118,6 +121,7 @@ def search_run(
             none.
         html: file of the page with pictures.
         open_page: show the page in the browser; without ``html`` it is ``<run>/search.html``.
+        data: where the run's data set lies now; None: where it was trained.
 
     Raises:
         ConfigError, EvaluationError: as ``index_run``, or no index of that kind, or one that does
@@ -125,7 +129,7 @@ def search_run(
         DataError: a file is no picture.
     """
     _require_kind(kind)
-    run, folder = _opened(path)
+    run, folder = _opened(path, data)
     stored = _index_folder(folder, kind)
     if kind != "flat" and not (stored / DESCRIPTION).is_file():
         raise EvaluationError(
@@ -162,8 +166,8 @@ def _require_kind(kind: str) -> None:
         raise EvaluationError(f"--kind {kind}: expected one of {', '.join(KINDS)}")
 
 
-def _opened(path: Path) -> tuple[TrainedRun, RunFolder]:
-    run = load_run(path)
+def _opened(path: Path, data: str | None) -> tuple[TrainedRun, RunFolder]:
+    run = load_run(path, data=data)
     require_same_data(run)
     return run, results_folder(path, run)
 

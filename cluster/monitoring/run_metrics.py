@@ -184,7 +184,7 @@ class RunMetrics:
             "img2shape_run_info",
             1,
             method=config.method_name,
-            dataset=config.data.dataset,
+            dataset=facts.get("dataset") or "",
             backbone=config.network.backbone,
             strategy=config.strategy.name,
             identity=config.identity,

@@ -148,7 +148,7 @@ def _facts(cell: Cell, *, sweep: str) -> dict[str, Any]:
         "sweep": sweep,
         "cell": cell.labels,
         "method": config.method_name,
-        "dataset": config.data.dataset,
+        "dataset": OpenData(config).dataset,
         "seed": config.training.seed,
         "config": config.to_dict(),
         "identity": config.identity,

@@ -16,10 +16,6 @@ from cluster.tables import print_time_budget
 from cluster.terminal import say, task
 from cluster.training.group_size import GroupSize
 from cluster.training.launching import launch
-from dataio.datasets import STYLES, benchmark_name, make_procedural, procedural_shrec, records
-from dataio.meshes import described, render_mesh
-from dataio.packing import pack
-from dataio.parallel import in_processes
 from dataio.records import DataError
 from dataio.shards import MANIFEST_NAME, Manifest, exists, load_manifest
 from evalsuite.run_records import read_records
@@ -49,6 +45,12 @@ def make_benchmark(
         DataError: unknown size, style or layout, or ``out`` holds another data set.
         OSError: the disk is full or ``out`` cannot be written.
     """
+    # Mesh libraries take a second to load, which only this command needs.
+    from dataio.datasets import STYLES, benchmark_name, make_procedural, procedural_shrec, records
+    from dataio.meshes import described, render_mesh
+    from dataio.packing import pack
+    from dataio.parallel import in_processes
+
     if layout not in ("mi3dor", "shrec"):
         raise DataError(f"procedural: no layout '{layout}'; choose from mi3dor, shrec")
     name = benchmark_name(size, style=style, layout=layout)

@@ -54,7 +54,7 @@ def launch(
             if not _claimed_by_leader(data, folder):
                 _train_here(data, folder, on_record=on_record)
         return folder
-    folder.claim(config, fingerprint=data.fingerprint)
+    _claim(data, folder)
     if folder.finished:
         return folder
     size = workers if isinstance(workers, GroupSize) else GroupSize(workers, workers)
@@ -82,12 +82,16 @@ def require_trainable(data: OpenData) -> None:
     require_scorable(data)
 
 
+def _claim(data: OpenData, folder: RunFolder) -> None:
+    folder.claim(data.config, fingerprint=data.fingerprint, dataset=data.dataset)
+
+
 def _claimed_by_leader(data: OpenData, folder: RunFolder) -> bool:
     """Rank 0 claims the folder; every rank learns whether its run is finished, or the refusal."""
     finished: bool | Exception = False
     if rank() == 0:
         try:
-            folder.claim(data.config, fingerprint=data.fingerprint)
+            _claim(data, folder)
             finished = folder.finished
         except (ConfigError, OSError) as err:
             finished = err

@@ -43,11 +43,16 @@ class TrainedRun:
 
 
 def load_run(
-    path: Path, *, select: str = "last", opened: dict[str, Manifest] | None = None
+    path: Path,
+    *,
+    select: str = "last",
+    data: str | None = None,
+    opened: dict[str, Manifest] | None = None,
 ) -> TrainedRun:
     """The newest whole checkpoint of a run folder, or the checkpoint that ``path`` is.
 
     Args:
+        data: where the run's data set lies now; None: where it was trained.
         select: ``last``; ``oracle`` or a criterion takes the best one of the run folder by such a
             score instead.
         opened: manifests that several runs share, see :class:`OpenData`.
@@ -59,6 +64,9 @@ def load_run(
     checkpoint, scored = open_selected(path, select)
     description = checkpoint.description
     config = parse_config(description["config"], where=str(checkpoint.path))
+    if data is not None:
+        section = config.data.model_copy(update={"root": data})
+        config = config.model_copy(update={"data": section})
     method = build_method(without_download(config), num_classes=len(description["classes"]))
     method.load_state_dict(checkpoint.state["method"])
     return TrainedRun(method.eval(), OpenData(config, opened=opened), checkpoint, scored)

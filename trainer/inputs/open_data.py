@@ -96,6 +96,15 @@ class OpenData:
         return "+".join(part[:16] for part in parts)
 
     @cached_property
+    def dataset(self) -> str:
+        """What tables and reports call the data: ``data.dataset``, else the names that the data
+        sets of training were packed under; a folder of one's own is called as it lies on disk."""
+        if self.config.data.dataset is not None:
+            return self.config.data.dataset
+        names = (_packed_name(self._union(roots)) for roots in self._training_roots())
+        return " + ".join(dict.fromkeys(names))
+
+    @cached_property
     def sources(self) -> dict[str, StreamSource]:
         """The streams that the method trains on, by name."""
         _ = self._class_map  # refuses a class that no data set has
@@ -268,6 +277,14 @@ def _name(roots: Roots) -> str:
     return " + ".join(roots)
 
 
+def _packed_name(manifest: Manifest) -> str:
+    parts = manifest.metadata.get("union", [manifest.metadata])
+    names = [str(part.get("dataset") or "folder") for part in parts]
+    if names == ["folder"]:  # the adapter's own name, which says nothing
+        return manifest.root.rstrip("/").rsplit("/", 1)[-1]
+    return " + ".join(names)
+
+
 def _require_data_set(root: str) -> None:
     if re.match(r"\w+://[^/]*@", root):
         raise ConfigError(
@@ -277,8 +294,8 @@ def _require_data_set(root: str) -> None:
     if not is_remote(root) and not exists(root, MANIFEST_NAME):
         raise DataError(
             f"{root}: no data set here (no {MANIFEST_NAME}); make one with `img2shape data "
-            f"make procedural --out {root}` or `img2shape data pack`, or name yours with "
-            "data.root=FOLDER"
+            f"make procedural --out {root}` or `img2shape data pack`, or name yours: --data "
+            "FOLDER, which sets data.root=FOLDER"
         )
 
 

@@ -92,7 +92,11 @@ class Losses:
 
 
 class MethodConfig(BaseModel):
-    """Fields that every method has."""
+    """Fields that every method has.
+
+    A subclass may override a field's default alone, as in ``samples_per_class: int = 8``: the field
+    keeps the description and the bounds that it has in the base class.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -101,6 +105,22 @@ class MethodConfig(BaseModel):
         description="Images and shapes in one forward pass of the trunk or in two. The same for "
         "networks without batch statistics; with global batch norm it changes the results.",
     )
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        changed = False
+        for name, info in cls.model_fields.items():
+            bases = (b.model_fields for b in cls.__mro__[1:] if issubclass(b, MethodConfig))
+            inherited = next((fields[name] for fields in bases if name in fields), None)
+            if inherited is None or info.description is not None:
+                continue
+            info.description = inherited.description
+            if not info.metadata and info.annotation == inherited.annotation:
+                info.metadata = list(inherited.metadata)
+            changed = True
+        if changed:  # the validator was built before
+            cls.model_rebuild(force=True)
 
 
 class Method(nn.Module):

@@ -56,8 +56,12 @@ class RunFolder:
     def evaluation(self) -> Path:
         return self.path / "evaluation"
 
-    def claim(self, config: RunConfig, *, fingerprint: str) -> None:
+    def claim(self, config: RunConfig, *, fingerprint: str, dataset: str | None = None) -> None:
         """Create the folder for this run, or check that it holds this run already.
+
+        Args:
+            fingerprint: of the data that it trains on.
+            dataset: what reports call these data; None takes ``data.dataset``.
 
         Raises:
             ConfigError: it holds a run with another identity or data, or unrelated files.
@@ -75,7 +79,7 @@ class RunFolder:
         self.update(
             name=self.path.name,
             method=config.method_name,
-            dataset=config.data.dataset,
+            dataset=dataset or config.data.dataset,
             identity=config.identity,
             seed=config.training.seed,
             steps=config.training.steps,
@@ -146,13 +150,28 @@ def require_same_run(path: Path, theirs: Mapping[str, Any], mine: Mapping[str, A
         ConfigError: they belong to different runs; the message names the differing fields.
     """
     if theirs["identity"] != mine["identity"]:
-        names = ", ".join(differences(theirs["config"], mine["config"]))
-        raise ConfigError(f"{path}: holds another run, differing in {names}; use another --out")
+        names = differences(theirs["config"], mine["config"])
+        remedy = "use another --out"
+        if names == ["training.steps"]:
+            remedy = _more_steps(path, theirs["config"], mine["config"])
+        raise ConfigError(f"{path}: holds another run, differing in {', '.join(names)}; {remedy}")
     if theirs["fingerprint"] != mine["fingerprint"]:
         raise ConfigError(
             f"{path}: was trained on other data than data.root "
             f"'{mine['config']['data']['root']}' holds now; use another --out or the original data"
         )
+
+
+def _more_steps(path: Path, theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> str:
+    """What to do about another number of steps. Learning rate, ramps and rounds follow the share of
+    steps done, so a run of more steps is not the same run continued."""
+    done, wanted = theirs["training"]["steps"], mine["training"]["steps"]
+    if wanted <= done:
+        return f"it has {done}; use another --out"
+    return (
+        f"its schedule is made for {done}. To train its network further, start a new run from it: "
+        f"training.init_from={path} training.steps={wanted - done}, with another --out"
+    )
 
 
 def differences(a: Any, b: Any, prefix: str = "") -> list[str]:

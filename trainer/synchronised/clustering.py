@@ -11,7 +11,6 @@ Axis letters: n local rows, N rows of all ranks, K classes or clusters, D embedd
 from __future__ import annotations
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from trainer.synchronised.class_centers import class_sums
@@ -55,6 +54,8 @@ def match_clusters(centers: Tensor, class_centers: Tensor) -> Tensor:
     FTSPL eq. 7, solved exactly. Both arguments are ``[K, D]`` and equal on all ranks; rank 0's
     solution holds, so that the ranks agree also where several are optimal.
     """
+    from scipy.optimize import linear_sum_assignment  # half a second to load; FTSPL alone needs it
+
     cost = distances(class_centers, centers).cpu().numpy()
     matched = broadcast_object([int(c) for c in linear_sum_assignment(cost)[1]])
     return torch.tensor(matched, device=centers.device)

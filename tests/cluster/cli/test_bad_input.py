@@ -224,6 +224,11 @@ def test_another_runs_folder_names_the_differing_fields(benchmark, run, capfd):
     train = ["train", CONFIGS / "source-only.yaml", "--out", run]
     other = call(capfd, *train, *short(benchmark, training__seed=7, optimizer__momentum=0.5))
     assert "differing in optimizer.momentum, training.seed; use another --out" in other.complaint
+    longer = call(capfd, *train, *short(benchmark), "training.steps=10").complaint
+    assert "differing in training.steps; its schedule is made for 3." in longer
+    assert longer.endswith(f"training.init_from={run} training.steps=7, with another --out")
+    shorter = call(capfd, *train, *short(benchmark), "training.steps=2").complaint
+    assert shorter.endswith("differing in training.steps; it has 3; use another --out")
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
 
 
