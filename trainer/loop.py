@@ -26,7 +26,7 @@ from trainer.runs import RunFolder
 from trainer.schedules import rate_factor
 from trainer.setting_up import RunObservers, describe, fresh_method, start_or_continue
 from trainer.synchronised import collectives
-from trainer.watching import OnRecord, Origin, PhaseClock, step_record, watching
+from trainer.watching import Observer, OnRecord, Origin, PhaseClock, step_record, watching
 
 
 class Trainer:
@@ -86,7 +86,7 @@ class Trainer:
         if found is not None:
             self.step = found.step
             self.rounds.health = found.state.get("round_health", {})
-            self.observers.resumed(found)
+            self.observers.tell(Observer.resumed, found)
 
     def run(self, *, stop: Callable[[], bool] | None = None) -> int:
         """Train to the configured number of steps; returns the step reached.
@@ -95,7 +95,7 @@ class Trainer:
             stop: asked before a batch is read, except between the batches that one optimiser step
                 accumulates. When any rank answers yes, all ranks save a checkpoint and leave.
         """
-        training, observers = self.config.training, self.observers
+        training, tell = self.config.training, self.observers.tell
         any_rank_says = collectives.AnyRank(self.device)
         with training_loader(
             self.data,
@@ -106,7 +106,7 @@ class Trainer:
             on_part=self.clock.beat,
         ) as loader:
             try:
-                observers.started(self.step, loader)
+                tell(Observer.started, self.step, loader)
                 batches = on_device(iter(loader), self.device, phase=self.clock.phase)
                 self.model.train()
                 while self.step < training.steps:
@@ -115,28 +115,28 @@ class Trainer:
                         break
                     number, batch = next(batches)
                     assert number == self.step
-                    observers.step_begins()
+                    tell(Observer.step_begins)
                     self.rounds.start(self.step)
                     logged = self._logged(self.step)
                     record = self._train_step(batch, logged=logged)
                     self.step += 1
                     if record is not None:
-                        observers.recorded(record)
+                        tell(Observer.recorded, record)
                     if self.step % training.checkpoint_every == 0 and self.step < training.steps:
                         self.save()
-                    observers.stepped(self.step, batch, logged=logged)
-                observers.steps_ended()
+                    tell(Observer.stepped, self.step, batch, logged=logged)
+                tell(Observer.steps_ended)
                 if self.step == training.steps:
                     self.rounds.finish()
                 self.save(last=True)
-                observers.ended(self.step)
+                tell(Observer.ended, self.step)
             finally:
-                observers.close()
+                self.observers.close()
         return self.step
 
     def _train_step(self, batch: Mapping[str, Any], *, logged: bool) -> dict[str, Any] | None:
         """Every update of the method on one batch; rank 0 gets the record if it is ``logged``."""
-        config, observers, phase = self.config, self.observers, self.clock.phase
+        config, tell, phase = self.config, self.observers.tell, self.clock.phase
         now = Now(self.step, self.step / config.training.steps, logged)
         factor = rate_factor(config.optimizer.schedule, now.p, warmup=config.optimizer.warmup)
         dtype = DTYPES[config.training.precision]
@@ -150,18 +150,18 @@ class Trainer:
             with self.strategy.only(update):
                 with phase("forward"):
                     losses: Losses = self.model(domains, now, update.name)
-                observers.losses_known(losses.terms, Origin(now, update, augmented))
+                tell(Observer.losses_known, losses.terms, Origin(now, update, augmented))
                 with phase("backward"):
                     self.strategy.backward(losses.total)
-            observers.settle()  # a GPU works on this update while the one before is checked
+            tell(Observer.settle)  # a GPU works on this update while the one before is checked
             with phase("optimizer"):
                 norm = self.strategy.step(factor=factor)
             if norm is not None:
-                observers.updated(norm)
+                tell(Observer.updated, norm)
             done[update.name] = losses, norm
         if not logged:
             return None
-        observers.settle()
+        tell(Observer.settle)
         if collectives.rank() != 0:
             return None
         return step_record(
@@ -178,7 +178,7 @@ class Trainer:
 
     def save(self, *, last: bool = False) -> None:
         """Score the state if that is due, and keep it as a checkpoint; called by all ranks."""
-        self.observers.saving(self.step, last=last)
+        self.observers.tell(Observer.saving, self.step, last=last)
 
     def _state(self) -> dict[str, Any]:
         """What a checkpoint holds, the same for any engine and number of ranks."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Concatenate, ParamSpec, Protocol
 
 from torch import Tensor
 
@@ -86,58 +86,27 @@ class Observer:
         """Training has ended or failed; give back what is held."""
 
 
-class Observers(Observer):
+Event = ParamSpec("Event")
+
+
+class Observers:
     """Several observers, told one after the other in the order given."""
 
     def __init__(self, *observers: Observer) -> None:
         self._observers = observers
 
-    def resumed(self, found: Checkpoint) -> None:
+    def tell(
+        self,
+        event: Callable[Concatenate[Observer, Event], None],
+        *args: Event.args,
+        **options: Event.kwargs,
+    ) -> None:
+        """Tell every observer an event, such as ``Observer.stepped``, with its arguments."""
         for observer in self._observers:
-            observer.resumed(found)
-
-    def started(self, step: int, loader: ReadCounts) -> None:
-        for observer in self._observers:
-            observer.started(step, loader)
-
-    def step_begins(self) -> None:
-        for observer in self._observers:
-            observer.step_begins()
-
-    def losses_known(self, terms: Mapping[str, Tensor], origin: Origin) -> None:
-        for observer in self._observers:
-            observer.losses_known(terms, origin)
-
-    def settle(self) -> None:
-        for observer in self._observers:
-            observer.settle()
-
-    def updated(self, norm: Tensor) -> None:
-        for observer in self._observers:
-            observer.updated(norm)
-
-    def recorded(self, record: dict[str, Any]) -> None:
-        for observer in self._observers:
-            observer.recorded(record)
-
-    def saving(self, step: int, *, last: bool) -> None:
-        for observer in self._observers:
-            observer.saving(step, last=last)
-
-    def stepped(self, step: int, batch: Mapping[str, Any], *, logged: bool) -> None:
-        for observer in self._observers:
-            observer.stepped(step, batch, logged=logged)
-
-    def steps_ended(self) -> None:
-        for observer in self._observers:
-            observer.steps_ended()
-
-    def ended(self, step: int) -> None:
-        for observer in self._observers:
-            observer.ended(step)
+            getattr(observer, event.__name__)(*args, **options)
 
     def close(self) -> None:
-        """Closes every observer, also where another one fails to close."""
+        """Close every observer, also where another one fails to close."""
         with ExitStack() as stack:
             for observer in reversed(self._observers):
                 stack.callback(observer.close)
