@@ -24,8 +24,8 @@ Table = dict[str, list[Any]]
 
 def flat(row: Mapping[str, Any]) -> dict[str, Any]:
     """One row as columns: ``cell.*``, ``selected.*``, ``metrics.*``, ``oracle.*``, ``low.*`` and
-    ``high.*`` of the intervals, ``seconds.*``, and what has one value. The configuration and the
-    learning curve stay in the ledger.
+    ``high.*`` of the intervals, ``seconds.*``, and the plain values. The configuration and the
+    learning curve are left out.
     """
     oracle = dict(row.get("oracle") or {})
     bounds = {k: v for k, v in (row.get("intervals") or {}).items() if v}
@@ -47,17 +47,17 @@ def flat(row: Mapping[str, Any]) -> dict[str, Any]:
 def export_rows(ledger: Ledger, rows: Sequence[Row], to: Path) -> int:
     """Write the rows into ``to``, by its ending, whole or not at all; returns how many columns.
 
-    A column is there when a row has it; a row without it has an empty value. A column in which text
-    and numbers meet is text.
+    The table has every column that some row has; the others have an empty value there. A column
+    that holds both text and numbers becomes text.
 
     Raises:
-        ConfigError: the ending is unknown, or ``to`` belongs to the ledger.
+        ConfigError: the ending is unknown, or ``to`` is a file of the ledger.
         OSError: the file cannot be written.
     """
     write = WRITERS.get(to.suffix)
     if write is None:
         raise ConfigError(f"--to {to}: unknown ending '{to.suffix}'{nearest(to.suffix, WRITERS)}")
-    if to.resolve() in (ledger.path.resolve(), ledger.lock.resolve()):
+    if to.resolve() == ledger.old_file.resolve() or to.resolve().parent == ledger.path.resolve():
         raise ConfigError(f"--to {to}: is the ledger itself; give another file")
     table = _columns([flat(row) for row in rows])
     write_atomically(to, lambda temporary: write(table, temporary))
@@ -71,7 +71,7 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _place(column: str) -> int:
-    """Rows may differ in their columns; what belongs together stands together."""
+    """Where a column stands: rows may differ in their columns, sections stay together."""
     sections = ("cell", "selected", "metrics", "low", "high", "oracle", "seconds")
     head, dot, _ = column.partition(".")
     if dot and head in sections:
@@ -81,7 +81,7 @@ def _place(column: str) -> int:
 
 
 def _of_one_kind(values: list[Any]) -> list[Any]:
-    """Numbers, booleans or texts; anything else and mixtures as text, since columns have a type."""
+    """The values of a column in one type; other types and mixtures become text."""
     kinds = {type(value) for value in values if value is not None}
     if len(kinds) <= 1 and kinds <= {bool, int, float, str}:
         return values

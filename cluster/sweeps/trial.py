@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.evaluation import evaluate_run, write_report
-from cluster.ledger import NAME as LEDGER
-from cluster.ledger import Ledger, cell_lock
+from cluster.ledger import Ledger, cell_lock, ledger_at
 from cluster.sinks import reporting
 from cluster.sweeps.cells import Cell
 from cluster.tables import HEADLINE
@@ -40,7 +39,7 @@ class Store:
 
     @cached_property
     def ledger(self) -> Ledger:
-        return Ledger(self.path / LEDGER)
+        return ledger_at(self.path)
 
     def folder(self, cell: Cell) -> RunFolder:
         return RunFolder(self.path / "cells" / cell.name)
@@ -68,7 +67,7 @@ def run_cell(
         ConfigError, DataError, NonFiniteError, ...: those of training and evaluation.
     """
     with cell_lock(store.path, cell.name):
-        done = store.ledger.current().get(cell.key)
+        done = store.ledger.current_of(cell.key)
         if done is not None and done["status"] == "finished":
             return done
         begun_seconds = time.monotonic()
