@@ -11,10 +11,11 @@ from typing import Any
 
 from cluster.sweeps.description import Choice
 from cluster.training import require_trainable
+from dataio.records import DataError
 from trainer.choosing import CRITERIA
 from trainer.config import ConfigError, RunConfig, parse_config
 from trainer.inputs import data_fingerprint, open_data_set
-from trainer.sections import STREAM_NAMES
+from trainer.sections import STREAM_NAMES, Selection
 
 SIDES = ("queries", "gallery")
 
@@ -139,10 +140,15 @@ def _validated(config: RunConfig, choosing: Choosing) -> RunConfig:
 def _validation_split(config: RunConfig) -> str:
     """``val`` where queries and gallery have such a split; else the one that is evaluated."""
     sides = [getattr(config.data, side) for side in SIDES]
-    if all(len(open_data_set(config, s).select(s.stream, "val")) for s in sides):
+    if all(_has_val(config, selection) for selection in sides):
         return "val"
     splits = {s.split for s in sides}
     return splits.pop() if len(splits) == 1 else "test"
+
+
+def _has_val(config: RunConfig, selection: Selection) -> bool:
+    manifest = open_data_set(config, selection)
+    return bool(((manifest.streams == selection.stream) & (manifest.splits == "val")).any())
 
 
 def _fingerprint(config: RunConfig) -> str:
@@ -198,9 +204,7 @@ def _checked(described: str) -> None:
     require_trainable(config)
     for side in SIDES:
         selection = getattr(config.data, side)
-        manifest = open_data_set(config, selection)
-        if not len(manifest.select(selection.stream, selection.split)):
-            raise ConfigError(
-                f"data.{side}: {manifest.root} has no {selection.stream} of split "
-                f"'{selection.split}'"
-            )
+        try:
+            open_data_set(config, selection).select(selection.stream, selection.split)
+        except DataError as err:
+            raise ConfigError(f"data.{side}: {err}") from None

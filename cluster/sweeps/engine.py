@@ -11,7 +11,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,29 +42,33 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Running:
-    """How cells are run.
+    """How cells are run: first what the command says, then what the sweep says.
 
     Attributes:
         workers: Ray Train workers of each cell; 0 trains in the trial's process.
         at_once: most cells at a time; None: as many as the cluster has room for.
+        retry: ``failed`` or ``none``; see :func:`cluster.sweeps.plan.plan_cells`.
+        code: ``same`` or ``any``; see there.
+        sweep: name of the sweep.
         retries: times that a cell whose process failed is tried again.
-        stopping: of cells that do badly; None lets all train to the end.
+        stopping: early stopping; None lets all cells train to the end.
         compares: the score that early stopping compares.
         reports: write a report of each cell.
     """
 
-    sweep: str
+    store: Store
     workers: int = 0
     at_once: int | None = None
+    retry: str = "none"
+    code: str = "same"
+    sweep: str = ""
     retries: int = 1
     stopping: EarlyStopping | None = None
     compares: str | None = None
     reports: bool = False
 
 
-def run_cells(
-    cells: Sequence[Cell], store: Store, running: Running, *, progress: Progress
-) -> list[Row]:
+def run_cells(cells: Sequence[Cell], running: Running, *, progress: Progress) -> list[Row]:
     """Run ``cells``; returns the rows that came out, in the order of their ends.
 
     Raises:
@@ -75,27 +79,21 @@ def run_cells(
 
     if not cells:
         return []
-    told = _told(store, running, progress, lambda cell, row: None)
-    _tuned(
-        store,
-        running,
-        told,
-        param_space={"cell": tune.grid_search([cell.to_text() for cell in cells])},
-    )
+    told = _told(running, progress, lambda cell, row: None)
+    space = {"cell": tune.grid_search([cell.to_text() for cell in cells])}
+    _tuned(running, told, param_space=space)
     return told.rows
 
 
 def run_rounds(
     next_round: Callable[[], Sequence[Cell]],
     over: Callable[[Cell, Row], None],
-    store: Store,
     running: Running,
     *,
     progress: Progress,
 ) -> None:
-    """Run round after round of cells until there is none; ``over`` hears of each that ended."""
-    told = _told(store, running, progress, over)
-    _tuned(store, running, told, rounds=next_round)
+    """Run round after round of cells until there is none; ``over`` gets the row of each cell."""
+    _tuned(running, _told(running, progress, over), rounds=next_round)
 
 
 def most_at_once(running: Running) -> int:
@@ -142,7 +140,6 @@ def _share(running: Running) -> _Share:
 
 
 def _tuned(
-    store: Store,
     running: Running,
     told: Any,
     *,
@@ -163,8 +160,7 @@ def _tuned(
         share = _share(running)
         trainable = tune.with_parameters(
             _trial,
-            store=str(store.path.absolute()),
-            running=running,
+            running=replace(running, store=Store(running.store.path.absolute())),
             share=share,
             working_folder=str(Path.cwd()),
         )
@@ -191,18 +187,18 @@ def _tuned(
 
 
 def _trial(
-    config: dict[str, Any], *, store: str, running: Running, share: _Share, working_folder: str
+    config: dict[str, Any], *, running: Running, share: _Share, working_folder: str
 ) -> dict[str, Any]:
     """Body of one trial; runs in a thread of Tune's process for it."""
     from ray import tune
 
     if Path(working_folder).is_dir():
         os.chdir(working_folder)
-    cell, kept = Cell.from_text(config["cell"]), Store(Path(store))
+    cell = Cell.from_text(config["cell"])
     try:
         row = run_cell(
             cell,
-            kept,
+            running.store,
             sweep=running.sweep,
             workers=running.workers,
             cpus=share.cpus or 1.0,
@@ -211,7 +207,8 @@ def _trial(
             with_report=running.reports,
         )
     except USER_ERRORS as err:  # would happen again
-        row = failed_row(cell, kept, sweep=running.sweep, error=f"{type(err).__name__}: {err}")
+        error = f"{type(err).__name__}: {err}"
+        row = failed_row(cell, running.store, sweep=running.sweep, error=error)
     return {"row": row}
 
 
@@ -267,11 +264,11 @@ def _searcher(next_round: Callable[[], Sequence[Cell]]) -> Any:
     return _Rounds()
 
 
-def _told(
-    store: Store, running: Running, progress: Progress, over: Callable[[Cell, Row], None]
-) -> Any:
+def _told(running: Running, progress: Progress, over: Callable[[Cell, Row], None]) -> Any:
     """Tune's callback that tells ``progress`` and writes the rows that a trial cannot write."""
     from ray.tune import Callback
+
+    store = running.store
 
     class _Told(Callback):
         def __init__(self) -> None:

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.sweeps.axes import axis_labels
 from cluster.sweeps.cells import Cell
 from cluster.sweeps.description import Sweep, distribution
 from cluster.sweeps.grid import Skipped, cell_at
@@ -125,7 +124,7 @@ def _space(values: Any) -> Any:
     found = distribution(values)
     if found is None:
         # Optuna takes plain values only; anything is found again by its place.
-        return CategoricalDistribution(tuple(range(len(axis_labels(values)))))
+        return CategoricalDistribution(tuple(range(len(values))))
     kind, low, high = found
     if kind == "int":
         return IntDistribution(int(low), int(high))
@@ -135,5 +134,5 @@ def _space(values: Any) -> Any:
 def _value(proposed: Any, values: Any) -> Any:
     found = distribution(values)
     if found is None:
-        return axis_labels(values)[proposed]
+        return list(values)[proposed]
     return proposed if found[0] == "int" else float(f"{proposed:.4g}")

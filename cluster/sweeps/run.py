@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,37 +17,14 @@ from cluster.sweeps.grid import Skipped, sweep_cells
 from cluster.sweeps.live import Progress, shown_progress
 from cluster.sweeps.plan import Planned, plan_cells
 from cluster.sweeps.proposals import Proposals
-from cluster.sweeps.trial import Store, failed_row
-from cluster.terminal import say
+from cluster.sweeps.trial import failed_row
+from cluster.terminal import say, task
 from cluster.training import ray_session
+from evalsuite.pages import TransferMatrix, write_sweep_page
+from evalsuite.tables import ResultTable
+from trainer.runs import naming
 
 MOST_REASONS = 20  # cells that are named with the reason; more are counted
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What the command line says about how a sweep is run.
-
-    ``retry``: ``failed`` or ``none``; ``code``: ``same`` or ``any``; see
-    :func:`cluster.sweeps.plan.plan_cells`.
-    """
-
-    store: Path
-    workers: int = 0
-    at_once: int | None = None
-    retry: str = "none"
-    code: str = "same"
-
-    def plan(self, cells: Sequence[Cell], running: Running) -> list[Planned]:
-        """``cells`` held against the ledger."""
-        return plan_cells(
-            cells,
-            Store(self.store),
-            sweep=running.sweep,
-            retry=self.retry,
-            stops_early=running.stopping is not None,
-            code=self.code,
-        )
 
 
 @dataclass
@@ -83,35 +60,34 @@ class Outcome:
         }
 
 
-def run_sweep(sweep: Sweep, asked: Asked) -> Outcome:
+def run_sweep(sweep: Sweep, running: Running) -> Outcome:
     """Train what is missing of ``sweep``; returns all of its rows.
+
+    What the sweep says is filled into ``running``.
 
     Raises:
         ConfigError, DataError: a mistake in the file, found before anything is trained.
         KeyboardInterrupt: Ctrl-C; the next call continues.
     """
-    open_sinks(sweep.sinks, asked.store)  # one that is not there is refused before any cell
-    running = Running(
+    open_sinks(sweep.sinks, running.store.path)  # an unknown one is refused before any cell
+    running = replace(
+        running,
         sweep=sweep.name,
-        workers=asked.workers,
-        at_once=asked.at_once,
         retries=sweep.retries,
         stopping=sweep.early_stopping,
         compares=sweep.compares if sweep.early_stopping else None,
         reports=sweep.reports,
     )
     if sweep.search.kind == "optuna":
-        return _run_search(sweep, running, asked)
+        return _run_search(sweep, running)
     cells, skipped = sweep_cells(sweep)
-    return run_planned(cells, skipped, running, asked)
+    return run_planned(cells, skipped, running)
 
 
-def run_planned(
-    cells: Sequence[Cell], skipped: Sequence[Skipped], running: Running, asked: Asked
-) -> Outcome:
+def run_planned(cells: Sequence[Cell], skipped: Sequence[Skipped], running: Running) -> Outcome:
     """Train those of ``cells`` that have no row; first the ones that others start from."""
     begun_seconds = time.monotonic()
-    store, planned = Store(asked.store), asked.plan(cells, running)
+    planned = _planned(cells, running)
     _say_plan(running.sweep, planned, skipped)
     rows = {p.cell.key: dict(p.row) for p in planned if p.row is not None}
     missing = [p.cell for p in planned if p.row is None]
@@ -125,17 +101,29 @@ def run_planned(
             progress.found, progress.skipped = list(rows.values()), len(skipped)
             export.begin(missing[0].config.monitoring)
             for wave in _waves(missing):
-                able = _startable(wave, rows, store, running, progress)
-                for row in run_cells(able, store, running, progress=progress):
+                able = _startable(wave, rows, running, progress)
+                for row in run_cells(able, running, progress=progress):
                     rows[row["key"]] = row
     return Outcome(
         name=running.sweep,
-        store=asked.store,
+        store=running.store.path,
         rows=[_placed(rows[cell.key], cell, running.sweep) for cell in cells],
         skipped=list(skipped),
         ran=len(missing),
         seconds=time.monotonic() - begun_seconds,
         why={p.cell.key: p.why for p in planned},
+    )
+
+
+def _planned(cells: Sequence[Cell], running: Running) -> list[Planned]:
+    """``cells`` compared with the ledger."""
+    return plan_cells(
+        cells,
+        running.store,
+        sweep=running.sweep,
+        retry=running.retry,
+        stops_early=running.stopping is not None,
+        code=running.code,
     )
 
 
@@ -160,7 +148,6 @@ def _waves(missing: Sequence[Cell]) -> list[list[Cell]]:
 def _startable(
     cells: Sequence[Cell],
     rows: dict[str, Row],
-    store: Store,
     running: Running,
     progress: Progress,
 ) -> list[Cell]:
@@ -172,12 +159,12 @@ def _startable(
             able.append(cell)
             continue
         error = f"the run it starts from is not finished ({before['status']})"
-        rows[cell.key] = failed_row(cell, store, sweep=running.sweep, error=error)
+        rows[cell.key] = failed_row(cell, running.store, sweep=running.sweep, error=error)
         progress.over(cell, rows[cell.key])
     return able
 
 
-def _run_search(sweep: Sweep, running: Running, asked: Asked) -> Outcome:
+def _run_search(sweep: Sweep, running: Running) -> Outcome:
     """Train the points of a search that are not in the ledger."""
     begun_seconds = time.monotonic()
     with ray_session():
@@ -199,7 +186,7 @@ def _run_search(sweep: Sweep, running: Running, asked: Asked) -> Outcome:
                 while proposed := proposals.next_round():
                     progress.skipped = len(proposals.skipped)
                     export.begin(proposed[0].config.monitoring)
-                    planned = asked.plan(proposed, running)
+                    planned = _planned(proposed, running)
                     why.update({p.cell.key: p.why for p in planned})
                     for p in planned:
                         if p.row is not None:
@@ -211,16 +198,38 @@ def _run_search(sweep: Sweep, running: Running, asked: Asked) -> Outcome:
                         return missing
                 return []
 
-            run_rounds(next_round, over, Store(asked.store), running, progress=progress)
+            run_rounds(next_round, over, running, progress=progress)
     return Outcome(
         name=sweep.name,
-        store=asked.store,
+        store=running.store.path,
         rows=[_placed(row, proposals.cells[key], sweep.name) for key, row in rows.items()],
         skipped=proposals.skipped,
         ran=len(ran),
         seconds=time.monotonic() - begun_seconds,
         why=why,
     )
+
+
+def write_page(
+    outcome: Outcome,
+    *,
+    matrices: Sequence[TransferMatrix] = (),
+    tables: Sequence[ResultTable] = (),
+) -> Path:
+    """Write ``<store>/<name>/report.html`` and return it."""
+    page = outcome.store / outcome.name / "report.html"
+    skipped = [{"cell": lost.labels, "reason": lost.reason} for lost in outcome.skipped]
+    with naming(page), task(f"writing {page}"):
+        page.parent.mkdir(parents=True, exist_ok=True)
+        return write_sweep_page(
+            outcome.rows,
+            page,
+            title=f"Sweep {outcome.name}",
+            planned={"skipped": skipped, "counts": {"run now": outcome.ran}},
+            matrices=matrices,
+            links_from=outcome.store,
+            tables=tables,
+        )
 
 
 def _say_plan(name: str, planned: Sequence[Planned], skipped: Sequence[Skipped]) -> None:
