@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -129,33 +128,18 @@ def _clear_folders(ledger: Ledger, rows: Sequence[Row], done: Cleaned, *, dry_ru
     cells = (ledger.store / CELLS).resolve()
     runs = (folder.resolve() for row in rows if (folder := ledger.run_folder(row)))
     needed = {run.relative_to(cells).parts[:1] for run in runs if run.is_relative_to(cells)}
-    for folder in _folders(ledger.store / CELLS):
-        if (folder.name,) in needed:
+    for folder in sorted((ledger.store / CELLS).glob("[!.]*")):
+        if (folder.name,) in needed or folder.is_symlink() or not folder.is_dir():
             continue
         with lock_if_free(ledger.store, folder.name) as free:
             if not free:
                 done.busy.append(folder)
                 continue
             done.folders.append(folder)
-            done.folder_bytes += _bytes_of(folder)
+            files = (path for path in folder.rglob("*") if not path.is_dir())
+            done.folder_bytes += sum(path.lstat().st_size for path in files)
             if not dry_run:
                 _set_aside(folder)
-
-
-def _folders(cells: Path) -> Iterable[Path]:
-    """The cells' folders by name; links, files and hidden folders are not among them."""
-    found = sorted(cells.iterdir()) if cells.is_dir() else ()
-    return (p for p in found if p.is_dir() and not p.is_symlink() and not p.name.startswith("."))
-
-
-def _bytes_of(folder: Path) -> int:
-    """Bytes of the files in a folder; links are not followed."""
-    total_bytes = 0
-    for path, _, names in os.walk(folder):
-        for name in names:
-            with suppress(OSError):  # removed since
-                total_bytes += os.lstat(os.path.join(path, name)).st_size
-    return total_bytes
 
 
 def _set_aside(folder: Path) -> None:

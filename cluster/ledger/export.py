@@ -14,8 +14,10 @@ from dataio.names import nearest
 from evalsuite.atomic import write_atomically
 from trainer.config import ConfigError
 
-PLAIN = (
+SECTIONS = ("cell", "selected", "metrics", "low", "high", "oracle", "seconds")
+ORDER = (
     *("key", "status", "written", "sweep", "method", "dataset", "seed"),
+    *SECTIONS,
     *("selection", "steps", "world_size", "images_per_second", "cpu_seconds", "gpu_seconds"),
     *("attempts", "error", "identity", "fingerprint", "code", "host", "run"),
 )
@@ -28,20 +30,20 @@ def flat(row: Mapping[str, Any]) -> dict[str, Any]:
     learning curve are left out.
     """
     oracle = dict(row.get("oracle") or {})
-    bounds = {k: v for k, v in (row.get("intervals") or {}).items() if v}
-    sections = {
-        "cell": row.get("cell"),
-        "selected": row.get("selected"),
-        "metrics": row.get("metrics"),
+    bounds = {name: pair for name, pair in (row.get("intervals") or {}).items() if pair}
+    parts = {
+        **row,
+        "oracle": {**(oracle.pop("metrics", None) or {}), **oracle},
         "low": {name: low for name, (low, _) in bounds.items()},
         "high": {name: high for name, (_, high) in bounds.items()},
-        "oracle": {**(oracle.pop("metrics", None) or {}), **oracle},
-        "seconds": row.get("seconds"),
     }
-    columns = {name: row[name] for name in PLAIN[:7] if name in row}
-    for section, values in sections.items():
-        columns |= {f"{section}.{name}": value for name, value in (values or {}).items()}
-    return columns | {name: row[name] for name in PLAIN[7:] if name in row}
+    columns = {}
+    for name in ORDER:
+        if name in SECTIONS:
+            columns |= {f"{name}.{key}": value for key, value in (parts.get(name) or {}).items()}
+        elif name in row:
+            columns[name] = row[name]
+    return columns
 
 
 def export_rows(ledger: Ledger, rows: Sequence[Row], to: Path) -> int:
@@ -65,19 +67,10 @@ def export_rows(ledger: Ledger, rows: Sequence[Row], to: Path) -> int:
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> Table:
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    order = sorted(names, key=_place)  # stable: within a section as the rows have it
+    """Rows may differ in their columns; the columns of a section stand together."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    order = sorted(names, key=lambda name: ORDER.index(name.partition(".")[0]))  # stable
     return {name: _of_one_kind([row.get(name) for row in rows]) for name in order}
-
-
-def _place(column: str) -> int:
-    """Where a column stands: rows may differ in their columns, sections stay together."""
-    sections = ("cell", "selected", "metrics", "low", "high", "oracle", "seconds")
-    head, dot, _ = column.partition(".")
-    if dot and head in sections:
-        return len(PLAIN[:7]) + sections.index(head)
-    number = PLAIN.index(column)
-    return number if number < 7 else number + len(sections)
 
 
 def _of_one_kind(values: list[Any]) -> list[Any]:

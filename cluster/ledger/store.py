@@ -262,7 +262,7 @@ def _conflict(mine: Row | None, row: Row, *, source: Path) -> list[Conflict]:
     first, second = mine.get("metrics") or {}, row.get("metrics") or {}
     differing = {
         name: (first.get(name), second.get(name))
-        for name in (*first, *(n for n in second if n not in first))
+        for name in dict.fromkeys((*first, *second))
         if first.get(name) != second.get(name)
     }
     return [Conflict(row["key"], source, differing)] if differing else []

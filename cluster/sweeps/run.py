@@ -11,7 +11,7 @@ from typing import Any
 from cluster.sinks import open_sinks
 from cluster.sweeps.cells import Cell
 from cluster.sweeps.description import Sweep
-from cluster.sweeps.engine import Row, Running, most_at_once, run_cells, run_rounds
+from cluster.sweeps.engine import Row, Running, most_at_once, run_cells
 from cluster.sweeps.exported import exported
 from cluster.sweeps.grid import Skipped, sweep_cells
 from cluster.sweeps.live import Progress, shown_progress
@@ -29,10 +29,12 @@ MOST_REASONS = 20  # cells that are named with the reason; more are counted
 
 @dataclass
 class Outcome:
-    """What a sweep came to: a row for each cell in their order, and what was left out.
+    """The result of a sweep: a row for each cell, in the order of the cells.
 
-    ``ran`` counts the cells that were not in the ledger; ``why`` says of each key why it was run or
-    not.
+    Attributes:
+        skipped: points that cannot be trained.
+        ran: how many cells were not in the ledger.
+        why: by the key of each cell, why it was run or not.
     """
 
     name: str
@@ -85,12 +87,16 @@ def run_sweep(sweep: Sweep, running: Running) -> Outcome:
 
 
 def run_planned(cells: Sequence[Cell], skipped: Sequence[Skipped], running: Running) -> Outcome:
-    """Train those of ``cells`` that have no row; first the ones that others start from."""
+    """Train those of ``cells`` that have no row, first the ones that others start from."""
     begun_seconds = time.monotonic()
     planned = _planned(cells, running)
     _say_plan(running.sweep, planned, skipped)
     rows = {p.cell.key: dict(p.row) for p in planned if p.row is not None}
     missing = [p.cell for p in planned if p.row is None]
+
+    def over(cell: Cell, row: Row) -> None:
+        rows[cell.key] = row
+
     if missing:
         title = f"sweep {running.sweep}: {len(missing)} of {len(cells)} cells"
         with (
@@ -101,9 +107,8 @@ def run_planned(cells: Sequence[Cell], skipped: Sequence[Skipped], running: Runn
             progress.found, progress.skipped = list(rows.values()), len(skipped)
             export.begin(missing[0].config.monitoring)
             for wave in _waves(missing):
-                able = _startable(wave, rows, running, progress)
-                for row in run_cells(able, running, progress=progress):
-                    rows[row["key"]] = row
+                if able := _startable(wave, rows, running, progress):
+                    run_cells(able, over, running, progress=progress)
     return Outcome(
         name=running.sweep,
         store=running.store.path,
@@ -128,12 +133,12 @@ def _planned(cells: Sequence[Cell], running: Running) -> list[Planned]:
 
 
 def _placed(row: Mapping[str, Any], cell: Cell, sweep: str) -> Row:
-    """A row may have been made for another sweep: here it stands at this one's place."""
+    """The row with this sweep's labels; it may have been made for another sweep."""
     return {**row, "cell": cell.labels, "sweep": sweep}
 
 
 def _waves(missing: Sequence[Cell]) -> list[list[Cell]]:
-    """Cells whose predecessors are all there, then those that start from the first ones, ..."""
+    """The cells in waves: a cell comes in a later wave than the missing cell it starts from."""
     waves: list[list[Cell]] = []
     left = list(missing)
     while left:
@@ -151,7 +156,7 @@ def _startable(
     running: Running,
     progress: Progress,
 ) -> list[Cell]:
-    """Those whose predecessor, if any, is finished; the others get a row that says so."""
+    """The cells whose predecessor, if any, is finished; the others get a row that says so."""
     able = []
     for cell in cells:
         before = rows.get(cell.after or "", {"status": "finished"})
@@ -198,7 +203,7 @@ def _run_search(sweep: Sweep, running: Running) -> Outcome:
                         return missing
                 return []
 
-            run_rounds(next_round, over, running, progress=progress)
+            run_cells(next_round, over, running, progress=progress)
     return Outcome(
         name=sweep.name,
         store=running.store.path,
@@ -233,7 +238,7 @@ def write_page(
 
 
 def _say_plan(name: str, planned: Sequence[Planned], skipped: Sequence[Skipped]) -> None:
-    """What is run again, and what cannot be, with the reason; the others by number."""
+    """Print how many cells there are, and why some are run again or cannot be run."""
     kept = [p for p in planned if p.row is not None]
     say(
         f"sweep {name}: {len(planned)} cells, {len(kept)} there already, "
