@@ -92,7 +92,8 @@ def table(
         typer.Option(help="procedural: the built-in benchmark | real: the papers' data sets."),
     ] = "procedural",
     quick: Annotated[
-        bool, typer.Option("--quick", help="Small data, few steps, one seed: that it runs.")
+        bool,
+        typer.Option("--quick", help="Small data, few steps, one seed: shows only that it runs."),
     ] = False,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Trainings of each cell.", show_default="3")
@@ -109,7 +110,7 @@ def table(
     any_code: AnyCode = False,
     as_json: Json = False,
 ) -> None:
-    """Run what is missing of papers' tables and print ours beside the published figures."""
+    """Train what is missing of the papers' tables; print ours beside the published figures."""
     if name is None:
         _list_tables(as_json)
         return
@@ -154,7 +155,7 @@ def matrix(
         str, typer.Option(help="Run description to start from; {method} is the method's name.")
     ] = "configs/procedural/{method}.yaml",
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each cell.")] = 1,
-    name: Annotated[str, typer.Option(help="Of the page's folder.")] = "matrix",
+    name: Annotated[str, typer.Option(help="Name of the page's folder.")] = "matrix",
     metric: Annotated[str, typer.Option(help="Shown in the matrices.")] = "mAP",
     selection: Selection = "last",
     store: StoreFolder = Path("runs/sweeps"),

@@ -1,4 +1,4 @@
-"""The ledger of a store of sweeps: what was trained, with which result, in which folder.
+"""The ledger of a store of sweeps: which cells were trained, with which results, in which folders.
 
 May import: dataio, trainer, evalsuite, cluster.terminal.
 """

@@ -1,4 +1,4 @@
-"""Many runs as one job: what to train, what of it is there already, and the rest on Ray Tune.
+"""Many runs as one job: the cells of a sweep, and running those without a result on Ray Tune.
 
 May import: dataio, trainer, evalsuite, cluster, cluster.evaluation, cluster.ledger,
 cluster.monitoring, cluster.sinks, cluster.terminal, cluster.training.

@@ -1,14 +1,19 @@
-"""A cell: one training of a sweep, fully described, with the key that its result is kept under."""
+"""A cell: one training of a sweep, fully described, and the key of its result in the ledger."""
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
+import dataio
+import evalsuite
+import trainer
 from cluster.sweeps.description import Choice
 from cluster.training import require_trainable
 from dataio.records import DataError
@@ -34,13 +39,13 @@ class Choosing:
 
     @property
     def criterion(self) -> str | None:
-        """The score without labels that validation computes."""
+        """The criterion without target labels that validation computes."""
         wanted = (self.selection, self.compares)
         return next((name for name in wanted if name in CRITERIA), None)
 
     @property
     def metric(self) -> str | None:
-        """The score with labels that validation computes."""
+        """The metric with target labels that validation computes."""
         if self.compares is not None and self.compares not in CRITERIA:
             return self.compares
         return "mAP" if self.oracle or self.selection == "oracle" else None
@@ -66,7 +71,7 @@ class Cell:
 
     @classmethod
     def from_text(cls, text: str) -> Cell:
-        """What :meth:`to_text` made text."""
+        """Read what :meth:`to_text` wrote."""
         facts = json.loads(text)
         facts["config"] = parse_config(facts["config"], where="cell")
         facts["choosing"] = Choosing(**facts["choosing"])
@@ -75,7 +80,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Of its run folder."""
+        """Name of its run folder."""
         return f"{self.config.method_name}-{self.key}"
 
     @property
@@ -120,7 +125,7 @@ def make_cell(
 
 
 def _validated(config: RunConfig, choosing: Choosing) -> RunConfig:
-    """``config`` scored on its way as the choice of checkpoints needs it, or not at all."""
+    """``config`` with the validation that the choice of checkpoints needs, if any."""
     if choosing.criterion is None and choosing.metric is None:
         scored: dict[str, Any] = {"every": None}
     else:
@@ -138,7 +143,7 @@ def _validated(config: RunConfig, choosing: Choosing) -> RunConfig:
 
 
 def _validation_split(config: RunConfig) -> str:
-    """``val`` where queries and gallery have such a split; else the one that is evaluated."""
+    """``val`` where queries and gallery have it, else the split that is evaluated."""
     sides = [getattr(config.data, side) for side in SIDES]
     if all(_has_val(config, selection) for selection in sides):
         return "val"
@@ -164,7 +169,7 @@ def cell_key(
 ) -> str:
     """Hash (16 hex digits) of everything that a cell's numbers may depend on.
 
-    Where the data lie does not count, what they are does. A network that training starts from
+    The content of the data sets counts, their place does not. A network that training starts from
     counts by the key of the cell that trained it.
     """
     tree = config.to_dict()
@@ -187,7 +192,7 @@ def cell_key(
 
 
 def check_data(config: RunConfig) -> None:
-    """Whether the data sets have what the run trains on and is scored by.
+    """Check that the data sets have what the run trains on and what it is scored by.
 
     Raises:
         ConfigError, DataError: a stream, split or class is missing.
@@ -198,7 +203,7 @@ def check_data(config: RunConfig) -> None:
 @lru_cache(maxsize=4096)
 def _checked(described: str) -> None:
     config = parse_config(json.loads(described))
-    # Decoding everything into memory can wait until there is a run.
+    # Nothing is trained here: do not decode all samples into memory.
     training = config.training.model_copy(update={"cache": "none", "loader_workers": 0})
     config = config.model_copy(update={"training": training})
     require_trainable(config)
@@ -208,3 +213,36 @@ def _checked(described: str) -> None:
             open_data_set(config, selection).select(selection.stream, selection.split)
         except DataError as err:
             raise ConfigError(f"data.{side}: {err}") from None
+
+
+@lru_cache
+def code_version() -> str:
+    """Hash (12 hex digits) of the code of the packages that compute a run's numbers."""
+    roots = [Path(str(package.__file__)).parent for package in (dataio, evalsuite, trainer)]
+    return version_of(
+        {
+            f"{root.name}/{path.relative_to(root).as_posix()}": path.read_text()
+            for root in roots
+            for path in root.rglob("*.py")
+        }
+    )
+
+
+def version_of(sources: dict[str, str]) -> str:
+    """Hash of Python sources by name; comments, docstrings and line breaks do not count."""
+    digest = hashlib.sha256()
+    for name in sorted(sources):
+        tree = ast.parse(sources[name])
+        for node in ast.walk(tree):
+            _without_docstring(node)
+        digest.update(f"{name}\0{ast.dump(tree)}\0".encode())
+    return digest.hexdigest()[:12]
+
+
+def _without_docstring(node: ast.AST) -> None:
+    body = getattr(node, "body", None)
+    if not (isinstance(body, list) and body and isinstance(body[0], ast.Expr)):
+        return
+    value = body[0].value
+    if isinstance(value, ast.Constant) and isinstance(value.value, str):
+        del body[0]

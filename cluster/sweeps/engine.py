@@ -181,7 +181,7 @@ def _trial(
 
     if Path(working_folder).is_dir():
         os.chdir(working_folder)
-    cell = Cell.from_text(config["cell"])
+    cell = _cell_of(config)
     try:
         row = run_cell(
             cell,
@@ -200,7 +200,16 @@ def _trial(
 
 
 def _trial_name(trial: Any) -> str:
-    return f"{Cell.from_text(trial.config['cell']).name}-{trial.trial_id}"
+    return f"{_cell_of(trial.config).name}-{trial.trial_id}"
+
+
+def _cell_of(config: dict[str, Any]) -> Cell:
+    return _cell_from(config["cell"])
+
+
+@cache
+def _cell_from(text: str) -> Cell:
+    return Cell.from_text(text)
 
 
 def _scheduler(running: Running) -> Any:
@@ -255,35 +264,28 @@ def _told(running: Running, progress: Progress, over: Callable[[Cell, Row], None
     """Tune's callback that tells ``progress`` and writes the rows that a trial cannot write."""
     from ray.tune import Callback
 
-    @cache
-    def cell_from(text: str) -> Cell:
-        return Cell.from_text(text)
-
     class _Told(Callback):
-        def _cell(self, trial: Any) -> Cell:
-            return cell_from(trial.config["cell"])
-
         def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            progress.started(self._cell(trial))
+            progress.started(_cell_of(trial.config))
 
         def on_trial_result(
             self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any
         ) -> None:
             if "row" not in result:
-                progress.reported(self._cell(trial), result)
+                progress.reported(_cell_of(trial.config), result)
 
         def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            progress.again(self._cell(trial), _error(trial))
+            progress.again(_cell_of(trial.config), _error(trial))
 
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            cell, last = self._cell(trial), trial.last_result or {}
+            cell, last = _cell_of(trial.config), trial.last_result or {}
             row = last.get("row")
             if row is None:  # early stopping ended the trial
                 row = stopped_row(cell, running.store, sweep=running.sweep, at=last)
             self._over(cell, row)
 
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            cell, error = self._cell(trial), _error(trial)
+            cell, error = _cell_of(trial.config), _error(trial)
             self._over(cell, failed_row(cell, running.store, sweep=running.sweep, error=error))
 
         def _over(self, cell: Cell, row: Row) -> None:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.sweeps.cells import Cell, Choosing, check_data, make_cell
-from cluster.sweeps.code_hash import code_version
+from cluster.sweeps.cells import Cell, Choosing, check_data, code_version, make_cell
 from cluster.sweeps.description import Sweep
 from cluster.sweeps.points import Labels, Point, all_labels, named_in, point_at
 from dataio.names import nearest

@@ -1,4 +1,4 @@
-"""A sweep from its file to its rows."""
+"""Running a sweep: from its cells to the rows of the ledger and the page."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from evalsuite.pages import TransferMatrix, write_sweep_page
 from evalsuite.tables import ResultTable
 from trainer.runs import naming
 
-MOST_REASONS = 20  # cells that are named with the reason; more are counted
+MOST_REASONS = 20  # lines about single cells; further ones are counted
 
 
 @dataclass

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from cluster.sweeps.cells import Cell, Choosing, make_cell
-from cluster.sweeps.code_hash import code_version, version_of
+from cluster.sweeps.cells import Cell, Choosing, code_version, make_cell, version_of
 from cluster.sweeps.description import Sweep
 from cluster.sweeps.grid import sweep_cells
 from tests.command import CONFIGS
@@ -149,6 +148,10 @@ def test_validation_reads_what_is_evaluated_where_there_is_no_val(tmp_path):
     keys = ("data.queries.split=train", "data.gallery.split=train")
     assert cell(root, *keys).config.validation.split == "train"
     assert cell(root, keys[0]).config.validation.split == "test"  # the sides' splits differ
+    axes = {"method": ["dann"], "training.seed": [0, 1]}
+    own = dict(key.split("=") for key in keys)
+    cells, skipped = sweep_cells(sweep(root, axes=axes, set=own))
+    assert ([c.config.training.seed for c in cells], skipped) == ([0, 1], [])
 
 
 def test_a_method_without_a_classifier_cannot_be_selected_by_one(benchmark):
