@@ -145,11 +145,11 @@ def test_validation_follows_the_choice_of_checkpoints(benchmark):
 
 def test_validation_reads_what_is_evaluated_where_there_is_no_val(tmp_path):
     root = packed(tmp_path / "mine").root
-    keys = ("data.queries.split=train", "data.gallery.split=train")
+    own = {"data.queries.split": "train", "data.gallery.split": "train"}
+    keys = [f"{name}={split}" for name, split in own.items()]
     assert cell(root, *keys).config.validation.split == "train"
     assert cell(root, keys[0]).config.validation.split == "test"  # the sides' splits differ
     axes = {"method": ["dann"], "training.seed": [0, 1]}
-    own = dict(key.split("=") for key in keys)
     cells, skipped = sweep_cells(sweep(root, axes=axes, set=own))
     assert ([c.config.training.seed for c in cells], skipped) == ([0, 1], [])
 
