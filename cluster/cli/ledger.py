@@ -16,7 +16,7 @@ ledger_app = typer.Typer(
     add_completion=False, help="The results of sweeps: list, compare, export, merge, clean up."
 )
 
-Store = Annotated[Path, typer.Option(help="Folder with ledger.jsonl, or that file.")]
+Store = Annotated[Path, typer.Option(help="Folder of sweeps, or its old file ledger.jsonl.")]
 Status = Annotated[str | None, typer.Option(help="finished | stopped | failed")]
 OfMethod = Annotated[str | None, typer.Option("--method", help="Cells of this method.")]
 OfSweep = Annotated[str | None, typer.Option("--sweep", help="Cells of the sweep of this name.")]
@@ -95,14 +95,14 @@ def merge(
 ) -> None:
     """Take over the rows of other ledgers that are missing in this one.
 
-    Run folders stay where they are. Cells that are finished in both with differing scores are told,
-    the row here stands, and the exit code is 1.
+    Run folders stay where they are. Where a cell is finished in both with different scores, the row
+    here stands, the difference is printed, and the exit code is 1.
     """
     from cluster.cli.ledger_tables import print_merged
-    from cluster.ledger import NAME, Ledger
+    from cluster.ledger import ledger_at
 
     with only_json(as_json) as emit:
-        result = Ledger(store if store.is_file() else store / NAME).merge(stores)
+        result = ledger_at(store).merge(stores)
         conflicts = [
             {"key": c.key, "source": str(c.source), "metrics": c.metrics} for c in result.conflicts
         ]
@@ -121,7 +121,7 @@ def collect(
         typer.Option(help="Also drop rows of other code versions; may be given again."),
     ] = None,
     gone: Annotated[
-        bool, typer.Option("--gone", help="Also drop rows whose run folder is no more.")
+        bool, typer.Option("--gone", help="Also drop rows whose run folder no longer exists.")
     ] = False,
     yes: Annotated[
         bool, typer.Option("--yes", help="Do it; without this, only tell (--dry-run).")
@@ -131,9 +131,10 @@ def collect(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Drop rows that count no more, and run folders in cells/ that no row refers to.
+    """Drop superseded rows, and run folders in cells/ that no row refers to.
 
-    Folders in which a process works stay. A cell that was killed has no row: its checkpoints go.
+    Folders in which a process works stay. A cell that was killed before it had a row loses its
+    checkpoints.
     """
     from cluster.ledger import clean, ledger_of
     from trainer.config import ConfigError
@@ -166,22 +167,18 @@ def _as_json(result: Any, *, done: bool) -> dict[str, Any]:
 def _chosen(
     ledger: Ledger, *, status: str | None, method: str | None, sweep: str | None
 ) -> list[Row]:
-    """The current rows with these values; a value that no row can have is refused."""
+    """The current rows with these values; a value that no row has is refused."""
     from cluster.ledger import STATUSES
+    from dataio.names import nearest
+    from trainer.config import ConfigError
 
     rows = found = list(ledger.current().values())
     for name, wanted in (("status", status), ("method", method), ("sweep", sweep)):
         if wanted is None:
             continue
         known = STATUSES if name == "status" else {str(row.get(name)) for row in found}
-        _require_known(name, wanted, sorted(known), where=str(ledger.path))
+        if wanted not in known:
+            near = nearest(wanted, sorted(known))
+            raise ConfigError(f"{ledger.path}: --{name} '{wanted}' is unknown{near}")
         rows = [row for row in rows if str(row.get(name)) == wanted]
     return rows
-
-
-def _require_known(name: str, wanted: str, known: list[str], *, where: str) -> None:
-    from dataio.names import nearest
-    from trainer.config import ConfigError
-
-    if wanted not in known:
-        raise ConfigError(f"{where}: --{name} '{wanted}' is unknown{nearest(wanted, known)}")

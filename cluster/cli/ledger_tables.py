@@ -18,13 +18,13 @@ STYLES = {"finished": "green", "stopped": "yellow", "failed": "bold red"}
 
 
 def print_ls(ledger: Ledger, rows: Sequence[Row]) -> None:
-    """A line for each row, then how many there are of each state."""
+    """Print a line for each row, then the number of rows of each status."""
     counts = {s: sum(row["status"] == s for row in rows) for s in STYLES}
     table = Table(
         box=box.SIMPLE_HEAD,
         caption=f"{shown(ledger.path)} · "
         + " · ".join(f"{n} {status}" for status, n in counts.items())
-        + " · oracle: chosen by labels of what is evaluated",
+        + " · oracle: checkpoint chosen with the target's labels",
     )
     for name in ("key", "status", "cell", "selection"):
         table.add_column(name, overflow="fold", min_width=8 if name == "key" else None)
@@ -63,7 +63,7 @@ def _number(value: Any, form: str = "{:.3f}") -> Text:
 
 
 def print_row(row: Row) -> None:
-    """A row as columns and values; its configuration and curve are in the JSON object."""
+    """Print a row as columns and values, without its configuration and learning curve."""
     table = Table(box=box.SIMPLE_HEAD, show_header=False)
     table.add_column("column")
     table.add_column("value", overflow="fold")
@@ -74,10 +74,10 @@ def print_row(row: Row) -> None:
 
 
 def differing(first: Row, second: Row) -> dict[str, tuple[Any, Any]]:
-    """What made two cells different, and their scores: by dotted name both values.
+    """How two cells differ: both values by dotted name.
 
-    Compared are the configuration, the code, the data, the criterion of selection and the metrics;
-    a value that one lacks is None.
+    Compared are the configuration, the code, the data, the selection and the metrics; a value that
+    one cell lacks is None.
     """
     parts = ("config", "code", "fingerprint", "selection", "metrics")
     pair = [
@@ -99,7 +99,7 @@ def _dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def print_differing(first: Row, second: Row, found: Mapping[str, tuple[Any, Any]]) -> None:
-    """The differences of two rows, side by side."""
+    """Print the differences of two rows side by side."""
     out = standard_output()
     if not found:
         out.print("no difference in configuration, code, data, selection and metrics")
@@ -113,7 +113,7 @@ def print_differing(first: Row, second: Row, found: Mapping[str, tuple[Any, Any]
 
 
 def print_merged(result: Merged) -> None:
-    """Counts, then each conflict with both values."""
+    """Print the counts of a merge, then each conflict with both values."""
     out = standard_output()
     out.print(
         f"{result.added} rows added, {result.known} were known or superseded", highlight=False
@@ -131,7 +131,7 @@ def print_merged(result: Merged) -> None:
 
 
 def print_cleaned(result: Cleaned, *, done: bool) -> None:
-    """What went, or would go."""
+    """Print what was removed, or would be."""
     out = standard_output()
     lines = [f"row {d.key[:KEY_DIGITS]} ({d.status}): {d.reason}" for d in result.dropped]
     lines += [f"folder {shown(folder)}: no row refers to it" for folder in result.folders]

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cluster.terminal import Json, Overrides, only_json, say, shown
+
+if TYPE_CHECKING:
+    from cluster.sweeps import Outcome, Running
 
 sweep_app = typer.Typer(add_completion=False)
 
@@ -42,7 +45,7 @@ Resume = Annotated[
 ]
 AnyCode = Annotated[
     bool,
-    typer.Option("--any-code", help="Results of other versions of the code count as done too."),
+    typer.Option("--any-code", help="Results of other versions of the code count as finished too."),
 ]
 
 
@@ -61,18 +64,17 @@ def sweep(
     Given again, also after a kill or with an edited file, it runs only what is missing or changed
     and says why. Exit code 1 when a cell failed.
     """
-    from cluster.sweeps import load_sweep, run_sweep
+    from cluster.sweeps import load_sweep, run_sweep, write_page
 
     with only_json(as_json) as emit:
-        asked = _asked(store, resume, max_concurrent, workers_per_trial, any_code)
-        outcome = run_sweep(load_sweep(file), asked)
-        page = _page(outcome)
+        running = _running(store, resume, max_concurrent, workers_per_trial, any_code)
+        outcome = run_sweep(load_sweep(file), running)
+        page = write_page(outcome)
         emit({**outcome.to_json(), "page": str(page)})
     if not as_json:
         from cluster.cli.ledger_tables import print_ls
-        from cluster.sweeps import Store
 
-        print_ls(Store(outcome.store).ledger, outcome.rows)
+        print_ls(running.store.ledger, outcome.rows)
     _end(outcome, page)
 
 
@@ -90,7 +92,8 @@ def table(
         typer.Option(help="procedural: the built-in benchmark | real: the papers' data sets."),
     ] = "procedural",
     quick: Annotated[
-        bool, typer.Option("--quick", help="Small data, few steps, one seed: that it runs.")
+        bool,
+        typer.Option("--quick", help="Small data, few steps, one seed: shows only that it runs."),
     ] = False,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Trainings of each cell.", show_default="3")
@@ -107,10 +110,11 @@ def table(
     any_code: AnyCode = False,
     as_json: Json = False,
 ) -> None:
-    """Run what is missing of papers' tables and print ours beside the published figures."""
+    """Train what is missing of the papers' tables; print ours beside the published figures."""
     if name is None:
         _list_tables(as_json)
         return
+    from cluster.sweeps import write_page
     from cluster.sweeps.tables import exporters, load_tables, print_result_table, run_tables
     from trainer.runs import write_text
 
@@ -119,7 +123,7 @@ def table(
         written = exporters(to or [])  # a wrong ending is refused before hours of training
         results, outcome = run_tables(
             chosen,
-            _asked(store, resume, max_concurrent, workers_per_trial, any_code),
+            _running(store, resume, max_concurrent, workers_per_trial, any_code),
             name=chosen[0].name if len(chosen) == 1 else f"{name.casefold()}-tables",
             data=_choice("--data", data, ("procedural", "real")),
             quick=quick,
@@ -129,7 +133,7 @@ def table(
         )
         for file, render in written.items():
             write_text(file.absolute(), render(results))
-        page = _page(outcome, tables=results)
+        page = write_page(outcome, tables=results)
         emit({**outcome.to_json(), "page": str(page), "tables": [asdict(r) for r in results]})
     if not as_json:
         for result in results:
@@ -151,7 +155,7 @@ def matrix(
         str, typer.Option(help="Run description to start from; {method} is the method's name.")
     ] = "configs/procedural/{method}.yaml",
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each cell.")] = 1,
-    name: Annotated[str, typer.Option(help="Of the page's folder.")] = "matrix",
+    name: Annotated[str, typer.Option(help="Name of the page's folder.")] = "matrix",
     metric: Annotated[str, typer.Option(help="Shown in the matrices.")] = "mAP",
     selection: Selection = "last",
     store: StoreFolder = Path("runs/sweeps"),
@@ -162,7 +166,7 @@ def matrix(
     as_json: Json = False,
 ) -> None:
     """Train every method from every data set to every data set; the page has the heat maps."""
-    from cluster.sweeps import run_sweep
+    from cluster.sweeps import run_sweep, write_page
     from cluster.sweeps.tables import matrix_sweep, print_matrices, transfer_matrices
     from evalsuite.scoring import HEADLINES
     from trainer.config import parse_override
@@ -178,10 +182,10 @@ def matrix(
             selection=_selection(selection),
         )
         shown_metric = _choice("--metric", metric, HEADLINES)
-        asked = _asked(store, resume, max_concurrent, workers_per_trial, any_code)
-        outcome = run_sweep(described, asked)
+        running = _running(store, resume, max_concurrent, workers_per_trial, any_code)
+        outcome = run_sweep(described, running)
         matrices = transfer_matrices(outcome, metric=shown_metric)
-        page = _page(outcome, matrices=matrices)
+        page = write_page(outcome, matrices=matrices)
         emit({**outcome.to_json(), "page": str(page)})
     if not as_json:
         print_matrices(matrices)
@@ -217,11 +221,13 @@ def _choice(option: str, value: str, known: Sequence[str]) -> Any:
     return value
 
 
-def _asked(store: Path, resume: bool, at_once: int | None, workers: int, any_code: bool) -> Any:
-    from cluster.sweeps import Asked
+def _running(
+    store: Path, resume: bool, at_once: int | None, workers: int, any_code: bool
+) -> Running:
+    from cluster.sweeps import Running, Store
 
-    return Asked(
-        store=store,
+    return Running(
+        Store(store),
         workers=workers,
         at_once=at_once,
         retry="failed" if resume else "none",
@@ -229,13 +235,7 @@ def _asked(store: Path, resume: bool, at_once: int | None, workers: int, any_cod
     )
 
 
-def _page(outcome: Any, **parts: Any) -> Path:
-    from cluster.sweeps import write_page
-
-    return write_page(outcome, **parts)
-
-
-def _end(outcome: Any, page: Path) -> None:
+def _end(outcome: Outcome, page: Path) -> None:
     say(f"page: {shown(page)}")
     if outcome.failed:
         first = outcome.failed[0]

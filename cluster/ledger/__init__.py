@@ -1,4 +1,4 @@
-"""The ledger of a store of sweeps: what was trained, with which result, in which folder.
+"""The ledger of a store of sweeps: which cells were trained, with which results, in which folders.
 
 May import: dataio, trainer, evalsuite, cluster.terminal.
 """
@@ -7,10 +7,9 @@ from cluster.ledger.cell_folders import cell_lock
 from cluster.ledger.cleaning import Cleaned, clean
 from cluster.ledger.export import export_rows, flat
 from cluster.ledger.rows import STATUSES, Row
-from cluster.ledger.store import NAME, Ledger, Merged, ledger_of
+from cluster.ledger.store import Ledger, Merged, ledger_at, ledger_of
 
 __all__ = [
-    "NAME",
     "STATUSES",
     "Cleaned",
     "Ledger",
@@ -20,5 +19,6 @@ __all__ = [
     "clean",
     "export_rows",
     "flat",
+    "ledger_at",
     "ledger_of",
 ]

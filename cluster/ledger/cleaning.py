@@ -1,22 +1,17 @@
-"""Removing what a store needs no more: rows that count for nothing, and folders of no row."""
+"""Removing what a store no longer needs: superseded rows, and run folders without a row."""
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cluster.ledger.cell_folders import (
-    CELLS,
-    folder_bytes,
-    folders,
-    held,
-    remove_leftovers,
-    set_aside,
-)
-from cluster.ledger.rows import Lines, Row, newest_rows
+from cluster.ledger.cell_folders import CELLS, REMOVED, lock_if_free
+from cluster.ledger.rows import Row, current_row
 from cluster.ledger.store import Ledger
-from dataio.atomic import write_whole
+from trainer.runs import naming
 
 
 @dataclass(frozen=True)
@@ -34,10 +29,10 @@ class Cleaned:
 
     Attributes:
         kept: rows that stay.
-        torn: unfinished lines that go.
-        folders: of cells that no remaining row refers to.
+        torn: unfinished lines of an old ``ledger.jsonl`` that go.
+        folders: run folders that no remaining row refers to.
         folder_bytes: of those folders.
-        busy: such folders that stay since a process works in them.
+        busy: folders without a row that stay because a process works in them.
     """
 
     kept: int = 0
@@ -55,15 +50,16 @@ def clean(
     drop_gone: bool = False,
     dry_run: bool = True,
 ) -> Cleaned:
-    """Drop superseded rows by an atomic rewrite, then the folders in ``cells/`` of no row.
+    """Drop superseded rows, then the folders in ``cells/`` that no row refers to.
 
-    A row is superseded when another one of its cell counts (see ``newest_rows``). A cell that was
-    killed before it had a row has a folder of no row: its checkpoints go too, unless it runs again
-    by now. Nothing outside ``cells/`` is removed, and no folder of a cell whose lock is held.
+    A row is superseded when another row of its cell counts (see ``current_row``). A cell that was
+    killed before it had a row leaves a folder without a row: its checkpoints are removed too,
+    unless the cell is running again. Nothing outside ``cells/`` is removed, and no folder of a cell
+    whose lock is held. Rows of an old ``ledger.jsonl`` move into the files of their cells.
 
     Args:
-        keep_code: when given, rows of other code versions go too; beginnings of them will do.
-        drop_gone: rows whose run folder is no more go too.
+        keep_code: when given, rows of other code versions go too; the first digits suffice.
+        drop_gone: rows whose run folder no longer exists go too.
         dry_run: remove nothing, only tell.
 
     Raises:
@@ -72,58 +68,84 @@ def clean(
     """
     done = Cleaned()
     with ledger.writing():
-        lines = ledger.read_lines()
-        kept = _sort_out(ledger, lines, done, keep_code=keep_code, drop_gone=drop_gone)
-        done.kept, done.torn = len(kept), lines.torn
-        if not dry_run and (done.dropped or done.torn):
-            data = b"".join(lines.raw[n] + b"\n" for n in kept)
-            write_whole(ledger.path, data)
-        # Whoever ends a cell holds its lock until its row is here, which needs the ledger's lock:
-        # a folder of no row whose lock is free will get none.
-        _clear_folders(ledger, [lines.rows[n] for n in kept], done, dry_run=dry_run)
+        cells = ledger.cells()
+        stay = {
+            key: _sorted_out(ledger, rows, done, keep_code=keep_code, drop_gone=drop_gone)
+            for key, rows in cells.items()
+        }
+        kept = [row for rows in stay.values() for row in rows]
+        done.kept, done.torn = len(kept), sum(ledger.unfinished.values())
+        if not dry_run:
+            _rewrite(ledger, cells, stay)
+        # A process that ends a cell holds the cell's lock until its row is written, and writing
+        # needs the ledger's lock. So a folder without a row whose lock is free will get no row.
+        _clear_folders(ledger, kept, done, dry_run=dry_run)
     if not dry_run:
-        remove_leftovers(ledger.store)
+        for folder in (ledger.store / CELLS).glob(f"{REMOVED}*"):  # also those of a killed call
+            if folder.is_dir() and not folder.is_symlink():
+                shutil.rmtree(folder, ignore_errors=True)
     return done
 
 
-def _sort_out(
+def _sorted_out(
     ledger: Ledger,
-    lines: Lines,
+    rows: Sequence[Row],
     done: Cleaned,
     *,
     keep_code: Sequence[str] | None,
     drop_gone: bool,
-) -> list[int]:
-    """Numbers of the rows that stay; the others are noted in ``done``."""
-    current = newest_rows(lines.rows)
-    kept = []
-    for number, row in enumerate(lines.rows):
+) -> list[Row]:
+    """The rows of one cell that stay; the others are noted in ``done``."""
+    current = current_row(rows)
+    assert current is not None, "a cell without rows is no cell"
+    stay = []
+    for row in rows:
         reason = None
-        if row is not current[row["key"]]:
-            reason = f"superseded: the cell is {current[row['key']]['status']}"
+        if row is not current:
+            reason = f"superseded: the cell is {current['status']}"
         elif keep_code is not None and not str(row.get("code")).startswith(tuple(keep_code)):
             reason = f"of code version {row.get('code')}"
         elif drop_gone and (folder := ledger.run_folder(row)) and not folder.is_dir():
             reason = f"its folder {folder} is gone"
         if reason is None:
-            kept.append(number)
+            stay.append(row)
         else:
             done.dropped.append(Dropped(row["key"], row["status"], reason))
-    return kept
+    return stay
+
+
+def _rewrite(ledger: Ledger, cells: dict[str, list[Row]], stay: dict[str, list[Row]]) -> None:
+    moves = ledger.old_file.exists()
+    for key, rows in stay.items():
+        if moves or rows != cells[key]:
+            ledger.write(key, rows)
+    ledger.old_file.unlink(missing_ok=True)
+    for left in ledger.path.glob(".*.tmp"):  # of a writer that was killed
+        left.unlink(missing_ok=True)
 
 
 def _clear_folders(ledger: Ledger, rows: Sequence[Row], done: Cleaned, *, dry_run: bool) -> None:
     cells = (ledger.store / CELLS).resolve()
     runs = (folder.resolve() for row in rows if (folder := ledger.run_folder(row)))
     needed = {run.relative_to(cells).parts[:1] for run in runs if run.is_relative_to(cells)}
-    for folder in folders(ledger.store):
-        if (folder.name,) in needed:
+    for folder in sorted((ledger.store / CELLS).glob("[!.]*")):
+        if (folder.name,) in needed or folder.is_symlink() or not folder.is_dir():
             continue
-        with held(folder) as free:
+        with lock_if_free(ledger.store, folder.name) as free:
             if not free:
                 done.busy.append(folder)
                 continue
             done.folders.append(folder)
-            done.folder_bytes += folder_bytes(folder)
+            files = (path for path in folder.rglob("*") if not path.is_dir())
+            done.folder_bytes += sum(path.lstat().st_size for path in files)
             if not dry_run:
-                set_aside(folder)
+                _set_aside(folder)
+
+
+def _set_aside(folder: Path) -> None:
+    """Rename a folder, which takes no time: a kill while it is deleted leaves no half a cell."""
+    aside = folder.with_name(f"{REMOVED}{folder.name}")
+    with naming(folder):
+        if aside.exists():  # of a call that was killed
+            shutil.rmtree(aside)
+        os.replace(folder, aside)

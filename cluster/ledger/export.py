@@ -14,8 +14,10 @@ from dataio.names import nearest
 from evalsuite.atomic import write_atomically
 from trainer.config import ConfigError
 
-PLAIN = (
+SECTIONS = ("cell", "selected", "metrics", "low", "high", "oracle", "seconds")
+ORDER = (
     *("key", "status", "written", "sweep", "method", "dataset", "seed"),
+    *SECTIONS,
     *("selection", "steps", "world_size", "images_per_second", "cpu_seconds", "gpu_seconds"),
     *("attempts", "error", "identity", "fingerprint", "code", "host", "run"),
 )
@@ -24,40 +26,40 @@ Table = dict[str, list[Any]]
 
 def flat(row: Mapping[str, Any]) -> dict[str, Any]:
     """One row as columns: ``cell.*``, ``selected.*``, ``metrics.*``, ``oracle.*``, ``low.*`` and
-    ``high.*`` of the intervals, ``seconds.*``, and what has one value. The configuration and the
-    learning curve stay in the ledger.
+    ``high.*`` of the intervals, ``seconds.*``, and the plain values. The configuration and the
+    learning curve are left out.
     """
     oracle = dict(row.get("oracle") or {})
-    bounds = {k: v for k, v in (row.get("intervals") or {}).items() if v}
-    sections = {
-        "cell": row.get("cell"),
-        "selected": row.get("selected"),
-        "metrics": row.get("metrics"),
+    bounds = {name: pair for name, pair in (row.get("intervals") or {}).items() if pair}
+    parts = {
+        **row,
+        "oracle": {**(oracle.pop("metrics", None) or {}), **oracle},
         "low": {name: low for name, (low, _) in bounds.items()},
         "high": {name: high for name, (_, high) in bounds.items()},
-        "oracle": {**(oracle.pop("metrics", None) or {}), **oracle},
-        "seconds": row.get("seconds"),
     }
-    columns = {name: row[name] for name in PLAIN[:7] if name in row}
-    for section, values in sections.items():
-        columns |= {f"{section}.{name}": value for name, value in (values or {}).items()}
-    return columns | {name: row[name] for name in PLAIN[7:] if name in row}
+    columns = {}
+    for name in ORDER:
+        if name in SECTIONS:
+            columns |= {f"{name}.{key}": value for key, value in (parts.get(name) or {}).items()}
+        elif name in row:
+            columns[name] = row[name]
+    return columns
 
 
 def export_rows(ledger: Ledger, rows: Sequence[Row], to: Path) -> int:
     """Write the rows into ``to``, by its ending, whole or not at all; returns how many columns.
 
-    A column is there when a row has it; a row without it has an empty value. A column in which text
-    and numbers meet is text.
+    The table has every column that some row has; the others have an empty value there. A column
+    that holds both text and numbers becomes text.
 
     Raises:
-        ConfigError: the ending is unknown, or ``to`` belongs to the ledger.
+        ConfigError: the ending is unknown, or ``to`` is a file of the ledger.
         OSError: the file cannot be written.
     """
     write = WRITERS.get(to.suffix)
     if write is None:
         raise ConfigError(f"--to {to}: unknown ending '{to.suffix}'{nearest(to.suffix, WRITERS)}")
-    if to.resolve() in (ledger.path.resolve(), ledger.lock.resolve()):
+    if to.resolve() == ledger.old_file.resolve() or to.resolve().parent == ledger.path.resolve():
         raise ConfigError(f"--to {to}: is the ledger itself; give another file")
     table = _columns([flat(row) for row in rows])
     write_atomically(to, lambda temporary: write(table, temporary))
@@ -65,23 +67,14 @@ def export_rows(ledger: Ledger, rows: Sequence[Row], to: Path) -> int:
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> Table:
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    order = sorted(names, key=_place)  # stable: within a section as the rows have it
+    """Rows may differ in their columns; the columns of a section stand together."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    order = sorted(names, key=lambda name: ORDER.index(name.partition(".")[0]))  # stable
     return {name: _of_one_kind([row.get(name) for row in rows]) for name in order}
 
 
-def _place(column: str) -> int:
-    """Rows may differ in their columns; what belongs together stands together."""
-    sections = ("cell", "selected", "metrics", "low", "high", "oracle", "seconds")
-    head, dot, _ = column.partition(".")
-    if dot and head in sections:
-        return len(PLAIN[:7]) + sections.index(head)
-    number = PLAIN.index(column)
-    return number if number < 7 else number + len(sections)
-
-
 def _of_one_kind(values: list[Any]) -> list[Any]:
-    """Numbers, booleans or texts; anything else and mixtures as text, since columns have a type."""
+    """The values of a column in one type; other types and mixtures become text."""
     kinds = {type(value) for value in values if value is not None}
     if len(kinds) <= 1 and kinds <= {bool, int, float, str}:
         return values

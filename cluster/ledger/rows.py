@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,43 +17,27 @@ KEY = re.compile(r"[0-9a-f]{16}")
 Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Lines:
-    """The lines of a ledger: whole rows with their lines, how many are torn, and the last one."""
-
-    rows: list[Row]
-    raw: list[bytes]
-    torn: int
-    ends_torn: bool
-
-
-def parse_lines(
-    data: bytes, path: Path, *, keep: Callable[[Row], bool] = lambda row: True
-) -> Lines:
-    """Rows of a ledger's bytes, oldest first; a line that is no JSON is a torn one.
+def parse_rows(data: bytes, path: Path) -> tuple[list[Row], int]:
+    """The rows of a file, a JSON object a line, and how many lines are not JSON.
 
     Args:
         path: for error messages.
-        keep: rows that it denies are left out.
 
     Raises:
-        ConfigError: a line is whole but no row, naming file and line.
+        ConfigError: a line is JSON but not a row; the message names file and line.
     """
-    rows, raw, torn, ends_torn = [], [], 0, False
+    rows, unfinished = [], 0
     for number, line in enumerate(data.split(b"\n"), start=1):
-        ends_torn = False
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except ValueError:
-            torn, ends_torn = torn + 1, True
+            unfinished += 1
             continue
         require_row(row, f"{path}:{number}")
-        if keep(row):
-            rows.append(row)
-            raw.append(line)
-    return Lines(rows, raw, torn, ends_torn)
+        rows.append(row)
+    return rows, unfinished
 
 
 def require_row(row: object, where: str) -> None:
@@ -71,7 +54,7 @@ def require_row(row: object, where: str) -> None:
         )
     reason = _fault(row)
     if reason:
-        raise ConfigError(f"{where}: not a row of a ledger ({reason}); mend or remove it")
+        raise ConfigError(f"{where}: not a row of a ledger ({reason}); correct or remove it")
 
 
 def _fault(row: object) -> str | None:
@@ -88,17 +71,12 @@ def _fault(row: object) -> str | None:
     return None
 
 
-def newest_rows(rows: Iterable[Row]) -> dict[str, Row]:
-    """For each cell the row that counts: finished before stopped before failed, then the newest.
+def current_row(rows: Sequence[Row]) -> Row | None:
+    """The row of a cell that counts: finished before stopped before failed, then the newest.
 
-    Cells are in the order of their first rows; of rows written in the same second the later counts.
+    Of rows written in the same second the later one counts. None for a cell without rows.
     """
-    found: dict[str, Row] = {}
-    for row in rows:
-        held = found.get(row["key"])
-        if held is None or _rank(row) >= _rank(held):
-            found[row["key"]] = row
-    return found
+    return sorted(rows, key=_rank)[-1] if rows else None
 
 
 def _rank(row: Mapping[str, Any]) -> tuple[int, str]:

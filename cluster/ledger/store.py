@@ -1,30 +1,34 @@
-"""The ledger of a store of sweeps: one row for each finished, failed or stopped cell.
+"""The ledger of a store of sweeps: one file for each cell that finished, failed or was stopped.
 
-A store is a folder with ``ledger.jsonl`` (a JSON object a line, only ever appended to) and the run
-folders ``cells/<name>``. Many processes may write: each row is one ``write`` under a lock on
-``ledger.jsonl.lock``, flushed to disk before the lock is given back. A writer that is killed inside
-its ``write`` leaves a torn last line; the next writer ends it, and readers pass over it.
+A store is a folder with ``ledger/<key>.jsonl``, the rows of one cell, and the run folders
+``cells/<name>``. A cell that failed and was tried again has several rows: a JSON object a line, the
+oldest first. Writers take turns by the lock ``ledger.lock`` and replace a cell's file as a whole,
+so that readers need no lock and a writer that is killed leaves the old file.
+
+Earlier versions kept the rows of all cells in one file ``ledger.jsonl``. Its rows are read as the
+oldest ones of their cells; :func:`cluster.ledger.cleaning.clean` moves them into the cells' files.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from cluster.ledger.rows import FORMAT, Lines, Row, newest_rows, parse_lines, require_row
+from filelock import FileLock
+
+from cluster.ledger.rows import FORMAT, KEY, Row, current_row, parse_rows, require_row
 from cluster.terminal import say
-from dataio.file_locks import locked
+from dataio.atomic import write_whole
 from trainer.config import ConfigError
 from trainer.runs import finite_json, naming
 
-NAME = "ledger.jsonl"
-ENDING_BYTES = 64  # of what was read, to know the file again
+NAME = "ledger"
+ENDING = ".jsonl"
 
 
 @dataclass(frozen=True)
@@ -49,33 +53,26 @@ class Merged:
     conflicts: list[Conflict]
 
 
-@dataclass
-class _Seen:
-    """Which cells are finished, by the first ``offset`` bytes of the file ``inode``."""
-
-    inode: int = -1
-    offset: int = 0
-    ending: bytes = b""
-    finished: set[str] = field(default_factory=set)
-
-
 class Ledger:
-    """The ledger in the file ``path``; its folder is made by the first row."""
+    """The ledger in the folder ``path``, which the first row makes.
+
+    Attributes:
+        unfinished: files with lines that are not JSON, and how many.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._seen = _Seen()
-        self._told = 0  # torn lines
-
-    @property
-    def lock(self) -> Path:
-        """Held by whoever changes the ledger; the file stays."""
-        return self.path.with_name(f"{self.path.name}.lock")
+        self.unfinished: dict[Path, int] = {}
 
     @property
     def store(self) -> Path:
         """The folder that the rows' ``run`` is relative to."""
         return self.path.parent
+
+    @property
+    def old_file(self) -> Path:
+        """Where earlier versions kept the rows of all cells."""
+        return self.path.with_name(f"{self.path.name}{ENDING}")
 
     def run_folder(self, row: Mapping[str, Any]) -> Path | None:
         """Where the run of a row lies, None for a row without one."""
@@ -88,47 +85,64 @@ class Ledger:
         adds nothing, for a finished row of a cell that is finished already: the first one stands.
 
         Raises:
-            ConfigError: ``row`` is not a row, or the ledger is damaged.
+            ConfigError: ``row`` is not a row, or the cell's file is damaged.
             OSError: the disk is full or the folder cannot be written.
         """
         whole = {"format": FORMAT, **row}
         whole.setdefault("written", datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"))
         require_row(whole, "the new row")
-        with self.writing() as add:
-            if whole["status"] == "finished" and whole["key"] in self._finished():
+        with self.writing():
+            rows = self._rows_of(whole["key"])
+            if whole["status"] == "finished" and _finished(rows) is not None:
                 return False
-            add([whole])
+            self.write(whole["key"], [*rows, whole])
             return True
 
     @contextmanager
-    def writing(self) -> Iterator[Callable[[Sequence[Row]], None]]:
-        """Nobody else changes the ledger during the block; gives the call that appends rows."""
+    def writing(self) -> Iterator[None]:
+        """Nobody else changes the ledger during the block."""
         with naming(self.path):
-            self.store.mkdir(parents=True, exist_ok=True)
-        with locked(self.lock):
-            yield self._write
+            self.path.mkdir(parents=True, exist_ok=True)
+        # Group and others may write: the members of a team share a store.
+        with FileLock(self.path.with_name(f"{self.path.name}.lock"), mode=0o666):
+            yield
 
-    def rows(self) -> list[Row]:
-        """All whole rows, oldest first; none where there is no ledger.
+    def write(self, key: str, rows: Sequence[Row]) -> None:
+        """Make ``rows`` the rows of a cell; call it inside :meth:`writing`."""
+        if not rows:
+            self._file(key).unlink(missing_ok=True)
+            return
+        data = "".join(f"{json.dumps(finite_json(row))}\n" for row in rows)
+        write_whole(self._file(key), data.encode())
 
-        Torn lines are left out, and told once in a line on standard error.
+    def cells(self) -> dict[str, list[Row]]:
+        """The rows of each cell by its key, oldest first; cells in the order of their first rows.
+
+        Lines that are not JSON are left out, and told once for each file on standard error.
 
         Raises:
-            ConfigError: a whole line is no row, naming file and line.
+            ConfigError: a line is JSON but not a row; the message names file and line.
         """
-        found = self.read_lines()
-        if found.ends_torn:  # perhaps a write that is going on
-            with suppress(OSError), locked(self.lock):  # a store may be read-only
-                found = self.read_lines()
-        if found.torn > self._told:
-            self._told = found.torn
-            lines = "a line" if found.torn == 1 else f"{found.torn} lines"
-            say(f"{self.path}: passed over {lines} that a killed writer left unfinished")
-        return found.rows
+        found: dict[str, list[Row]] = {}
+        for row in self._read(self.old_file):
+            found.setdefault(row["key"], []).append(row)
+        for path in sorted(self.path.glob(f"*{ENDING}")):
+            if KEY.fullmatch(path.stem):
+                found[path.stem] = _joined(found.get(path.stem, []), self._read(path))
+        first = {key: (str(rows[0].get("written", "")), key) for key, rows in found.items() if rows}
+        return {key: found[key] for key in sorted(first, key=lambda key: first[key])}
+
+    def rows(self) -> list[Row]:
+        """The rows of all cells; none where there is no ledger. Errors as of :meth:`cells`."""
+        return [row for rows in self.cells().values() for row in rows]
 
     def current(self) -> dict[str, Row]:
         """For each cell the row that counts: finished before stopped before failed, then newest."""
-        return newest_rows(self.rows())
+        return {key: row for key, rows in self.cells().items() if (row := current_row(rows))}
+
+    def current_of(self, key: str) -> Row | None:
+        """The row of one cell that counts, None where the cell has no row."""
+        return current_row(self._rows_of(key))
 
     def find(self, prefix: str) -> Row:
         """The current row of the cell whose key begins with ``prefix``.
@@ -149,36 +163,35 @@ class Ledger:
         raise ConfigError(f"{self.path}: '{prefix}' begins several keys: {keys}{more}; give more")
 
     def merge(self, others: Sequence[Path]) -> Merged:
-        """Take over the rows of other ledgers (files or stores) that are missing here.
+        """Take over the rows of other ledgers that are missing here.
 
         Run folders are not copied: ``run`` becomes a path into the other store. Nothing is taken
         over for a cell that is finished here; where its scores differ, that is a conflict.
+
+        Args:
+            others: what :func:`ledger_of` takes.
 
         Raises:
             ConfigError: there is no ledger, or it is damaged.
         """
         read = [(other, other.rows()) for other in map(ledger_of, others)]
-        added, known, conflicts = 0, 0, []
-        with self.writing() as add:
-            mine = self.read_lines().rows
-            finished = {row["key"]: row for row in reversed(mine) if row["status"] == "finished"}
-            there = {_same(row) for row in mine}
+        added: list[str] = []
+        known, conflicts = 0, []
+        with self.writing():
+            mine = self.cells()
             for other, rows in read:
-                new = []
                 for row in rows:
-                    key, first = row["key"], finished.get(row["key"])
-                    if first is not None or _same(row) in there:
+                    here = mine.setdefault(row["key"], [])
+                    first = _finished(here)
+                    if first is not None or _same(row) in map(_same, here):
                         known += 1
                         conflicts += _conflict(first, row, source=other.path)
-                        continue
-                    row = {**row, "run": self._reachable(other.run_folder(row))}
-                    there.add(_same(row))
-                    if row["status"] == "finished":
-                        finished[key] = row
-                    new.append(row)
-                add(new)
-                added += len(new)
-        return Merged(added, known, conflicts)
+                    else:
+                        here.append({**row, "run": self._reachable(other.run_folder(row))})
+                        added.append(row["key"])
+            for key in dict.fromkeys(added):
+                self.write(key, mine[key])
+        return Merged(len(added), known, conflicts)
 
     def _reachable(self, folder: Path | None) -> str | None:
         """How ``run`` of this ledger names a folder of another store."""
@@ -187,75 +200,53 @@ class Ledger:
         folder, store = folder.resolve(), self.store.resolve()
         return str(folder.relative_to(store) if folder.is_relative_to(store) else folder)
 
-    def _write(self, rows: Sequence[Row]) -> None:
-        """Append ``rows`` under the lock: all at once, whole on disk or not at all."""
-        if not rows:
-            return
-        data = "".join(f"{json.dumps(finite_json(row))}\n" for row in rows).encode()
-        with naming(self.path):
-            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-            try:
-                size = os.fstat(file).st_size
-                if size and os.pread(file, 1, size - 1) != b"\n":
-                    data = b"\n" + data  # heals a torn line, or ends one that lacks only this
-                try:
-                    _write_all(file, data)
-                    os.fsync(file)
-                except OSError:
-                    os.ftruncate(file, size)  # a full disk: no part of a row stays
-                    raise
-            finally:
-                os.close(file)
+    def _file(self, key: str) -> Path:
+        return self.path / f"{key}{ENDING}"
 
-    def _finished(self) -> set[str]:
-        """Keys of the finished cells; only what was appended since the last call is read."""
-        seen = self._seen
-        try:
-            file = self.path.open("rb")
-        except FileNotFoundError:
-            return set()
-        with file:
-            inode = os.fstat(file.fileno()).st_ino
-            file.seek(seen.offset - len(seen.ending))
-            if inode != seen.inode or file.read(len(seen.ending)) != seen.ending:
-                seen = self._seen = _Seen(inode)  # another file, or another content
-                file.seek(0)
-            data = file.read()
-        whole = data[: data.rfind(b"\n") + 1]  # a torn end is read again once it is healed
-        try:
-            found = parse_lines(data, self.path, keep=lambda row: row["status"] == "finished")
-        except ConfigError:
-            self.read_lines()  # raises with the right number of the line
-            raise
-        seen.finished |= {row["key"] for row in found.rows}
-        seen.offset += len(whole)
-        seen.ending = (seen.ending + whole)[-ENDING_BYTES:]
-        return seen.finished
+    def _rows_of(self, key: str) -> list[Row]:
+        old = [row for row in self._read(self.old_file) if row["key"] == key]
+        return _joined(old, self._read(self._file(key)))
 
-    def read_lines(self) -> Lines:
-        """The file as it is now, without waiting for a write that is going on."""
+    def _read(self, path: Path) -> list[Row]:
         try:
-            data = self.path.read_bytes()
+            data = path.read_bytes()
         except FileNotFoundError:
-            data = b""
-        return parse_lines(data, self.path)
+            return []
+        rows, unfinished = parse_rows(data, path)
+        if unfinished and path not in self.unfinished:
+            lines = "a line" if unfinished == 1 else f"{unfinished} lines"
+            say(f"{path}: passed over {lines} that a killed writer left unfinished")
+            self.unfinished[path] = unfinished
+        return rows
+
+
+def ledger_at(path: Path) -> Ledger:
+    """The ledger of the store ``path``, or the one that the old file ``path`` belongs to."""
+    if path.suffix == ENDING and not path.is_dir():
+        return Ledger(path.with_suffix(""))
+    return Ledger(path / NAME)
 
 
 def ledger_of(path: Path) -> Ledger:
-    """The ledger that ``path`` is, or that the store ``path`` holds.
+    """As :func:`ledger_at`, for a ledger that is there.
 
     Raises:
         ConfigError: there is none.
     """
-    file = path / NAME if path.is_dir() else path
-    if not file.is_file():
-        raise ConfigError(f"{file}: no ledger there; `img2shape sweep` makes one")
-    return Ledger(file)
+    ledger = ledger_at(path)
+    if not (ledger.path.is_dir() or ledger.old_file.is_file()):
+        raise ConfigError(f"{ledger.path}: no ledger there; `img2shape sweep` makes one")
+    return ledger
 
 
-def _write_all(file: int, data: bytes) -> None:
-    while data:  # a write is cut short only where the disk gets full
-        data = data[os.write(file, data) :]
+def _joined(old: Sequence[Row], own: Sequence[Row]) -> list[Row]:
+    """Rows of the old file before those of the cell's own, which may repeat them."""
+    return [*(row for row in old if row not in own), *own]
+
+
+def _finished(rows: Sequence[Row]) -> Row | None:
+    """The first finished row of a cell."""
+    return next((row for row in rows if row["status"] == "finished"), None)
 
 
 def _same(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -271,7 +262,7 @@ def _conflict(mine: Row | None, row: Row, *, source: Path) -> list[Conflict]:
     first, second = mine.get("metrics") or {}, row.get("metrics") or {}
     differing = {
         name: (first.get(name), second.get(name))
-        for name in (*first, *(n for n in second if n not in first))
+        for name in dict.fromkeys((*first, *second))
         if first.get(name) != second.get(name)
     }
     return [Conflict(row["key"], source, differing)] if differing else []

@@ -1,20 +1,27 @@
-"""A cell: one training of a sweep, fully described, with the key that its result is kept under."""
+"""A cell: one training of a sweep, fully described, and the key of its result in the ledger."""
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
+import dataio
+import evalsuite
+import trainer
 from cluster.sweeps.description import Choice
 from cluster.training import require_trainable
+from dataio.records import DataError
 from dataio.shards import Manifest
 from trainer.choosing import CRITERIA
 from trainer.config import ConfigError, RunConfig, parse_config
 from trainer.inputs import OpenData
-from trainer.sections import STREAM_NAMES
+from trainer.sections import STREAM_NAMES, Selection
 
 SIDES = ("queries", "gallery")
 
@@ -33,13 +40,13 @@ class Choosing:
 
     @property
     def criterion(self) -> str | None:
-        """The score without labels that validation computes."""
+        """The criterion without target labels that validation computes."""
         wanted = (self.selection, self.compares)
         return next((name for name in wanted if name in CRITERIA), None)
 
     @property
     def metric(self) -> str | None:
-        """The score with labels that validation computes."""
+        """The metric with target labels that validation computes."""
         if self.compares is not None and self.compares not in CRITERIA:
             return self.compares
         return "mAP" if self.oracle or self.selection == "oracle" else None
@@ -65,7 +72,7 @@ class Cell:
 
     @classmethod
     def from_text(cls, text: str) -> Cell:
-        """What :meth:`to_text` made text."""
+        """Read what :meth:`to_text` wrote."""
         facts = json.loads(text)
         facts["config"] = parse_config(facts["config"], where="cell")
         facts["choosing"] = Choosing(**facts["choosing"])
@@ -74,7 +81,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Of its run folder."""
+        """Name of its run folder."""
         return f"{self.config.method_name}-{self.key}"
 
     @property
@@ -124,7 +131,7 @@ def make_cell(
 
 
 def _validated(data: OpenData, choosing: Choosing) -> RunConfig:
-    """The run, scored on its way as the choice of checkpoints needs it, or not at all."""
+    """The run of ``data`` with the validation that the choice of checkpoints needs, if any."""
     config = data.config
     if choosing.criterion is None and choosing.metric is None:
         scored: dict[str, Any] = {"every": None}
@@ -143,12 +150,17 @@ def _validated(data: OpenData, choosing: Choosing) -> RunConfig:
 
 
 def _validation_split(data: OpenData) -> str:
-    """``val`` where queries and gallery have such a split; else the one that is evaluated."""
+    """``val`` where queries and gallery have it, else the split that is evaluated."""
     sides = [getattr(data.config.data, side) for side in SIDES]
-    if all(len(data.manifest(s).select(s.stream, "val")) for s in sides):
+    if all(_has_val(data, selection) for selection in sides):
         return "val"
     splits = {s.split for s in sides}
     return splits.pop() if len(splits) == 1 else "test"
+
+
+def _has_val(data: OpenData, selection: Selection) -> bool:
+    manifest = data.manifest(selection)
+    return bool(((manifest.streams == selection.stream) & (manifest.splits == "val")).any())
 
 
 def _fingerprint(data: OpenData) -> str:
@@ -163,7 +175,7 @@ def cell_key(
 ) -> str:
     """Hash (16 hex digits) of everything that a cell's numbers may depend on.
 
-    Where the data lie does not count, what they are does. A network that training starts from
+    The content of the data sets counts, their place does not. A network that training starts from
     counts by the key of the cell that trained it.
     """
     tree = config.to_dict()
@@ -186,7 +198,7 @@ def cell_key(
 
 
 def check_data(config: RunConfig, *, opened: dict[str, Manifest] | None = None) -> None:
-    """Whether the data sets have what the run trains on and is scored by.
+    """Check that the data sets have what the run trains on and what it is scored by.
 
     Args:
         opened: manifests that the cells of a sweep share, see :class:`OpenData`.
@@ -198,9 +210,40 @@ def check_data(config: RunConfig, *, opened: dict[str, Manifest] | None = None) 
     require_trainable(data)
     for side in SIDES:
         selection = getattr(config.data, side)
-        manifest = data.manifest(selection)
-        if not len(manifest.select(selection.stream, selection.split)):
-            raise ConfigError(
-                f"data.{side}: {manifest.root} has no {selection.stream} of split "
-                f"'{selection.split}'"
-            )
+        try:
+            data.manifest(selection).select(selection.stream, selection.split)
+        except DataError as err:
+            raise ConfigError(f"data.{side}: {err}") from None
+
+
+@lru_cache
+def code_version() -> str:
+    """Hash (12 hex digits) of the code of the packages that compute a run's numbers."""
+    roots = [Path(str(package.__file__)).parent for package in (dataio, evalsuite, trainer)]
+    return version_of(
+        {
+            f"{root.name}/{path.relative_to(root).as_posix()}": path.read_text()
+            for root in roots
+            for path in root.rglob("*.py")
+        }
+    )
+
+
+def version_of(sources: dict[str, str]) -> str:
+    """Hash of Python sources by name; comments, docstrings and line breaks do not count."""
+    digest = hashlib.sha256()
+    for name in sorted(sources):
+        tree = ast.parse(sources[name])
+        for node in ast.walk(tree):
+            _without_docstring(node)
+        digest.update(f"{name}\0{ast.dump(tree)}\0".encode())
+    return digest.hexdigest()[:12]
+
+
+def _without_docstring(node: ast.AST) -> None:
+    body = getattr(node, "body", None)
+    if not (isinstance(body, list) and body and isinstance(body[0], ast.Expr)):
+        return
+    value = body[0].value
+    if isinstance(value, ast.Constant) and isinstance(value.value, str):
+        del body[0]

@@ -61,12 +61,12 @@ class Search(Section):
 
 
 class EarlyStopping(Section):
-    """ASHA: at growing numbers of steps only the better part of the cells trains on."""
+    """Early stopping by ASHA: at each rung only the better cells go on training."""
 
     kind: Literal["asha"] = Field(default="asha", description="The scheduler.")
-    grace_steps: int = Field(ge=1, description="Steps that every cell is given.")
+    grace_steps: int = Field(ge=1, description="Steps that every cell trains at least.")
     reduction: int = Field(
-        default=3, ge=2, description="One of so many cells goes on at each rung."
+        default=3, ge=2, description="At each rung one of this many cells goes on."
     )
 
 
@@ -74,16 +74,19 @@ class Sweep(Section):
     """A sweep file."""
 
     name: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="Folder of its page, label."
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        description="Name of the sweep and of its page's folder.",
     )
     config: str = Field(
         description="Run description that all cells start from, beside the sweep file or in the "
         "working directory; {method} stands for the method's name, so that each starts from its "
         "own."
     )
-    set: dict[str, Any] = Field(default={}, description="Keys set in all cells, below the axes.")
+    set: dict[str, Any] = Field(
+        default={}, description="Keys set in all cells; axes override them."
+    )
     axes: dict[str, Any] = Field(default={}, description="What is varied; see above.")
-    search: Search = Field(default=Search(), description="Which points of the axes.")
+    search: Search = Field(default=Search(), description="Which points of the axes are trained.")
     early_stopping: EarlyStopping | None = Field(
         default=None, description="Stop cells that do badly early; null: all train to the end."
     )

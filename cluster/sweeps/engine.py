@@ -1,8 +1,8 @@
-"""Cells on Ray Tune: placed, tried again, stopped early, proposed by a search.
+"""Running cells as trials of Ray Tune: placement, retries, early stopping, rounds of a search.
 
 A trial trains in its own process (no workers) or starts a group of Ray Train workers. The process
-of a trial that has ended serves the next one, so that small cells do not pay a start-up each. What
-is done is in the ledger and in the run folders; Tune's own record of the experiment is thrown away.
+of a trial that has ended runs the next trial, so that small cells do not pay a start-up each. The
+ledger and the run folders record what is done; Tune's own record of the experiment is deleted.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,27 +36,33 @@ SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean what they mean to the user
     "RAY_AIR_NEW_OUTPUT": "0",
 }
-# Tune would stop a cell at its last step, when it has to be scored yet.
+# Larger than any number of steps: Tune would stop a cell at its last step, before it is scored.
 MOST_STEPS = 10**9
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Running:
-    """How cells are run.
+    """How cells are run: first what the command says, then what the sweep says.
 
     Attributes:
         workers: Ray Train workers of each cell; 0 trains in the trial's process.
         at_once: most cells at a time; None: as many as the cluster has room for.
+        retry: ``failed`` or ``none``; see :func:`cluster.sweeps.plan.plan_cells`.
+        code: ``same`` or ``any``; see there.
+        sweep: name of the sweep.
         retries: times that a cell whose process failed is tried again.
-        stopping: of cells that do badly; None lets all train to the end.
+        stopping: early stopping; None lets all cells train to the end.
         compares: the score that early stopping compares.
         reports: write a report of each cell.
     """
 
-    sweep: str
+    store: Store
     workers: int = 0
     at_once: int | None = None
+    retry: str = "none"
+    code: str = "same"
+    sweep: str = ""
     retries: int = 1
     stopping: EarlyStopping | None = None
     compares: str | None = None
@@ -63,39 +70,64 @@ class Running:
 
 
 def run_cells(
-    cells: Sequence[Cell], store: Store, running: Running, *, progress: Progress
-) -> list[Row]:
-    """Run ``cells``; returns the rows that came out, in the order of their ends.
+    cells: Sequence[Cell] | Callable[[], Sequence[Cell]],
+    over: Callable[[Cell, Row], None],
+    running: Running,
+    *,
+    progress: Progress,
+) -> None:
+    """Run cells until there are none left.
+
+    Args:
+        cells: all of them, or a function that gives the next round of them (no cell ends the
+            rounds); it is called when all cells of the round before have ended.
+        over: called with each cell that has ended and its row.
 
     Raises:
         ConfigError: the cluster cannot hold a single cell.
         KeyboardInterrupt: Ctrl-C or SIGTERM; the next call continues.
     """
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
     from ray import tune
 
-    if not cells:
-        return []
-    told = _told(store, running, progress, lambda cell, row: None)
-    _tuned(
-        store,
-        running,
-        told,
-        param_space={"cell": tune.grid_search([cell.to_text() for cell in cells])},
-    )
-    return told.rows
-
-
-def run_rounds(
-    next_round: Callable[[], Sequence[Cell]],
-    over: Callable[[Cell, Row], None],
-    store: Store,
-    running: Running,
-    *,
-    progress: Progress,
-) -> None:
-    """Run round after round of cells until there is none; ``over`` hears of each that ended."""
-    told = _told(store, running, progress, over)
-    _tuned(store, running, told, rounds=next_round)
+    space = None
+    if not callable(cells):
+        space = {"cell": tune.grid_search([cell.to_text() for cell in cells])}
+    with (
+        ray_session(),
+        sigterm_interrupts(),
+        tempfile.TemporaryDirectory(
+            prefix="img2shape-tune-", ignore_cleanup_errors=True
+        ) as scratch,
+    ):
+        share = _share(running)
+        trainable = tune.with_parameters(
+            _trial,
+            running=replace(running, store=Store(running.store.path.absolute())),
+            share=share,
+            working_folder=str(Path.cwd()),
+        )
+        tune.Tuner(
+            tune.with_resources(trainable, share.resources),
+            param_space=space,
+            tune_config=tune.TuneConfig(
+                max_concurrent_trials=share.at_once,
+                scheduler=_scheduler(running),
+                search_alg=_searcher(cells) if callable(cells) else None,
+                num_samples=-1 if callable(cells) else 1,
+                reuse_actors=True,
+                trial_name_creator=_trial_name,
+                trial_dirname_creator=_trial_name,
+            ),
+            run_config=tune.RunConfig(
+                name=f"{running.sweep}-{time.time_ns()}",
+                storage_path=scratch,
+                failure_config=tune.FailureConfig(max_failures=running.retries),
+                callbacks=[_told(running, progress, over)],
+                verbose=0,
+            ),
+        ).fit()
 
 
 def most_at_once(running: Running) -> int:
@@ -113,16 +145,16 @@ class _Share:
 
     @property
     def resources(self) -> dict[str, float]:
-        """Of a trial's process. One that only waits for its workers takes none of their CPUs, but
-        Tune wants it to take something."""
+        """What a trial's process reserves. A process that only waits for its workers takes none of
+        their CPUs, but Tune requires a reservation."""
         if not self.cpus:
             return {"memory": 2.0**20}
         return {"CPU": self.cpus, "GPU": self.gpus}
 
 
 def _share(running: Running) -> _Share:
-    """One CPU for a cell without a GPU, so that how many run at once changes no number; with one,
-    its part of the CPUs."""
+    """One CPU for a cell without a GPU: the results do not depend on how many run at once. A cell
+    with a GPU gets its part of the CPUs."""
     held = nodes()
     cpus = sum(node.cpus for node in held)
     gpus = sum(node.gpus for node in held)
@@ -141,68 +173,19 @@ def _share(running: Running) -> _Share:
     return _Share(1.0, 0.0, min(most, running.at_once or most))
 
 
-def _tuned(
-    store: Store,
-    running: Running,
-    told: Any,
-    *,
-    param_space: dict[str, Any] | None = None,
-    rounds: Callable[[], Sequence[Cell]] | None = None,
-) -> None:
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
-    from ray import tune
-
-    with (
-        ray_session(),
-        sigterm_interrupts(),
-        tempfile.TemporaryDirectory(
-            prefix="img2shape-tune-", ignore_cleanup_errors=True
-        ) as scratch,
-    ):
-        share = _share(running)
-        trainable = tune.with_parameters(
-            _trial,
-            store=str(store.path.absolute()),
-            running=running,
-            share=share,
-            working_folder=str(Path.cwd()),
-        )
-        tune.Tuner(
-            tune.with_resources(trainable, share.resources),
-            param_space=param_space,
-            tune_config=tune.TuneConfig(
-                max_concurrent_trials=share.at_once,
-                scheduler=_scheduler(running),
-                search_alg=None if rounds is None else _searcher(rounds),
-                num_samples=1 if rounds is None else -1,
-                reuse_actors=True,
-                trial_name_creator=_trial_name,
-                trial_dirname_creator=_trial_name,
-            ),
-            run_config=tune.RunConfig(
-                name=f"{running.sweep}-{time.time_ns()}",
-                storage_path=scratch,
-                failure_config=tune.FailureConfig(max_failures=running.retries),
-                callbacks=[told],
-                verbose=0,
-            ),
-        ).fit()
-
-
 def _trial(
-    config: dict[str, Any], *, store: str, running: Running, share: _Share, working_folder: str
+    config: dict[str, Any], *, running: Running, share: _Share, working_folder: str
 ) -> dict[str, Any]:
     """Body of one trial; runs in a thread of Tune's process for it."""
     from ray import tune
 
     if Path(working_folder).is_dir():
         os.chdir(working_folder)
-    cell, kept = Cell.from_text(config["cell"]), Store(Path(store))
+    cell = _cell_of(config)
     try:
         row = run_cell(
             cell,
-            kept,
+            running.store,
             sweep=running.sweep,
             workers=running.workers,
             cpus=share.cpus or 1.0,
@@ -211,12 +194,22 @@ def _trial(
             with_report=running.reports,
         )
     except USER_ERRORS as err:  # would happen again
-        row = failed_row(cell, kept, sweep=running.sweep, error=f"{type(err).__name__}: {err}")
+        error = f"{type(err).__name__}: {err}"
+        row = failed_row(cell, running.store, sweep=running.sweep, error=error)
     return {"row": row}
 
 
 def _trial_name(trial: Any) -> str:
-    return f"{Cell.from_text(trial.config['cell']).name}-{trial.trial_id}"
+    return f"{_cell_of(trial.config).name}-{trial.trial_id}"
+
+
+def _cell_of(config: dict[str, Any]) -> Cell:
+    return _cell_from(config["cell"])
+
+
+@cache
+def _cell_from(text: str) -> Cell:
+    return Cell.from_text(text)
 
 
 def _scheduler(running: Running) -> Any:
@@ -236,7 +229,7 @@ def _scheduler(running: Running) -> Any:
 
 
 def _searcher(next_round: Callable[[], Sequence[Cell]]) -> Any:
-    """Tune's view of rounds: the next one starts when all trials of the one before have ended."""
+    """A Tune searcher that starts a round when all trials of the round before have ended."""
     from ray.tune.search import Searcher
 
     class _Rounds(Searcher):
@@ -259,54 +252,43 @@ def _searcher(next_round: Callable[[], Sequence[Cell]]) -> Any:
             self._living.discard(trial_id)
 
         def save(self, checkpoint_path: str) -> None:
-            """Nothing: a search that is given again proposes the same points."""
+            """Saves nothing: the same search proposes the same points again."""
 
         def restore(self, checkpoint_path: str) -> None:
-            """Nothing."""
+            """Restores nothing."""
 
     return _Rounds()
 
 
-def _told(
-    store: Store, running: Running, progress: Progress, over: Callable[[Cell, Row], None]
-) -> Any:
+def _told(running: Running, progress: Progress, over: Callable[[Cell, Row], None]) -> Any:
     """Tune's callback that tells ``progress`` and writes the rows that a trial cannot write."""
     from ray.tune import Callback
 
     class _Told(Callback):
-        def __init__(self) -> None:
-            self.rows: list[Row] = []
-            self._cells: dict[str, Cell] = {}
-
-        def _cell(self, trial: Any) -> Cell:
-            text = trial.config["cell"]
-            if text not in self._cells:
-                self._cells[text] = Cell.from_text(text)
-            return self._cells[text]
-
         def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            progress.started(self._cell(trial))
+            progress.started(_cell_of(trial.config))
 
         def on_trial_result(
             self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any
         ) -> None:
             if "row" not in result:
-                progress.reported(self._cell(trial), result)
+                progress.reported(_cell_of(trial.config), result)
 
         def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            progress.again(self._cell(trial), _error(trial))
+            progress.again(_cell_of(trial.config), _error(trial))
 
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            cell, last = self._cell(trial), trial.last_result or {}
-            row = last.get("row") or stopped_row(cell, store, sweep=running.sweep, at=last)
+            cell, last = _cell_of(trial.config), trial.last_result or {}
+            row = last.get("row")
+            if row is None:  # early stopping ended the trial
+                row = stopped_row(cell, running.store, sweep=running.sweep, at=last)
             self._over(cell, row)
 
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            cell = self._cell(trial)
-            self._over(cell, failed_row(cell, store, sweep=running.sweep, error=_error(trial)))
+            cell, error = _cell_of(trial.config), _error(trial)
+            self._over(cell, failed_row(cell, running.store, sweep=running.sweep, error=error))
 
         def _over(self, cell: Cell, row: Row) -> None:
-            self.rows.append(row)
             over(cell, row)
             progress.over(cell, row)
 

@@ -1,4 +1,4 @@
-"""The metrics of a sweep: cells by state, the time they took, the best scores so far."""
+"""The Prometheus metrics of a sweep: cells by state, the time they took, the best scores."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainer.sections import MonitoringConfig
 
 
 class SweepMetrics:
-    """The metrics of a sweep while one command works on it; :meth:`look` updates them."""
+    """The metrics of one sweep; :meth:`look` updates them from its progress."""
 
     def __init__(self, name: str, progress: Progress, *, registry: CollectorRegistry) -> None:
         self.families = Families("sweep", name, registry=registry)
@@ -27,7 +27,7 @@ class SweepMetrics:
         self.look()
 
     def look(self) -> None:
-        """Update the metrics from the progress of the sweep."""
+        """Set what has changed since the last call."""
         with self.families.together():
             self.families.replace("img2shape_sweep_cells", self._cells())
             ended = self._progress.rows[self._counted :]
@@ -59,14 +59,14 @@ def best_scores(rows: list[Mapping[str, Any]]) -> dict[str, float]:
 
 
 class _Export:
-    """The endpoint of a sweep. The run description of its first cell has the options."""
+    """The sweep's endpoint; the monitoring options of its first cell open it."""
 
     def __init__(self, name: str, progress: Progress, stack: ExitStack) -> None:
         self._name, self._progress, self._stack = name, progress, stack
         self._open = False
 
     def begin(self, monitoring: MonitoringConfig) -> None:
-        """Open the endpoint, unless it is open or ``monitoring.enabled`` is false."""
+        """Open the endpoint unless it is open or monitoring is off."""
         if self._open or not monitoring.enabled:
             return
         self._open, registry = True, CollectorRegistry()
@@ -79,6 +79,6 @@ class _Export:
 
 @contextmanager
 def exported(name: str, progress: Progress) -> Iterator[_Export]:
-    """A Prometheus endpoint for a sweep until the block ends. Its cells have no own endpoints."""
+    """A Prometheus endpoint for a sweep until the block ends; its cells have no own endpoints."""
     with ExitStack() as stack:
         yield _Export(name, progress, stack)

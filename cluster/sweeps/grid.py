@@ -1,17 +1,15 @@
-"""The cells of a sweep file: those to train, and those that a method cannot do, with the reason."""
+"""From points to cells: those to train, and those that a method cannot do, with the reason."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.sweeps.axes import Point, overrides, points, settings
-from cluster.sweeps.cells import Cell, Choosing, check_data, make_cell
-from cluster.sweeps.code_hash import code_version
+from cluster.sweeps.cells import Cell, Choosing, check_data, code_version, make_cell
 from cluster.sweeps.description import Sweep
+from cluster.sweeps.points import Labels, Point, all_labels, named_in, point_at
 from dataio.names import nearest
 from dataio.records import DataError
 from dataio.shards import Manifest
@@ -21,9 +19,9 @@ from trainer.methods import METHODS
 
 @dataclass(frozen=True)
 class Skipped:
-    """A point of the axes that cannot be trained, and why."""
+    """A point that cannot be trained, and why."""
 
-    labels: dict[str, Any]
+    labels: Mapping[str, Any]
     reason: str
 
 
@@ -49,52 +47,57 @@ def sweep_cells(sweep: Sweep) -> tuple[list[Cell], list[Skipped]]:
     cells: dict[str, Cell] = {}
     skipped = []
     opened: dict[str, Manifest] = {}
-    for point in points(sweep):
+    for labels in all_labels(sweep):
         try:
-            cell = cell_at(sweep, point, opened=opened)
+            cell = cell_at(sweep, labels, opened=opened)
         except (ConfigError, DataError) as err:
-            skipped.append(Skipped(point, str(err)))
+            skipped.append(Skipped(labels, str(err)))
         else:
             cells.setdefault(cell.key, cell)  # two points may stand for one cell
     _require_use(sweep, list(cells.values()), skipped)
     return list(cells.values()), skipped
 
 
-def cell_at(sweep: Sweep, point: Point, *, opened: dict[str, Manifest] | None = None) -> Cell:
-    """The cell of one point; ``opened`` holds the manifests that cells share.
+def cell_at(sweep: Sweep, labels: Labels, *, opened: dict[str, Manifest] | None = None) -> Cell:
+    """The cell of one point of a sweep; ``opened`` holds the manifests that cells share.
 
     Raises:
         ConfigError, DataError: it cannot be trained.
     """
-    chosen = settings(sweep, point)
-    path, method = _base(sweep, chosen)
-    keys = [f"{key}={json.dumps(value)}" for key, value in overrides(chosen, method)]
+    return cell_of(point_at(sweep, labels), choosing(sweep), sinks=sweep.sinks, opened=opened)
+
+
+def cell_of(
+    point: Point,
+    choosing: Choosing,
+    *,
+    keys: Sequence[str] = (),
+    after: tuple[Cell, Path] | None = None,
+    sinks: Sequence[str] = (),
+    opened: dict[str, Manifest] | None = None,
+) -> Cell:
+    """The cell of one point.
+
+    Args:
+        keys: ``key=value``, set above the point's own.
+        after: the cell whose trained network this one starts from, and its run folder.
+        opened: manifests that cells share, see :class:`OpenData`.
+
+    Raises:
+        ConfigError, DataError: it cannot be trained.
+    """
+    start = [] if after is None else [f"training.init_from={after[1]}"]
     cell = make_cell(
-        point,
-        load_config(path, keys),
-        choosing(sweep),
+        point.labels,
+        load_config(point.config, [*point.keys, *keys, *start]),
+        choosing,
         code=code_version(),
-        sinks=sweep.sinks,
+        after=None if after is None else after[0].key,
+        sinks=sinks,
         opened=opened,
     )
     check_data(cell.config, opened=opened)
     return cell
-
-
-def _base(sweep: Sweep, chosen: dict[str, Any]) -> tuple[Path, str]:
-    """The file to start from and the method; ``chosen`` keeps what the file does not say."""
-    method = chosen.get("method", chosen.get("method.name"))
-    if "{method}" in sweep.config:
-        if method is None:
-            raise ConfigError(
-                f"config: '{sweep.config}' stands for a method's own file; name methods on an "
-                "axis: method: [dann, astn]"
-            )
-        chosen.pop("method", None)
-        chosen.pop("method.name", None)
-        return Path(sweep.config.replace("{method}", str(method))), str(method)
-    path = Path(sweep.config)
-    return path, str(method) if method is not None else load_config(path).method_name
 
 
 def _require_methods(sweep: Sweep) -> None:
@@ -106,11 +109,16 @@ def _require_methods(sweep: Sweep) -> None:
 
 
 def _require_use(sweep: Sweep, cells: Sequence[Cell], skipped: Sequence[Skipped]) -> None:
-    """A method may be unable to do a cell. What no method can do is a mistake in the file."""
+    """A method may be unable to do a cell. What no method can do is a mistake in the file.
+
+    An axis is blamed where its other values have cells, or where the reason speaks of it.
+    """
     used = {(axis, repr(value)) for cell in cells for axis, value in cell.labels.items()}
     for lost in skipped:
         for axis, value in lost.labels.items():
-            if axis not in ("method", "method.name") and (axis, repr(value)) not in used:
+            if axis in ("method", "method.name") or (axis, repr(value)) in used:
+                continue
+            if cells or named_in(sweep, axis, value=value, reason=lost.reason):
                 raise ConfigError(f"axes.{axis}: {value!r} fits no cell: {lost.reason}")
     if not cells:
         reason = f": {skipped[0].reason}" if skipped else ""

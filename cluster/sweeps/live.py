@@ -1,4 +1,4 @@
-"""What a sweep says while it goes on: a table on a terminal, a line for each event otherwise."""
+"""The progress of a sweep: a table on a terminal, a line for each event otherwise."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from rich.text import Text
 from cluster.sweeps.cells import Cell
 from cluster.terminal import console, say
 
-MOST_ENDED = 12  # newest ended cells that the table shows
-LINE_SECONDS = 30.0  # between two lines about cells that train
+MOST_ENDED = 12  # the table shows this many of the cells that ended last
+LINE_SECONDS = 30.0  # between two reports of all running cells
 
 
 @dataclass
 class Progress:
-    """Where a sweep stands; told by the engine, shown by :func:`shown_progress`."""
+    """The state of a sweep: the engine updates it, :func:`shown_progress` shows it."""
 
     title: str
     total: int

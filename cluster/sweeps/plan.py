@@ -1,4 +1,4 @@
-"""What of a sweep is there already, what is missing, and why."""
+"""Which cells of a sweep the ledger has, which have to be run, and why."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainer.runs import UnusableError, differences, read_facts
 
 @dataclass(frozen=True)
 class Planned:
-    """A cell, the row it has (None: to be run), and why it is run or not."""
+    """A cell, its row (None: it has to be run), and why it is run or not."""
 
     cell: Cell
     row: Mapping[str, Any] | None
@@ -29,12 +29,12 @@ def plan_cells(
     stops_early: bool,
     code: str,
 ) -> list[Planned]:
-    """Hold ``cells`` against the ledger.
+    """Compare ``cells`` with the ledger.
 
     Args:
         retry: ``failed`` runs cells again that have failed; ``none`` leaves them.
         stops_early: whether a cell that was stopped early counts as done.
-        code: ``same`` counts results of this version of the code only, ``any`` of all.
+        code: ``same`` accepts results of this version of the code only, ``any`` of all versions.
     """
     rows = store.ledger.current()
     codes = {row["code"] for row in rows.values()} if code == "any" else set()
@@ -59,7 +59,7 @@ def _place(sweep: str, labels: Mapping[str, Any]) -> tuple[str, str]:
 def _found(
     cell: Cell, rows: Mapping[str, dict[str, Any]], codes: set[str]
 ) -> Mapping[str, Any] | None:
-    """The row of ``cell``, or the finished one that another version of the code has made."""
+    """The row of ``cell``, or a finished row of the same cell by another version of the code."""
     row = rows.get(cell.key)
     if row is not None and row["status"] == "finished":
         return row
@@ -102,7 +102,7 @@ def _planned(
 
 
 def _changed(cell: Cell, before: Mapping[str, Any] | None) -> str:
-    """Why a result at the same place of the axes is not this cell's."""
+    """Why the result ``before`` with the same labels is not this cell's."""
     if before is None or before["key"] == cell.key:
         return "new"
     keys = differences(before["config"], cell.config.to_dict())

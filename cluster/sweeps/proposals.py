@@ -1,8 +1,8 @@
 """A search: points that Optuna's sampler proposes after the results so far.
 
-Points are proposed in rounds of as many as run at once, and a round is only proposed when the one
-before has ended. The same seed, rounds and results so give the same points: a search that was
-interrupted proposes again what it had proposed, and finds it in the ledger.
+A round has as many points as run at once, and is proposed when all cells of the round before have
+ended. Hence the same seed and results give the same points: a search that was interrupted proposes
+the same points again and finds their results in the ledger.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.sweeps.axes import axis_labels
 from cluster.sweeps.cells import Cell
 from cluster.sweeps.description import Sweep, distribution
 from cluster.sweeps.grid import Skipped, cell_at
@@ -28,9 +27,10 @@ def lower_is_better(score: str) -> bool:
 
 
 def value_of(row: Mapping[str, Any], sweep: Sweep) -> float | None:
-    """What a cell's row is worth to the search; None for a failed one.
+    """The value of a row that the search is told, None for a failed cell.
 
-    The best of the scores on the way where checkpoints are chosen by them, else the last one.
+    It is the best score of the learning curve where checkpoints are chosen by that score, else the
+    last score.
     """
     name = sweep.compares
     found = [p[name] for p in row.get("curve", ()) if isinstance(p.get(name), int | float)]
@@ -43,7 +43,7 @@ def value_of(row: Mapping[str, Any], sweep: Sweep) -> float | None:
 
 @dataclass
 class Proposals:
-    """The study of a sweep, and the cells that it has proposed.
+    """The Optuna study of a sweep, and the cells that it has proposed.
 
     Raises:
         ConfigError: Optuna is not installed.
@@ -103,7 +103,7 @@ class Proposals:
         self._values[key] = value_of(row, self.sweep)
 
     def _close_round(self) -> None:
-        """Values go to the sampler in the order of the points, not of their ends."""
+        """Tell the sampler the values in the order of the points, whichever ended first."""
         from optuna.trial import TrialState
 
         for trial, key in self._round:
@@ -124,8 +124,8 @@ def _space(values: Any) -> Any:
 
     found = distribution(values)
     if found is None:
-        # Optuna takes plain values only; anything is found again by its place.
-        return CategoricalDistribution(tuple(range(len(axis_labels(values)))))
+        # Optuna takes plain values only, so a choice is the index of its value.
+        return CategoricalDistribution(tuple(range(len(values))))
     kind, low, high = found
     if kind == "int":
         return IntDistribution(int(low), int(high))
@@ -135,5 +135,5 @@ def _space(values: Any) -> Any:
 def _value(proposed: Any, values: Any) -> Any:
     found = distribution(values)
     if found is None:
-        return axis_labels(values)[proposed]
+        return list(values)[proposed]
     return proposed if found[0] == "int" else float(f"{proposed:.4g}")

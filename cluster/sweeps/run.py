@@ -1,61 +1,40 @@
-"""A sweep from its file to its rows."""
+"""Running a sweep: from its cells to the rows of the ledger and the page."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from cluster.sinks import open_sinks
 from cluster.sweeps.cells import Cell
 from cluster.sweeps.description import Sweep
-from cluster.sweeps.engine import Row, Running, most_at_once, run_cells, run_rounds
+from cluster.sweeps.engine import Row, Running, most_at_once, run_cells
 from cluster.sweeps.exported import exported
 from cluster.sweeps.grid import Skipped, sweep_cells
 from cluster.sweeps.live import Progress, shown_progress
 from cluster.sweeps.plan import Planned, plan_cells
 from cluster.sweeps.proposals import Proposals
-from cluster.sweeps.trial import Store, failed_row
-from cluster.terminal import say
+from cluster.sweeps.trial import failed_row
+from cluster.terminal import say, task
 from cluster.training import ray_session
+from evalsuite.pages import TransferMatrix, write_sweep_page
+from evalsuite.tables import ResultTable
+from trainer.runs import naming
 
-MOST_REASONS = 20  # cells that are named with the reason; more are counted
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What the command line says about how a sweep is run.
-
-    ``retry``: ``failed`` or ``none``; ``code``: ``same`` or ``any``; see
-    :func:`cluster.sweeps.plan.plan_cells`.
-    """
-
-    store: Path
-    workers: int = 0
-    at_once: int | None = None
-    retry: str = "none"
-    code: str = "same"
-
-    def plan(self, cells: Sequence[Cell], running: Running) -> list[Planned]:
-        """``cells`` held against the ledger."""
-        return plan_cells(
-            cells,
-            Store(self.store),
-            sweep=running.sweep,
-            retry=self.retry,
-            stops_early=running.stopping is not None,
-            code=self.code,
-        )
+MOST_REASONS = 20  # lines about single cells; further ones are counted
 
 
 @dataclass
 class Outcome:
-    """What a sweep came to: a row for each cell in their order, and what was left out.
+    """The result of a sweep: a row for each cell, in the order of the cells.
 
-    ``ran`` counts the cells that were not in the ledger; ``why`` says of each key why it was run or
-    not.
+    Attributes:
+        skipped: points that cannot be trained.
+        ran: how many cells were not in the ledger.
+        why: by the key of each cell, why it was run or not.
     """
 
     name: str
@@ -83,38 +62,41 @@ class Outcome:
         }
 
 
-def run_sweep(sweep: Sweep, asked: Asked) -> Outcome:
+def run_sweep(sweep: Sweep, running: Running) -> Outcome:
     """Train what is missing of ``sweep``; returns all of its rows.
+
+    What the sweep says is filled into ``running``.
 
     Raises:
         ConfigError, DataError: a mistake in the file, found before anything is trained.
         KeyboardInterrupt: Ctrl-C; the next call continues.
     """
-    open_sinks(sweep.sinks, asked.store)  # one that is not there is refused before any cell
-    running = Running(
+    open_sinks(sweep.sinks, running.store.path)  # an unknown one is refused before any cell
+    running = replace(
+        running,
         sweep=sweep.name,
-        workers=asked.workers,
-        at_once=asked.at_once,
         retries=sweep.retries,
         stopping=sweep.early_stopping,
         compares=sweep.compares if sweep.early_stopping else None,
         reports=sweep.reports,
     )
     if sweep.search.kind == "optuna":
-        return _run_search(sweep, running, asked)
+        return _run_search(sweep, running)
     cells, skipped = sweep_cells(sweep)
-    return run_planned(cells, skipped, running, asked)
+    return run_planned(cells, skipped, running)
 
 
-def run_planned(
-    cells: Sequence[Cell], skipped: Sequence[Skipped], running: Running, asked: Asked
-) -> Outcome:
-    """Train those of ``cells`` that have no row; first the ones that others start from."""
+def run_planned(cells: Sequence[Cell], skipped: Sequence[Skipped], running: Running) -> Outcome:
+    """Train those of ``cells`` that have no row, first the ones that others start from."""
     begun_seconds = time.monotonic()
-    store, planned = Store(asked.store), asked.plan(cells, running)
+    planned = _planned(cells, running)
     _say_plan(running.sweep, planned, skipped)
     rows = {p.cell.key: dict(p.row) for p in planned if p.row is not None}
     missing = [p.cell for p in planned if p.row is None]
+
+    def over(cell: Cell, row: Row) -> None:
+        rows[cell.key] = row
+
     if missing:
         title = f"sweep {running.sweep}: {len(missing)} of {len(cells)} cells"
         with (
@@ -125,12 +107,11 @@ def run_planned(
             progress.found, progress.skipped = list(rows.values()), len(skipped)
             export.begin(missing[0].config.monitoring)
             for wave in _waves(missing):
-                able = _startable(wave, rows, store, running, progress)
-                for row in run_cells(able, store, running, progress=progress):
-                    rows[row["key"]] = row
+                if able := _startable(wave, rows, running, progress):
+                    run_cells(able, over, running, progress=progress)
     return Outcome(
         name=running.sweep,
-        store=asked.store,
+        store=running.store.path,
         rows=[_placed(rows[cell.key], cell, running.sweep) for cell in cells],
         skipped=list(skipped),
         ran=len(missing),
@@ -139,13 +120,25 @@ def run_planned(
     )
 
 
+def _planned(cells: Sequence[Cell], running: Running) -> list[Planned]:
+    """``cells`` compared with the ledger."""
+    return plan_cells(
+        cells,
+        running.store,
+        sweep=running.sweep,
+        retry=running.retry,
+        stops_early=running.stopping is not None,
+        code=running.code,
+    )
+
+
 def _placed(row: Mapping[str, Any], cell: Cell, sweep: str) -> Row:
-    """A row may have been made for another sweep: here it stands at this one's place."""
+    """The row with this sweep's labels; it may have been made for another sweep."""
     return {**row, "cell": cell.labels, "sweep": sweep}
 
 
 def _waves(missing: Sequence[Cell]) -> list[list[Cell]]:
-    """Cells whose predecessors are all there, then those that start from the first ones, ..."""
+    """The cells in waves: a cell comes in a later wave than the missing cell it starts from."""
     waves: list[list[Cell]] = []
     left = list(missing)
     while left:
@@ -160,11 +153,10 @@ def _waves(missing: Sequence[Cell]) -> list[list[Cell]]:
 def _startable(
     cells: Sequence[Cell],
     rows: dict[str, Row],
-    store: Store,
     running: Running,
     progress: Progress,
 ) -> list[Cell]:
-    """Those whose predecessor, if any, is finished; the others get a row that says so."""
+    """The cells whose predecessor, if any, is finished; the others get a row that says so."""
     able = []
     for cell in cells:
         before = rows.get(cell.after or "", {"status": "finished"})
@@ -172,12 +164,12 @@ def _startable(
             able.append(cell)
             continue
         error = f"the run it starts from is not finished ({before['status']})"
-        rows[cell.key] = failed_row(cell, store, sweep=running.sweep, error=error)
+        rows[cell.key] = failed_row(cell, running.store, sweep=running.sweep, error=error)
         progress.over(cell, rows[cell.key])
     return able
 
 
-def _run_search(sweep: Sweep, running: Running, asked: Asked) -> Outcome:
+def _run_search(sweep: Sweep, running: Running) -> Outcome:
     """Train the points of a search that are not in the ledger."""
     begun_seconds = time.monotonic()
     with ray_session():
@@ -199,7 +191,7 @@ def _run_search(sweep: Sweep, running: Running, asked: Asked) -> Outcome:
                 while proposed := proposals.next_round():
                     progress.skipped = len(proposals.skipped)
                     export.begin(proposed[0].config.monitoring)
-                    planned = asked.plan(proposed, running)
+                    planned = _planned(proposed, running)
                     why.update({p.cell.key: p.why for p in planned})
                     for p in planned:
                         if p.row is not None:
@@ -211,10 +203,10 @@ def _run_search(sweep: Sweep, running: Running, asked: Asked) -> Outcome:
                         return missing
                 return []
 
-            run_rounds(next_round, over, Store(asked.store), running, progress=progress)
+            run_cells(next_round, over, running, progress=progress)
     return Outcome(
         name=sweep.name,
-        store=asked.store,
+        store=running.store.path,
         rows=[_placed(row, proposals.cells[key], sweep.name) for key, row in rows.items()],
         skipped=proposals.skipped,
         ran=len(ran),
@@ -223,8 +215,30 @@ def _run_search(sweep: Sweep, running: Running, asked: Asked) -> Outcome:
     )
 
 
+def write_page(
+    outcome: Outcome,
+    *,
+    matrices: Sequence[TransferMatrix] = (),
+    tables: Sequence[ResultTable] = (),
+) -> Path:
+    """Write ``<store>/<name>/report.html`` and return it."""
+    page = outcome.store / outcome.name / "report.html"
+    skipped = [{"cell": lost.labels, "reason": lost.reason} for lost in outcome.skipped]
+    with naming(page), task(f"writing {page}"):
+        page.parent.mkdir(parents=True, exist_ok=True)
+        return write_sweep_page(
+            outcome.rows,
+            page,
+            title=f"Sweep {outcome.name}",
+            planned={"skipped": skipped, "counts": {"run now": outcome.ran}},
+            matrices=matrices,
+            links_from=outcome.store,
+            tables=tables,
+        )
+
+
 def _say_plan(name: str, planned: Sequence[Planned], skipped: Sequence[Skipped]) -> None:
-    """What is run again, and what cannot be, with the reason; the others by number."""
+    """Print how many cells there are, and why some are run again or cannot be run."""
     kept = [p for p in planned if p.row is not None]
     say(
         f"sweep {name}: {len(planned)} cells, {len(kept)} there already, "

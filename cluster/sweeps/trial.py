@@ -1,4 +1,4 @@
-"""What one cell does, in whatever process it is run: train, score, one row of the ledger."""
+"""Running one cell in the process of its trial: train, score, append a row to the ledger."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.evaluation import evaluate_run, write_report
-from cluster.ledger import NAME as LEDGER
-from cluster.ledger import Ledger, cell_lock
+from cluster.ledger import Ledger, cell_lock, ledger_at
 from cluster.sinks import reporting
 from cluster.sweeps.cells import Cell
 from cluster.training import launch
@@ -25,9 +24,9 @@ from trainer.inputs import OpenData, training_selections
 from trainer.runs import RunFolder, finite_json, read_starts
 
 Report = Callable[[dict[str, Any]], None]
-"""Called with the step and the scores of each validation of a cell, and now and then without."""
+"""Called with the step and the scores of each validation, and with step and loss in between."""
 
-PROGRESS_SECONDS = 2.0  # between two words about where a cell stands
+PROGRESS_SECONDS = 2.0  # between two reports of step and loss
 RESAMPLES = 500  # of the intervals that a row carries
 
 
@@ -39,7 +38,7 @@ class Store:
 
     @cached_property
     def ledger(self) -> Ledger:
-        return Ledger(self.path / LEDGER)
+        return ledger_at(self.path)
 
     def folder(self, cell: Cell) -> RunFolder:
         return RunFolder(self.path / "cells" / cell.name)
@@ -56,18 +55,16 @@ def run_cell(
     report: Report,
     with_report: bool,
 ) -> dict[str, Any]:
-    """Train and score ``cell`` where it is not in the ledger yet; returns its row.
-
-    ``with_report`` also writes ``report.html`` into the run folder, when the row is kept.
+    """Train and score ``cell`` unless the ledger has its result; returns its row.
 
     A half-trained run folder is continued. Where another sweep works on the same cell, this waits
-    for it and takes its result.
+    for it and takes its result. ``with_report`` also writes ``report.html`` into the run folder.
 
     Raises:
         ConfigError, DataError, NonFiniteError, ...: those of training and evaluation.
     """
     with cell_lock(store.path, cell.name):
-        done = store.ledger.current().get(cell.key)
+        done = store.ledger.current_of(cell.key)
         if done is not None and done["status"] == "finished":
             return done
         begun_seconds = time.monotonic()
@@ -76,27 +73,22 @@ def run_cell(
             watch = _Watch(folder, report, sinks.look)
             launch(cell.config, folder.path, workers=workers, on_record=watch)
         trained_seconds = time.monotonic()
-        row = _facts(cell, sweep=sweep) | _scored(cell, folder)
+        scored = _scored(cell, folder)
         ended_seconds = time.monotonic()
         seconds = {
             "train": _trained_seconds(folder),
             "evaluate": ended_seconds - trained_seconds,
             "total": ended_seconds - begun_seconds,
         }
-        used = max(1, workers)
+        used, recorded = max(1, workers), folder.read()
+        row = _facts(cell, store, sweep=sweep, status="finished") | scored
         row |= {
-            "status": "finished",
-            "written": _now(),
-            "curve": _curve(cell, folder),
             "seconds": seconds,
             "images_per_second": _pictures_per_second(cell, folder),
             "cpu_seconds": seconds["total"] * cpus * used,
             "gpu_seconds": seconds["total"] * gpus * used,
-            "world_size": folder.read().get("world_size", used),
-            "run": str(folder.path.relative_to(store.path)),
-            "attempts": _attempts(folder),
-            "versions": folder.read().get("versions", {}),
-            "host": platform.node(),
+            "world_size": recorded.get("world_size", used),
+            "versions": recorded.get("versions", {}),
         }
         row = finite_json(row)
         store.ledger.append(row)
@@ -106,45 +98,41 @@ def run_cell(
 
 
 def failed_row(cell: Cell, store: Store, *, sweep: str, error: str) -> dict[str, Any]:
-    """The row of a cell that failed for good; written."""
+    """Append the row of a cell that failed for good."""
     return _unfinished(cell, store, sweep=sweep, status="failed", error=error)
 
 
 def stopped_row(cell: Cell, store: Store, *, sweep: str, at: Mapping[str, Any]) -> dict[str, Any]:
-    """The row of a cell that early stopping has ended after the report ``at``; written."""
+    """Append the row of a cell that early stopping ended after the report ``at``."""
     score = f"{cell.choosing.compares} {at.get(cell.choosing.compares or '')}"
     words = f"stopped early at step {at.get('step')} ({score})"
     return _unfinished(cell, store, sweep=sweep, status="stopped", error=words)
 
 
 def _unfinished(cell: Cell, store: Store, *, sweep: str, status: str, error: str) -> dict[str, Any]:
-    folder = store.folder(cell)
     row = finite_json(
-        _facts(cell, sweep=sweep)
+        _facts(cell, store, sweep=sweep, status=status)
         | {
-            "status": status,
-            "written": _now(),
             "metrics": None,
             "selected": None,
             "oracle": None,
             "intervals": {},
-            "curve": _curve(cell, folder),
-            "seconds": {"train": _trained_seconds(folder)},
-            "run": str(folder.path.relative_to(store.path)),
+            "seconds": {"train": _trained_seconds(store.folder(cell))},
             "error": error,
-            "attempts": _attempts(folder),
-            "host": platform.node(),
         }
     )
     store.ledger.append(row)
     return row
 
 
-def _facts(cell: Cell, *, sweep: str) -> dict[str, Any]:
-    config = cell.config
+def _facts(cell: Cell, store: Store, *, sweep: str, status: str) -> dict[str, Any]:
+    """What every row has."""
+    config, folder = cell.config, store.folder(cell)
     return {
         "format": 1,
         "key": cell.key,
+        "status": status,
+        "written": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "sweep": sweep,
         "cell": cell.labels,
         "method": config.method_name,
@@ -156,12 +144,16 @@ def _facts(cell: Cell, *, sweep: str) -> dict[str, Any]:
         "code": cell.code,
         "selection": cell.choosing.selection,
         "steps": config.training.steps,
+        "curve": _curve(cell, folder),
+        "run": str(folder.path.relative_to(store.path)),
+        "attempts": len(read_starts(folder.path)),
+        "host": platform.node(),
         "error": None,
     }
 
 
 def _scored(cell: Cell, folder: RunFolder) -> dict[str, Any]:
-    """Numbers of the selected checkpoint, and of the oracle's where one was asked for."""
+    """Scores of the selected checkpoint, and of the oracle's where the sweep wants it."""
     choice = cell.choosing
     chosen = evaluate_run(folder.path, shards=1, select=choice.selection)
     oracle = None
@@ -195,7 +187,7 @@ def _results(folder: RunFolder, result: Mapping[str, Any]) -> Path:
 
 
 class _Watch:
-    """Passes on what a run says: each validation once, and its progress now and then."""
+    """Reports the scores of each validation once, and the step and loss every few seconds."""
 
     def __init__(self, folder: RunFolder, report: Report, look: Callable[[], None]) -> None:
         self._folder, self._report, self._look = folder, report, look
@@ -206,19 +198,16 @@ class _Watch:
         scored = [r for r in read_records(self._folder.validation) if r["step"] > self._reported]
         for found in scored:
             self._reported = found["step"]
-            self._report({"step": found["step"], **_known(found["scores"])})
+            known = {name: value for name, value in found["scores"].items() if value is not None}
+            self._report({"step": found["step"], **known})
         now_seconds = time.monotonic()
         if scored or now_seconds - self._said_seconds >= PROGRESS_SECONDS:
             self._said_seconds = now_seconds
             self._report({"at": record["step"] + 1, "loss": record["loss"]})
 
 
-def _known(scores: Mapping[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in scores.items() if value is not None}
-
-
 def _curve(cell: Cell, folder: RunFolder) -> list[dict[str, Any]]:
-    """The loss where it was logged last before each validation, and the scores there."""
+    """A point for each validation: its scores, and the loss that was logged last before it."""
     losses = [(r["step"] + 1, r["loss"]) for r in read_records(folder.log)]
     scored = read_records(folder.validation)
     wanted = {"mAP", *CRITERIA, cell.choosing.metric}
@@ -231,17 +220,13 @@ def _curve(cell: Cell, folder: RunFolder) -> list[dict[str, Any]]:
 
 
 def _trained_seconds(folder: RunFolder) -> float:
-    """By the clock of the last start, from its beginning to its last logged step."""
+    """Seconds from the beginning of the last start to its last logged step."""
     records = read_records(folder.log)
     return float(records[-1]["seconds"]) if records else 0.0
 
 
-def _attempts(folder: RunFolder) -> int:
-    return len(read_starts(folder.path))
-
-
 def _pictures_per_second(cell: Cell, folder: RunFolder) -> float:
-    """Pictures that went through the network in a second of a step, a shape's views each."""
+    """Pictures a second during the steps; each view of a shape is a picture."""
     steps = folder.read().get("step_timings", {}).get("per_second", 0.0)
     config, data = cell.config, OpenData(cell.config)
     pictures = 0
@@ -252,7 +237,3 @@ def _pictures_per_second(cell: Cell, folder: RunFolder) -> float:
             views = config.data.train_views or int(manifest.views.max())
         pictures += views * config.training.batch
     return steps * pictures
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
@@ -44,6 +45,13 @@ def row(number: int, status: str = "finished", **more: Any) -> dict[str, Any]:
         "host": "here",
         **more,
     }
+
+
+def write_old(ledger: Ledger, *rows: dict[str, Any]) -> None:
+    """Write a ledger as earlier versions did: the rows of all cells in one file."""
+    ledger.store.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps({"format": 1, **one}) for one in rows]
+    ledger.old_file.write_text("".join(f"{line}\n" for line in lines))
 
 
 def start_writer(path: Path, told: Path, *, first: int, count: int) -> BaseProcess:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.ledger.store import Ledger
+from cluster.ledger.store import ledger_at
 from cluster.training.jobs import make_benchmark
 from tests.command import CONFIGS, outcome, process, wait_until
 from tests.faults.job import descendants
@@ -55,7 +55,7 @@ def grid(file: Path, data: Path, methods: list[str]) -> Path:
 
 
 def rows(store: Path) -> list[dict[str, Any]]:
-    return Ledger(store / "ledger.jsonl").rows()
+    return ledger_at(store).rows()
 
 
 def starts(store: Path) -> dict[str, int]:

@@ -10,7 +10,7 @@ from cluster.sweeps.tables.printing import (
     print_result_table,
     print_table_names,
 )
-from cluster.sweeps.tables.table_run import run_tables
+from cluster.sweeps.tables.table_results import run_tables
 from cluster.sweeps.tables.transfer_matrix import matrix_sweep, transfer_matrices
 
 __all__ = [

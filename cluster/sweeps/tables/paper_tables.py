@@ -1,25 +1,19 @@
-"""The papers' tables: their files, the trainings that fill them, ours beside the published figures.
-
-table = load_table("astn-3")
-for cell in table_cells(table, quick=True):
-    config = load_config(cell.config, cell.overrides)
-shown = result_table(table, found)
-"""
+"""The papers' tables: their files, and what the papers print in each place."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from cluster.sweeps.tables.table_cells import (
-    CONFIGS,
-)
-from cluster.sweeps.tables.table_description import PaperTable
-from cluster.sweeps.tables.table_results import require_published
+from cluster.sweeps.tables.table_description import PaperTable, TableRow
+from cluster.sweeps.tables.table_points import CONFIGS
 from dataio.names import nearest
-from evalsuite.published import table_number
+from evalsuite.published import PublishedRow, published_complexity, published_figures, table_number
+from evalsuite.tables import Numbers
+from evalsuite.vectors import EvaluationError
 from trainer.config import ConfigError, read_yaml, validated
 
 TABLES = CONFIGS / "tables"
+COMPLEXITY_METRICS = ("parameters (M)", "multiply-adds (M)")
 
 
 def table_names() -> tuple[str, ...]:
@@ -45,7 +39,8 @@ def load_table(name_or_path: str | Path) -> PaperTable:
             expected="procedural and real",
         )
     table = validated(PaperTable, {"name": path.stem, **tree}, where=str(path))
-    require_published(table, where=str(path))
+    for row in table.rows:
+        _require_published(table, row, where=f"{path}: row '{row.label}'")
     return table
 
 
@@ -57,6 +52,53 @@ def load_tables(name: str) -> list[PaperTable]:
     source = name.casefold().replace("-", "")
     names = [n for n in table_names() if source in ("all", n.rpartition("-")[0])]
     return [load_table(n) for n in names or [name]]
+
+
+def published_row(table: PaperTable, row: TableRow, column: str) -> PublishedRow | None:
+    """What the paper prints for a row in a column, None where it prints nothing."""
+    if table.source is None or table.table is None or row.published is None:
+        return None
+    variant = row.published
+    if isinstance(variant, dict):
+        if column not in variant:
+            return None
+        variant = variant[column]
+    wanted = (row.published_method or row.method, variant, column)
+    for number in row.quoted or (table.table,):
+        for figures in published_figures(table.source, number):
+            same = (figures.method, figures.variant, figures.dataset) == wanted
+            if same and row.published_backbone in (None, figures.backbone):
+                return figures
+    return None
+
+
+def published_size(table: PaperTable, row: TableRow) -> Numbers:
+    """Millions of parameters and multiply-adds that a complexity table prints; empty for none."""
+    if table.source is None or table.table is None:
+        return {}
+    for size in published_complexity(table.source, table.table):
+        if size.model == row.published:
+            values = (size.parameters_millions, size.multiply_adds_millions)
+            return dict(zip(COMPLEXITY_METRICS, values, strict=True))
+    return {}
+
+
+def _require_published(table: PaperTable, row: TableRow, *, where: str) -> None:
+    """Check that the paper prints what a row names."""
+    if table.source is None or row.published is None:
+        return
+    try:
+        if table.kind == "complexity":
+            known = bool(published_size(table, row))
+        else:
+            known = any(published_row(table, row, column) for column in table.columns)
+    except EvaluationError as err:
+        raise ConfigError(f"{where}: {err}") from None
+    if not known:
+        raise ConfigError(
+            f"{where}: no such figures in table {table.table} of {table.source}; see published, "
+            "published_method and quoted, or published: null"
+        )
 
 
 def _table_path(name_or_path: str | Path) -> Path:

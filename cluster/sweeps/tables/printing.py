@@ -1,4 +1,4 @@
-"""Tables and matrices of many runs on a terminal, and files that they are written into."""
+"""Tables and matrices of many runs: printed on a terminal, written into files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from trainer.config import ConfigError
 
 
 def _one_csv(tables: Sequence[ResultTable]) -> str:
-    """One head for all: each line names its table."""
+    """All tables under one head; each line names its table."""
     head, *_ = to_csv(tables[0]).splitlines(keepends=True)
     return head + "".join(to_csv(table).removeprefix(head) for table in tables)
 
@@ -39,10 +39,10 @@ FORMS: Mapping[str, Callable[[Sequence[ResultTable]], str]] = {
 
 
 def exporters(files: Sequence[Path]) -> dict[Path, Callable[[Sequence[ResultTable]], str]]:
-    """For each file what writes tables in the form of its ending.
+    """For each file the function that renders tables in the format of its ending.
 
     Raises:
-        ConfigError: an ending that stands for no form.
+        ConfigError: an unknown ending.
     """
     for file in files:
         if file.suffix not in FORMS:
@@ -51,7 +51,7 @@ def exporters(files: Sequence[Path]) -> dict[Path, Callable[[Sequence[ResultTabl
 
 
 def print_result_table(result: ResultTable) -> None:
-    """Ours and the published figures, the best in bold, then what they mean."""
+    """Print ours and the published figures, the best in bold, then caption and footnotes."""
     out = standard_output()
     table = Table(box=box.SIMPLE_HEAD, title=result.title)
     table.add_column("", overflow="fold")
@@ -75,7 +75,7 @@ def print_result_table(result: ResultTable) -> None:
 
 
 def print_matrices(matrices: Sequence[TransferMatrix]) -> None:
-    """A table for each method: a row for each source, a column for each target."""
+    """Print a table for each method: a row for each source, a column for each target."""
     for matrix in matrices:
         table = Table(
             box=box.SIMPLE_HEAD,
@@ -93,7 +93,7 @@ def print_matrices(matrices: Sequence[TransferMatrix]) -> None:
 
 
 def print_table_names(titles: Mapping[str, str]) -> None:
-    """The ready tables."""
+    """Print the ready tables and their titles."""
     table = Table(box=box.SIMPLE_HEAD, caption="img2shape table NAME runs and prints one")
     table.add_column("table")
     table.add_column("what it shows", overflow="fold")

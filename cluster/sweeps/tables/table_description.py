@@ -33,7 +33,7 @@ Values = dict[str, Any]
 
 
 class TableColumn(Section):
-    """What one column stands for at one site."""
+    """What a column stands for on one kind of data."""
 
     title: str = Field(description="Its head in the table.")
     note: str = Field(default="", description="What the reader must know of it.")
@@ -49,14 +49,15 @@ class Quick(Section):
 
 
 class Site(Section):
-    """Where the cells of a table get their run descriptions and data."""
+    """The run descriptions and data of a table's cells on one kind of data."""
 
     config: str = Field(
         description="Run description below configs/; {method} is the name of the row's method."
     )
     otherwise: str | None = Field(
         default=None,
-        description="Taken, with the row's method at its own settings, where there is no `config`.",
+        description="Taken where `config` has no file for the row's method, which keeps its own "
+        "settings.",
     )
     folders: dict[str, str] = Field(default={}, description="Name -> folder of a packed data set.")
     methods: dict[str, Values] = Field(
@@ -80,15 +81,15 @@ class Setting(Section):
 
 
 class Variant(Section):
-    """What a row differs in at one site."""
+    """How a row differs on one kind of data."""
 
-    set: Values = Field(default={}, description="Keys set there, above the row's own.")
-    note: str = Field(default="", description="What the row stands for there.")
-    absent: str | None = Field(default=None, description="Why there is no such run there.")
+    set: Values = Field(default={}, description="Keys set above the row's own.")
+    note: str = Field(default="", description="What the row stands for.")
+    absent: str | None = Field(default=None, description="Why there is no such run.")
 
 
 class Start(Section):
-    """Whose network a row's runs start from: pre-train, then fine-tune."""
+    """The row whose trained networks this row's runs start from: pre-train, then fine-tune."""
 
     row: str = Field(description="Label of a row of this table; runs of one seed belong together.")
     columns: dict[str, str] = Field(description="Column of this row -> column of that row.")
@@ -131,7 +132,7 @@ class TableRow(Section):
         return self
 
     def at(self, data: DataChoice) -> Variant:
-        """What the row differs in on that kind of data."""
+        """How the row differs on that kind of data."""
         return self.procedural if data == "procedural" else self.real
 
 

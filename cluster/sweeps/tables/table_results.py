@@ -1,21 +1,147 @@
-"""A table's numbers: ours from finished runs, the paper's from ``evalsuite.published``."""
+"""Filling the papers' tables: their cells run as one sweep, ours beside the published figures."""
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from cluster.sweeps.tables.table_cells import Place, as_overrides, starting_point, table_skips
+from cluster.sweeps import (
+    Cell,
+    Choice,
+    Choosing,
+    Outcome,
+    Point,
+    Running,
+    Skipped,
+    cell_of,
+    run_planned,
+)
+from cluster.sweeps.tables.paper_tables import COMPLEXITY_METRICS, published_row, published_size
 from cluster.sweeps.tables.table_description import DataChoice, PaperTable, TableRow
-from evalsuite.published import SOURCES, PublishedRow, published_complexity, published_figures
+from cluster.sweeps.tables.table_points import (
+    SEED,
+    Place,
+    described,
+    place_of,
+    table_benchmarks,
+    table_points,
+    table_skips,
+)
+from cluster.training import make_benchmark, model_complexity
+from dataio.records import DataError
+from dataio.shards import Manifest
+from evalsuite.published import SOURCES, PublishedRow
 from evalsuite.tables import Column, Entry, Numbers, ResultTable, build_table
-from evalsuite.vectors import EvaluationError
 from trainer.config import ConfigError, load_config
 
-COMPLEXITY_METRICS = ("parameters (M)", "multiply-adds (M)")
 _COMPLEXITY = "complexity"
 LedgerRow = Mapping[str, Any]
+
+
+def run_tables(
+    tables: Sequence[PaperTable],
+    running: Running,
+    *,
+    name: str,
+    data: DataChoice = "procedural",
+    quick: bool = False,
+    seeds: int | None = None,
+    selection: Choice = "last",
+    keys: Sequence[str] = (),
+) -> tuple[list[ResultTable], Outcome]:
+    """Train what is missing of ``tables``, each cell once; returns them beside the papers' figures.
+
+    The built-in benchmark is made where it is missing.
+
+    Args:
+        name: of the page's folder.
+        seeds: how many; None: each table's own number.
+        keys: ``key=value``, set in all cells above the tables' own.
+
+    Raises:
+        ConfigError, DataError: not one cell can be trained, as when the data sets are not there.
+    """
+    chosen = None if seeds is None else range(seeds)
+    points = {t.name: table_points(t, data, quick=quick, seeds=chosen) for t in tables}
+    _require_usable([point for own in points.values() for point in own], keys)
+    if data == "procedural":
+        _make_benchmarks(tables, quick=quick)
+    whole = f"{name}{'-quick' * quick}{'-real' * (data == 'real')}"
+    running = replace(running, sweep=whole, reports=not quick)
+    choosing = Choosing(selection=selection, oracle=not quick)
+    found = {t: _cells(own, running, choosing, keys) for t, own in points.items()}
+    cells = {cell.key: cell for own, _ in found.values() for cell in own}
+    skipped = {lost.reason: lost for _, own in found.values() for lost in own}
+    if any(points.values()) and not cells:
+        raise ConfigError(f"{name}: no cell can be trained: {next(iter(skipped))}")
+    outcome = run_planned(list(cells.values()), list(skipped.values()), running)
+    rows = {row["key"]: row for row in outcome.rows}
+    results = []
+    for table in tables:
+        own, lost = found[table.name]
+        runs: dict[Place, list[LedgerRow]] = {}
+        for cell in own:
+            runs.setdefault(place_of(cell.labels), []).append(rows[cell.key])
+        reasons = {place_of(one.labels): one.reason for one in lost}
+        result = result_table(table, runs, reasons, data=data)
+        if quick and table.kind == "retrieval":
+            title = f"{result.title} (--quick: it runs, the numbers mean nothing)"
+            result = replace(result, title=title)
+        results.append(result)
+    return results, outcome
+
+
+def _make_benchmarks(tables: Sequence[PaperTable], *, quick: bool) -> None:
+    trained = [table for table in tables if table.kind == "retrieval"]
+    needed = {f: of for t in trained for f, of in table_benchmarks(t, quick=quick).items()}
+    for folder, (size, style) in needed.items():
+        make_benchmark(Path(folder), size=size, style=style, seed=0)
+
+
+def _require_usable(points: Sequence[Point], keys: Sequence[str]) -> None:
+    """Refuse ``keys`` that fit no cell before data are made."""
+    errors = []
+    for point in points:
+        try:
+            load_config(point.config, [*point.keys, *keys])
+        except ConfigError as err:
+            errors.append(err)
+    if errors and len(errors) == len(points):
+        raise errors[0]
+
+
+def _cells(
+    points: Sequence[Point], running: Running, choosing: Choosing, keys: Sequence[str]
+) -> tuple[list[Cell], list[Skipped]]:
+    """The cells of a table in the order of its points, and the points that cannot be trained."""
+    cells: dict[tuple[Place, int], Cell] = {}
+    skipped: list[Skipped] = []
+    opened: dict[str, Manifest] = {}
+    for point in sorted(points, key=lambda point: point.start_from is not None):
+        after: tuple[Cell, Path] | None = None
+        if point.start_from is not None:
+            before = cells.get(_at(point.start_from))
+            if before is None:
+                start = " in ".join(place_of(point.start_from))
+                reason = f"starts from {start}, which cannot be trained"
+                skipped.append(Skipped(point.labels, reason))
+                continue
+            after = before, running.store.folder(before).path
+        try:
+            cells[_at(point.labels)] = cell_of(
+                point, choosing, keys=keys, after=after, opened=opened
+            )
+        except (ConfigError, DataError) as err:
+            skipped.append(Skipped(point.labels, str(err)))
+    return [cells[at] for at in map(_at, (p.labels for p in points)) if at in cells], skipped
+
+
+def _at(labels: Mapping[str, Any]) -> tuple[Place, int]:
+    return place_of(labels), labels[SEED]
 
 
 def result_table(
@@ -44,36 +170,6 @@ def result_table(
     columns = {name: _column(table, name, data) for name in table.columns}
     entries = [_entry(table, row, found, reasons, columns, data) for row in table.rows]
     return build_table(_title(table), list(columns.values()), entries)
-
-
-def published_numbers(table: PaperTable, row: TableRow, column: str) -> Numbers:
-    """What the paper gives for a row in a column, by metric; empty where it gives nothing."""
-    figures = _published(table, row, column)
-    return dict(figures.metrics) if figures is not None else {}
-
-
-def require_published(table: PaperTable, *, where: str) -> None:
-    """Check that the paper prints what each row names.
-
-    Raises ConfigError naming the row.
-    """
-    if table.source is None:
-        return
-    for row in table.rows:
-        try:
-            if table.kind == "complexity":
-                known = row.published is None or _published_size(table, row) is not None
-            else:
-                known = row.published is None or any(
-                    _published(table, row, column) for column in table.columns
-                )
-        except EvaluationError as err:
-            raise ConfigError(f"{where}: row '{row.label}': {err}") from None
-        if not known:
-            raise ConfigError(
-                f"{where}: row '{row.label}': no such figures in table {table.table} of "
-                f"{table.source}; see published, published_method and quoted, or published: null"
-            )
 
 
 def _title(table: PaperTable) -> str:
@@ -110,10 +206,14 @@ def _entry(
     runs = {name: found.get((row.label, name), ()) for name in columns}
     scored = {name: [run for run in runs[name] if run.get("metrics")] for name in columns}
     missing = {name: _missing(runs[name], reasons.get((row.label, name))) for name in columns}
+    printed = {name: published_row(table, row, name) for name in columns}
     selections = dict.fromkeys(run["selection"] for own in scored.values() for run in own)
     return Entry(
-        label=row.label,
-        published={c.name: published_numbers(table, row, name) for name, c in columns.items()},
+        label=_label(row, printed.values(), [run for own in scored.values() for run in own]),
+        published={
+            columns[name].name: {} if figures is None else dict(figures.metrics)
+            for name, figures in printed.items()
+        },
         ours={c.name: [run["metrics"] for run in scored[name]] for name, c in columns.items()},
         oracle={c.name: _oracles(scored[name]) for name, c in columns.items()},
         intervals={c.name: _intervals(scored[name]) for name, c in columns.items()},
@@ -126,6 +226,16 @@ def _entry(
         # An oracle's number stays one beside others.
         selection=" and ".join(sorted(selections, key=lambda s: s != "oracle")) or "last",
     )
+
+
+def _label(row: TableRow, printed: Iterable[PublishedRow | None], runs: Sequence[LedgerRow]) -> str:
+    """The row's label; one that names the paper's trunk also says which one was trained here."""
+    papers = {figures.backbone for figures in printed if figures is not None}
+    words = re.sub(r"[^a-z0-9]", "", row.label.casefold())
+    if not any(trunk and trunk in words for trunk in papers):
+        return row.label
+    ours = {run["config"]["network"]["backbone"] for run in runs} - papers
+    return f"{row.label} (ours: {', '.join(sorted(ours))})" if ours else row.label
 
 
 def _missing(runs: Sequence[LedgerRow], reason: str | None) -> str | None:
@@ -151,28 +261,11 @@ def _intervals(runs: Sequence[LedgerRow]) -> dict[str, tuple[float, float]]:
     }
 
 
-def _published(table: PaperTable, row: TableRow, column: str) -> PublishedRow | None:
-    if table.source is None or table.table is None or row.published is None:
-        return None
-    variant = row.published
-    if isinstance(variant, dict):
-        if column not in variant:
-            return None
-        variant = variant[column]
-    wanted = (row.published_method or row.method, variant, column)
-    for number in row.quoted or (table.table,):
-        for figures in published_figures(table.source, number):
-            same = (figures.method, figures.variant, figures.dataset) == wanted
-            if same and row.published_backbone in (None, figures.backbone):
-                return figures
-    return None
-
-
 def _complexity_table(table: PaperTable) -> ResultTable:
     entries = [
         Entry(
             label=row.label,
-            published={_COMPLEXITY: _published_size(table, row) or {}},
+            published={_COMPLEXITY: published_size(table, row)},
             ours={_COMPLEXITY: [_counted(table, row)] if row.method is not None else []},
             note=row.note,
             skipped={} if row.absent is None else {_COMPLEXITY: row.absent},
@@ -184,25 +277,8 @@ def _complexity_table(table: PaperTable) -> ResultTable:
     return build_table(_title(table), columns, entries, decimals=2, ranked=False)
 
 
-def _published_size(table: PaperTable, row: TableRow) -> Numbers | None:
-    if table.source is None or table.table is None:
-        return None
-    for size in published_complexity(table.source, table.table):
-        if size.model == row.published:
-            values = (size.parameters_millions, size.multiply_adds_millions)
-            return dict(zip(COMPLEXITY_METRICS, values, strict=True))
-    return None
-
-
 def _counted(table: PaperTable, row: TableRow) -> Numbers:
     """Millions of parameters and multiply-adds of the row's network on the paper's data."""
-    from cluster.training import model_complexity
-
-    assert row.method is not None
-    site, where = table.site("real"), f"{table.name}: row '{row.label}'"
-    config, first = starting_point(site, row.method)
-    column = site.columns[table.columns[0]].set
-    layers = [first, site.methods.get(row.method, {}), column, row.set, row.real.set]
-    cost = model_complexity(load_config(config, as_overrides(layers, site.folders, where=where)))
+    cost = model_complexity(load_config(*described(table, row, table.columns[0], data="real")))
     values = (cost["parameters"] / 1e6, cost["multiply_adds"] / 1e6)
     return dict(zip(COMPLEXITY_METRICS, values, strict=True))

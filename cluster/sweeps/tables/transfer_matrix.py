@@ -12,6 +12,8 @@ from evalsuite.pages import TransferMatrix
 from trainer.config import ConfigError, validated
 
 METHOD, PAIR, SEED = "method", "transfer", "training.seed"
+Pair = tuple[str, str]
+"""Source and target."""
 
 
 def matrix_sweep(
@@ -40,12 +42,11 @@ def matrix_sweep(
         if len({*values}) < len(values):
             raise ConfigError(f"{option}: something is named twice in {','.join(values)}")
     pairs = [f"{a} -> {b}" for a, b in itertools.product(data_sets, repeat=2)]
-    axes = {METHOD: list(methods), PAIR: pairs, SEED: list(range(seeds))}
     tree = {
         "name": name,
         "config": config,
         "set": dict(keys),
-        "axes": axes,
+        "axes": {METHOD: list(methods), PAIR: pairs, SEED: list(range(seeds))},
         "selection": selection,
     }
     return validated(Sweep, tree, where="matrix")
@@ -53,54 +54,47 @@ def matrix_sweep(
 
 def transfer_matrices(outcome: Outcome, *, metric: str = "mAP") -> list[TransferMatrix]:
     """A matrix for each method, in order: mean over seeds of the selected checkpoint's metric."""
-    found: dict[str, dict[tuple[str, str], list[Mapping[str, Any]]]] = {}
-    for row in outcome.rows:
-        place = _place(row["cell"])
-        found.setdefault(row["cell"][METHOD], {}).setdefault(place, []).append(row)
-    reasons: dict[str, dict[tuple[str, str], str]] = {}
-    for lost in outcome.skipped:
-        reasons.setdefault(lost.labels[METHOD], {})[_place(lost.labels)] = lost.reason
-    names = dict.fromkeys(
-        name
-        for places in (*found.values(), *reasons.values())
-        for place in places
-        for name in place
-    )
-    return [
-        _matrix(method, tuple(names), found.get(method, {}), reasons.get(method, {}), metric)
-        for method in dict.fromkeys([*found, *reasons])
-    ]
+    labels = [*(row["cell"] for row in outcome.rows), *(lost.labels for lost in outcome.skipped)]
+    names = tuple(dict.fromkeys(name for one in labels for name in _pair(one)))
+    found = []
+    for method in dict.fromkeys(one[METHOD] for one in labels):
+        rows: dict[Pair, list[Mapping[str, Any]]] = {}
+        for row in outcome.rows:
+            if row["cell"][METHOD] == method:
+                rows.setdefault(_pair(row["cell"]), []).append(row)
+        skipped = {
+            _pair(lost.labels): lost.reason
+            for lost in outcome.skipped
+            if lost.labels[METHOD] == method
+        }
+        errors = {
+            pair: str(row["error"])
+            for pair, own in rows.items()
+            for row in reversed(own)  # the first error stays
+            if row.get("error")
+        }
+        seeds = max(map(len, rows.values()), default=0)
+        words = f"{seeds} seed{'s' * (seeds > 1)}" if seeds else "no run"
+        found.append(
+            TransferMatrix(
+                title=method,
+                sources=names,
+                targets=names,
+                values={pair: _mean(own, metric) for pair, own in rows.items()},
+                metric=metric,
+                reasons={**skipped, **errors},
+                note=f"mean over {words}",
+            )
+        )
+    return found
 
 
-def _place(labels: Mapping[str, Any]) -> tuple[str, str]:
+def _pair(labels: Mapping[str, Any]) -> Pair:
     source, _, target = str(labels[PAIR]).partition(" -> ")
     return source, target
 
 
-def _matrix(
-    method: str,
-    names: tuple[str, ...],
-    found: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]],
-    reasons: Mapping[tuple[str, str], str],
-    metric: str,
-) -> TransferMatrix:
-    values: dict[tuple[str, str], float | None] = {}
-    said = dict(reasons)
-    for place, rows in found.items():
-        known = [r["metrics"][metric] for r in rows if r.get("metrics")]
-        scored = [value for value in known if value is not None]
-        values[place] = statistics.fmean(scored) if scored else None
-        errors = [row["error"] for row in rows if row.get("error")]
-        if errors:
-            said[place] = str(errors[0])
-    counts = {len(rows) for rows in found.values()}
-    seeds = f"{max(counts)} seed{'s' * (max(counts) > 1)}" if counts else "no run"
-    return TransferMatrix(
-        title=method,
-        sources=names,
-        targets=names,
-        values=values,
-        metric=metric,
-        reasons=said,
-        note=f"mean over {seeds}",
-    )
+def _mean(rows: Sequence[Mapping[str, Any]], metric: str) -> float | None:
+    values = [row["metrics"][metric] for row in rows if row.get("metrics")]
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None

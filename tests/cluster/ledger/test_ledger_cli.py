@@ -12,7 +12,7 @@ import pytest
 from cluster.ledger.cell_folders import cell_lock
 from cluster.ledger.cleaning import clean
 from cluster.ledger.store import Ledger
-from tests.cluster.ledger_rows import key, row
+from tests.cluster.ledger_rows import key, row, write_old
 from tests.command import call
 from trainer.config import ConfigError
 
@@ -25,12 +25,18 @@ def store(tmp_path):
 @pytest.fixture
 def ledger(store):
     """A finished cell of astn, one of dann that failed, then finished, one that was stopped."""
-    made = Ledger(store / "ledger.jsonl")
+    made = Ledger(store / "ledger")
     made.append(row(1))
     made.append(row(2, "failed", method="dann", sweep="second"))
     made.append(row(2, method="dann", sweep="second", written="2026-02-01T00:00:00Z"))
     made.append(row(3, "stopped", cell={"pair": "a <b> [red]"}, code="fedcba987654"))
     return made
+
+
+def files(store) -> dict[str, bytes]:
+    """Every file of the store with its content."""
+    found = (path for path in store.rglob("*") if path.is_file())
+    return {path.relative_to(store).as_posix(): path.read_bytes() for path in found}
 
 
 def folder(store, number: int):
@@ -119,7 +125,7 @@ def test_a_column_has_one_kind(ledger, store, tmp_path, capfd):
 
 
 def test_merge_takes_over_and_tells_conflicts(ledger, store, tmp_path, capfd):
-    other = Ledger(tmp_path / "other" / "ledger.jsonl")
+    other = Ledger(tmp_path / "other" / "ledger")
     other.append(row(7))
     done = call(capfd, "ledger", "merge", other.store, "--store", store)
     assert (done.code, done.out.splitlines()[0]) == (
@@ -134,27 +140,32 @@ def test_merge_takes_over_and_tells_conflicts(ledger, store, tmp_path, capfd):
     assert ledger.find(key(1))["metrics"]["FT"] == 0.251
     fresh = tmp_path / "fresh"
     assert call(capfd, "ledger", "merge", store, other.store, "--store", fresh).code == 1
-    assert len(Ledger(fresh / "ledger.jsonl").current()) == 4
+    assert len(Ledger(fresh / "ledger").current()) == 4
 
 
 def test_gc_tells_first_and_removes_when_told_to(ledger, store, capfd):
     needed, unneeded = folder(store, 1), folder(store, 9)
-    with ledger.path.open("a") as file:
+    write_old(ledger, row(2, "failed"))
+    with ledger.old_file.open("a") as file:
         file.write('{"torn')
-    before = ledger.path.read_bytes()
+    (ledger.path / f".{key(5)}.jsonl.123.tmp").write_text("{")
+    before = files(store)
     told = call(capfd, "ledger", "gc", "--store", store)
-    assert "would be removed (--yes does it): 1 rows, 1 unfinished lines, 1 folders" in told.out
-    assert ledger.path.read_bytes() == before
+    assert "would be removed (--yes does it): 2 rows, 1 unfinished lines, 1 folders" in told.out
+    assert files(store).items() >= before.items()
     assert unneeded.is_dir()
     done = call(capfd, "ledger", "gc", "--store", store, "--yes", "--json").json
-    assert [d["reason"] for d in done["dropped"]] == ["superseded: the cell is finished"]
+    assert [d["reason"] for d in done["dropped"]] == ["superseded: the cell is finished"] * 2
     assert (done["done"], done["kept"], done["torn"]) == (True, 3, 1)
     assert (done["folders"], done["folder_bytes"]) == ([str(unneeded)], 5)
     assert needed.is_dir()
     assert not unneeded.exists()
     assert sorted(p.name for p in (store / "cells").iterdir()) == [needed.name]
-    kept = [line for line in before.splitlines(keepends=True) if line.endswith(b"\n")]
-    assert ledger.path.read_bytes() == b"".join([kept[0], kept[2], kept[3]])
+    assert not ledger.old_file.exists()
+    after = {path.name: path.read_bytes() for path in ledger.path.iterdir()}
+    kept = {name: before[f"ledger/{name}"].splitlines(keepends=True)[-1] for name in after}
+    assert after == kept
+    assert sorted(after) == [f"{key(n)}.jsonl" for n in (1, 2, 3)]
     assert not ledger.append(row(1))
     assert ledger.append(row(5))
 
@@ -256,22 +267,24 @@ def test_a_cell_needs_a_plain_name(name, store):
         (["show", "0"], "begins several keys"),
         (["export", "--to", "x.xlsx"], "unknown ending '.xlsx'"),
         (["export", "--to", "store/ledger.jsonl"], "is the ledger itself"),
+        (["export", "--to", f"store/ledger/{key(1)}.jsonl"], "is the ledger itself"),
         (["merge", "absent"], "no ledger there"),
         (["gc", "--yes", "--dry-run"], "exclude each other"),
         (["gc", "--store", "absent"], "no ledger there"),
     ],
 )
-def test_bad_input_is_one_line(arguments, told, ledger, tmp_path, monkeypatch, capfd):
+def test_bad_input_is_one_line(arguments, told, ledger, store, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     if "--store" not in arguments:
         arguments = [*arguments, "--store", "store"]
-    before = ledger.path.read_bytes()
+    before = files(store)
     assert told in call(capfd, "ledger", *arguments).complaint
-    assert ledger.path.read_bytes() == before
+    assert files(store) == before
 
 
 def test_a_newer_ledger_is_refused(ledger, store, capfd):
-    with ledger.path.open("a") as file:
-        file.write('{"format": 2}\n')
-    told = call(capfd, "ledger", "ls", "--store", store).complaint
-    assert told.startswith(f"{ledger.path}:5: made by a newer img2shape")
+    newer = ledger.path / f"{key(5)}.jsonl"
+    newer.write_text('{"format": 2}\n')
+    for given in (store, store / "ledger.jsonl"):
+        told = call(capfd, "ledger", "ls", "--store", given).complaint
+        assert told.startswith(f"{newer}:1: made by a newer img2shape")

@@ -12,16 +12,16 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from cluster.sweeps.tables.paper_tables import load_table, table_names
-from cluster.sweeps.tables.table_cells import (
-    TableCell,
+from cluster.sweeps.points import Point
+from cluster.sweeps.tables.paper_tables import load_table, published_row, table_names
+from cluster.sweeps.tables.table_description import DataChoice, PaperTable
+from cluster.sweeps.tables.table_points import (
+    place_of,
     table_benchmarks,
-    table_cells,
     table_folders,
+    table_points,
     table_skips,
 )
-from cluster.sweeps.tables.table_description import DataChoice, PaperTable
-from cluster.sweeps.tables.table_results import published_numbers
 from evalsuite.published import all_complexity, all_figures, published_figures
 from tests.command import ROOT
 from tests.trainer.test_config import documented_ablations
@@ -33,9 +33,13 @@ SITES: tuple[DataChoice, ...] = get_args(DataChoice)
 RETRIEVAL = [name for name in NAMES if load_table(name).kind == "retrieval"]
 
 
+def config_of(point: Point) -> RunConfig:
+    return loaded(point.config, point.keys)
+
+
 @lru_cache(maxsize=1024)
-def config_of(cell: TableCell) -> RunConfig:
-    return load_config(cell.config, cell.overrides)
+def loaded(config: Path, keys: tuple[str, ...]) -> RunConfig:
+    return load_config(config, keys)
 
 
 def described(config: RunConfig) -> str:
@@ -45,9 +49,11 @@ def described(config: RunConfig) -> str:
     return json.dumps(tree, sort_keys=True)
 
 
-def cells(data: DataChoice, *, quick: bool = False) -> dict[str, list[TableCell]]:
-    """The first seed's cells of every table."""
-    return {name: table_cells(load_table(name), data, quick=quick, seeds=[0]) for name in RETRIEVAL}
+def points(data: DataChoice, *, quick: bool = False) -> dict[str, list[Point]]:
+    """The first seed's trainings of every table."""
+    return {
+        name: table_points(load_table(name), data, quick=quick, seeds=[0]) for name in RETRIEVAL
+    }
 
 
 def test_all_tables_of_the_papers_are_there():
@@ -86,8 +92,8 @@ def test_every_published_row_is_in_exactly_its_table():
         own = published_figures(table.source, table.table)
         for row in table.rows:
             for column in table.columns:
-                numbers = published_numbers(table, row, column)
-                if numbers and not row.quoted:
+                printed = published_row(table, row, column)
+                if printed is not None and not row.quoted:
                     variant = row.published
                     if isinstance(variant, dict):
                         variant = variant[column]
@@ -98,7 +104,7 @@ def test_every_published_row_is_in_exactly_its_table():
                         if (figures.method, figures.variant, figures.dataset) == key
                         and row.published_backbone in (None, figures.backbone)
                     ]
-                    assert dict(placed[-1].metrics) == numbers
+                    assert placed[-1] is printed
     assert Counter(map(id, placed)) == Counter(map(id, all_figures()))
 
 
@@ -124,7 +130,7 @@ def test_every_row_has_a_figure_of_the_paper(name):
     table = load_table(name)
     for row in table.rows:
         if name != "astn-4":
-            assert any(published_numbers(table, row, column) for column in table.columns), row
+            assert any(published_row(table, row, column) for column in table.columns), row
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -137,7 +143,7 @@ def test_headers_say_the_command_and_the_runs(name):
     table = load_table(name)
     for data, label in zip(SITES, ("Built-in", "Real data"), strict=True):
         if table.kind == "retrieval":
-            runs = len(table_cells(table, data))
+            runs = len(table_points(table, data))
             assert any(x.startswith(f"# {label}:") and f" {runs} runs" in x for x in header), label
     assert all(len(line) <= 100 for line in path.read_text().splitlines())
 
@@ -146,15 +152,17 @@ def test_headers_say_the_command_and_the_runs(name):
 @pytest.mark.parametrize("data", SITES)
 def test_cells_are_complete_and_parse(name, data):
     table = load_table(name)
-    found = table_cells(table, data)
+    found = table_points(table, data)
     skips = table_skips(table, data)
     places = {(row.label, column) for row in table.rows for column in table.columns}
-    assert {(c.row, c.column) for c in found} == places - set(skips)
+    assert {place_of(point.labels) for point in found} == places - set(skips)
     assert len(found) == 3 * (len(places) - len(skips))
     assert all(skips.values())
-    for cell in found:
-        config = config_of(cell)
-        assert (config.method_name, config.training.seed) == (cell.method, cell.seed)
+    methods = {row.label: row.method for row in table.rows}
+    for point in found:
+        config, labels = config_of(point), point.labels
+        assert config.method_name == methods[labels["row"]]
+        assert config.training.seed == labels["training.seed"]
         assert config.training.init_from is None
 
 
@@ -163,10 +171,10 @@ def test_quick_cells_parse_and_are_small(name):
     table = load_table(name)
     folders = set(table_folders(table, quick=True).values())
     assert folders <= {"data/procedural-smoke", "data/procedural-smoke-b"}
-    full, quick = table_cells(table, seeds=[0]), table_cells(table, quick=True)
-    assert [(c.row, c.column) for c in quick] == [(c.row, c.column) for c in full]
-    for cell in quick:
-        config = config_of(cell)
+    full, quick = table_points(table, seeds=[0]), table_points(table, quick=True)
+    assert [p.labels for p in quick] == [p.labels for p in full]
+    for point in quick:
+        config = config_of(point)
         assert config.training.steps <= 20
         roots = {config.data.root}
         for stream in ("source_images", "source_shapes", "target_images", "target_shapes"):
@@ -174,7 +182,7 @@ def test_quick_cells_parse_and_are_small(name):
             root = None if selection is None else selection.root
             roots |= set([root] if isinstance(root, str) else root or ())
         roots |= {config.data.queries.root, config.data.gallery.root} - {None}
-        assert roots <= folders, (cell, roots)
+        assert roots <= folders, (point, roots)
 
 
 @pytest.mark.parametrize("name", RETRIEVAL)
@@ -191,16 +199,16 @@ def test_every_folder_on_built_in_data_can_be_made(name, quick, size):
 
 def test_real_data_have_no_quick_form():
     with pytest.raises(ConfigError, match="astn-3: real data have no quick form; leave --quick"):
-        table_cells(load_table("astn-3"), "real", quick=True)
+        table_points(load_table("astn-3"), "real", quick=True)
 
 
 def test_tables_share_their_cells():
     """A grid's size is what differs: of the rows of all tables little more than half."""
     for quick in (True, False):
         found = [
-            (described(config_of(cell)), (name, cell.start_from) if cell.start_from else None)
-            for name, own in cells("procedural", quick=quick).items()
-            for cell in own
+            (described(config_of(p)), (name, place_of(p.start_from)) if p.start_from else None)
+            for name, own in points("procedural", quick=quick).items()
+            for p in own
         ]
         assert (len(found), len(set(found))) == (132, 74)
 
@@ -208,18 +216,20 @@ def test_tables_share_their_cells():
 def test_fine_tuning_starts_from_the_other_data_set():
     table = load_table("astn-4")
     for data in SITES:
-        found = table_cells(table, data)
-        starts = [cell for cell in found if cell.start_from is not None]
-        assert {(c.column, c.start_from) for c in starts} == {
+        found = table_points(table, data)
+        starts = [(p.labels, p.start_from) for p in found if p.start_from is not None]
+        assert {(labels["column"], place_of(start)) for labels, start in starts} == {
             ("mi3dor", ("own data set alone", "mi3dor-2")),
             ("mi3dor-2", ("own data set alone", "mi3dor")),
         }
-        trained = {(c.row, c.column, c.seed) for c in found if c.start_from is None}
-        assert all((*cell.start_from, cell.seed) in trained for cell in starts if cell.start_from)
+        trained = [p.labels for p in found if p.start_from is None]
+        assert all(start in trained for _, start in starts)
+        seeds = [(labels["training.seed"], start["training.seed"]) for labels, start in starts]
+        assert all(own == other for own, other in seeds)
 
 
 def test_rows_on_real_data_are_those_of_the_documentation():
-    ours = {described(config_of(cell)) for own in cells("real").values() for cell in own}
+    ours = {described(config_of(point)) for own in points("real").values() for point in own}
     assert len(documented_ablations()) > 20
     for config, overrides in documented_ablations():
         documented = load_config(ROOT / config, overrides.split())
@@ -233,7 +243,7 @@ def test_rows_on_the_benchmark_are_those_of_its_ablations():
     assert spec.loader is not None
     ablations = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(ablations)
-    ours = {described(config_of(cell)) for own in cells("procedural").values() for cell in own}
+    ours = {described(config_of(point)) for own in points("procedural").values() for point in own}
     other = []
     for method, rows in ablations.ABLATIONS.items():
         config = ROOT / "configs" / "procedural" / f"{method}.yaml"
@@ -246,10 +256,11 @@ def test_rows_on_the_benchmark_are_those_of_its_ablations():
 def test_rows_without_selection_train_on_no_pseudo_label():
     for data in SITES:
         for name in ("ftspl-3", "ftspl-4", "ftspl-5"):
-            for cell in table_cells(load_table(name), data):
-                method: Any = config_of(cell).method
-                if cell.method == "ftspl" and not method.spl:
-                    assert not method.target_ce, cell
+            for point in table_points(load_table(name), data):
+                config = config_of(point)
+                method: Any = config.method
+                if config.method_name == "ftspl" and not method.spl:
+                    assert not method.target_ce, point
 
 
 def write(folder: Path, **changes: Any) -> Path:
@@ -275,8 +286,8 @@ def test_a_table_of_ones_own(tmp_path):
     table = load_table(write(tmp_path, rows=[row(set={"training.steps": 5, "method.alpha": 1e-5})]))
     assert isinstance(table, PaperTable)
     assert table.name == "mine"
-    (cell,) = table_cells(table, seeds=[7])
-    config = config_of(cell)
+    (point,) = table_points(table, seeds=[7])
+    config = config_of(point)
     assert (config.training.steps, config.training.seed) == (5, 7)
     assert config.method.alpha == 1e-5  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -288,7 +299,7 @@ def test_a_setting_beside_the_table_comes_first(tmp_path):
     (tmp_path / "settings" / "photos.yaml").write_text(yaml.safe_dump(setting))
     assert table_folders(load_table(write(tmp_path))) == {"mi3dor": "elsewhere"}
     written = load_table(write(tmp_path, setting=setting))
-    assert config_of(table_cells(written)[0]).data.root == "elsewhere"
+    assert config_of(table_points(written)[0]).data.root == "elsewhere"
 
 
 @pytest.mark.parametrize(
@@ -338,4 +349,4 @@ def test_a_bad_table_says_what_is_wrong(tmp_path, changes, message):
 def test_a_folder_that_the_setting_lacks(tmp_path, value):
     table = load_table(write(tmp_path, rows=[row(set={"data.root": value})]))
     with pytest.raises(ConfigError, match=r"'ASTN': data.root: .* no folder of the setting \(mi3"):
-        table_cells(table)
+        table_points(table)

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from cluster.sweeps.cells import Cell, Choosing, make_cell
-from cluster.sweeps.code_hash import code_version, version_of
+from cluster.sweeps.cells import Cell, Choosing, code_version, make_cell, version_of
 from cluster.sweeps.description import Sweep
 from cluster.sweeps.grid import sweep_cells
 from tests.command import CONFIGS
@@ -74,6 +73,12 @@ def test_what_no_method_can_do_is_a_mistake(benchmark, axes, words):
 def test_missing_data_are_found_before_anything_is_trained(benchmark):
     with pytest.raises(ConfigError, match="no cell can be trained"):
         sweep_cells(sweep(benchmark, set={"data.root": "data/absent"}))
+    seeds = {"method": ["dann", "astn"], "training.seed": [0, 1]}
+    with pytest.raises(ConfigError, match=r"^no cell can be trained: data/absent: "):
+        sweep_cells(sweep(benchmark, set={"data.root": "data/absent"}, axes=seeds))
+    roots = {**seeds, "data.root": ["data/absent"]}
+    with pytest.raises(ConfigError, match=r"^axes\.data\.root: 'data/absent' fits no cell: "):
+        sweep_cells(sweep(benchmark, axes=roots))
     many = {"method.classes_per_batch": 9, "training.batch": 36, "method.samples_per_class": 4}
     with pytest.raises(ConfigError, match="classes"):  # the benchmark has five
         sweep_cells(sweep(benchmark, set=many, axes={"method": ["dcml"]}))
@@ -136,6 +141,17 @@ def test_validation_follows_the_choice_of_checkpoints(benchmark):
     unseen = cell(benchmark, selection="im", oracle=False).config.validation
     assert (unseen.metric, unseen.criterion) == (None, "im")  # no target label is read
     assert cell(benchmark, compares="FT").config.validation.metric == "FT"
+
+
+def test_validation_reads_what_is_evaluated_where_there_is_no_val(tmp_path):
+    root = packed(tmp_path / "mine").root
+    own = {"data.queries.split": "train", "data.gallery.split": "train"}
+    keys = [f"{name}={split}" for name, split in own.items()]
+    assert cell(root, *keys).config.validation.split == "train"
+    assert cell(root, keys[0]).config.validation.split == "test"  # the sides' splits differ
+    axes = {"method": ["dann"], "training.seed": [0, 1]}
+    cells, skipped = sweep_cells(sweep(root, axes=axes, set=own))
+    assert ([c.config.training.seed for c in cells], skipped) == ([0, 1], [])
 
 
 def test_a_method_without_a_classifier_cannot_be_selected_by_one(benchmark):

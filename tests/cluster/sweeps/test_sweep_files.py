@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cluster.sweeps.axes import overrides, points, settings
 from cluster.sweeps.description import Sweep, load_sweep
+from cluster.sweeps.points import all_labels, overrides, settings
 from trainer.config import ConfigError, parse_override
 
 
@@ -56,7 +56,7 @@ def test_a_sweep_is_called_after_its_file(tmp_path):
 
 
 def test_a_grid_has_every_combination_in_the_order_of_the_axes():
-    found = points(sweep(axes={"b": [1, 2], "a": {"x": {"k": 1}, "y": {}}}))
+    found = all_labels(sweep(axes={"b": [1, 2], "a": {"x": {"k": 1}, "y": {}}}))
     assert found == [
         {"b": 1, "a": "x"},
         {"b": 1, "a": "y"},
@@ -64,14 +64,14 @@ def test_a_grid_has_every_combination_in_the_order_of_the_axes():
         {"b": 2, "a": "y"},
     ]
     assert [list(point) for point in found] == [["b", "a"]] * 4
-    assert points(sweep()) == [{}]
+    assert all_labels(sweep()) == [{}]
 
 
 def test_draws_are_crossed_with_the_lists_and_stay_when_more_are_asked_for():
     axes = {"r": {"loguniform": [0.001, 0.1]}, "m": ["a", "b"], "n": {"int": [1, 3]}}
-    few = points(sweep(axes=axes, search={"kind": "random", "trials": 3, "seed": 1}))
-    many = points(sweep(axes=axes, search={"kind": "random", "trials": 40, "seed": 1}))
-    other = points(sweep(axes=axes, search={"kind": "random", "trials": 3, "seed": 2}))
+    few = all_labels(sweep(axes=axes, search={"kind": "random", "trials": 3, "seed": 1}))
+    many = all_labels(sweep(axes=axes, search={"kind": "random", "trials": 40, "seed": 1}))
+    other = all_labels(sweep(axes=axes, search={"kind": "random", "trials": 3, "seed": 2}))
     assert many[: len(few)] == few
     assert other != few
     assert [point["m"] for point in few] == ["a", "b"] * 3
@@ -97,7 +97,7 @@ def test_a_point_sets_its_keys_above_those_of_all_cells():
 def test_a_transfer_pair_prevails_over_the_files_own_selections():
     file = sweep(axes={"transfer": ["data/a -> data/b"]}, set={"transfer.protocol": "inductive"})
     chosen = settings(file, {"transfer": "data/a -> data/b"})
-    found = dict(overrides(chosen, "dann"))
+    found = overrides(chosen, "dann")
     assert found["data.source_images"]["root"] == "data/a"
     assert found["data.target_shapes"] == {"stream": "shape", "split": "train", "root": "data/b"}
     assert found["data.gallery"]["root"] == "data/b"
@@ -105,7 +105,7 @@ def test_a_transfer_pair_prevails_over_the_files_own_selections():
     assert found["data.restrict"] is True
     assert "data.source_shapes" not in found  # dann has no such stream
     assert "data.classes" not in found  # the file's own class list stays
-    assert "data.target_images" in dict(overrides(chosen, "daisnet"))
+    assert "data.target_images" in overrides(chosen, "daisnet")
 
 
 @pytest.mark.parametrize(

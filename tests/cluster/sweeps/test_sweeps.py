@@ -60,7 +60,7 @@ def test_a_sweep_is_widened_and_mended(written, swept, tmp_path, capfd):
     again = swept(file)
     assert again.code == 1
     result = call(capfd, "ledger", "ls", "--store", tmp_path / "store", "--json").json
-    rows = Ledger(tmp_path / "store" / "ledger.jsonl").rows()
+    rows = Ledger(tmp_path / "store" / "ledger").rows()
     assert Counter(row["status"] for row in rows) == {"finished": 2, "failed": 2}
     assert len(result["rows"]) == 4
     for row in rows:

@@ -20,6 +20,7 @@ def ledger_row(value: float, **changes: Any) -> dict[str, Any]:
     return {
         "status": "finished",
         "selection": "im",
+        "config": {"network": {"backbone": "tiny"}},
         "metrics": dict.fromkeys(METRICS, value),
         "oracle": {"step": 1, "metrics": dict.fromkeys(METRICS, value + 0.1)},
         "intervals": {"FT": [value - 0.02, value + 0.04]},
@@ -92,6 +93,16 @@ def test_one_oracle_makes_the_row_an_oracles():
     found = {("ASTN", "mi3dor"): [ledger_row(0.5), ledger_row(0.6, selection="oracle")]}
     row = result_table(load_table("astn-1"), found).rows[-1]
     assert row.is_oracle
+
+
+def test_a_row_named_after_the_papers_trunk_says_which_one_was_trained():
+    places = [("AlexNet", "mi3dor"), ("ASTN", "mi3dor")]
+    table = result_table(load_table("astn-1"), {place: [ledger_row(0.5)] for place in places})
+    labels = [row.label for row in table.rows]
+    assert (labels[0], labels[-1]) == ("AlexNet (ours: tiny)", "ASTN")
+    same = {"config": {"network": {"backbone": "alexnet"}}}
+    table = result_table(load_table("astn-1"), {places[0]: [ledger_row(0.5, **same)]}, data="real")
+    assert table.rows[0].label == "AlexNet"
 
 
 @pytest.mark.parametrize("place", [("ATSN", "mi3dor"), ("ASTN", "mi3dor-2")])

@@ -137,7 +137,7 @@ def test_a_submitted_sweep_trains_its_cells(storage, client, capfd, tmp_path):
     variables = {"IMG2SHAPE_CONFIG": str(config)}
     job = client.submit_job(entrypoint=entrypoint, runtime_env={"env_vars": variables})
     succeeded(client, job)
-    ledger = (storage / "runs" / "sweeps" / "ledger.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in ledger]
+    ledger = storage / "runs" / "sweeps" / "ledger"
+    rows = [json.loads(file.read_text()) for file in ledger.glob("*.jsonl")]
     assert sorted(row["method"] for row in rows) == ["dann", "source-only"]
     assert {row["status"] for row in rows} == {"finished"}

@@ -166,6 +166,24 @@ def test_an_oracle_is_marked_and_is_not_the_best(tmp_path: Path) -> None:
     assert best.endswith("dann")
 
 
+@pytest.mark.parametrize("methods", [("source-only", "dann"), (None,)])
+def test_the_headline_is_the_best_mean_over_seeds(methods: Any, tmp_path: Path) -> None:
+    values = {("source-only", 0): 0.5, ("source-only", 1): 0.6, ("dann", 0): 0.7, ("dann", 1): 0.3}
+    rows = [
+        ledger_row(
+            ({"method": name} if name else {}) | {"training.seed": seed},
+            metrics={"mAP": values[name or "dann", seed]},
+            method=name or "dann",
+        )
+        for name in methods
+        for seed in (0, 1)
+    ]
+    page = written(tmp_path, rows)
+    best = words(page.source.partition("<dt>Best mAP")[2].partition("</div>")[0])
+    expected = "0.550 source-only" if "dann" in methods else "0.500 dann"
+    assert best == f"{expected} · mean over 2 seeds"
+
+
 def test_hostile_words_stay_text(tmp_path: Path) -> None:
     cell = {"method": EVIL, EVIL: EVIL, "x.rate": 0.1}
     rows = [

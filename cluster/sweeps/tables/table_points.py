@@ -1,14 +1,12 @@
-"""From a table to the trainings that fill it: run descriptions, overrides, what is left out."""
+"""From a table to the trainings that fill it, and the data sets that they read."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from cluster.sweeps import Point, as_keys, as_text
 from cluster.sweeps.tables.table_description import DataChoice, PaperTable, Site, TableRow
 from dataio.datasets import SIZES, STYLES, benchmark_name
 from trainer.config import ConfigError
@@ -17,31 +15,21 @@ CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 Place = tuple[str, str]
 """Label of a row and name of a column."""
 
-
-@dataclass(frozen=True)
-class TableCell:
-    """One training: ``load_config(config, overrides)`` describes it.
-
-    ``start_from`` is the row and column whose run with the same seed gives the network that this
-    one starts from; ``training.init_from`` is then for the caller to set.
-    """
-
-    row: str
-    column: str
-    seed: int
-    method: str
-    config: str
-    overrides: tuple[str, ...]
-    start_from: Place | None = None
+ROW, COLUMN, SEED = "row", "column", "training.seed"
 
 
-def table_cells(
+def place_of(labels: Mapping[str, Any]) -> Place:
+    """Where a training of a table stands, by its labels."""
+    return labels[ROW], labels[COLUMN]
+
+
+def table_points(
     table: PaperTable,
     data: DataChoice = "procedural",
     *,
     quick: bool = False,
     seeds: Sequence[int] | None = None,
-) -> list[TableCell]:
+) -> list[Point]:
     """The trainings of a table, in the order of its rows and columns; none for complexity.
 
     Args:
@@ -57,7 +45,7 @@ def table_cells(
     chosen = seeds if seeds is not None else range(1 if quick else table.seeds)
     skips = table_skips(table, data)
     return [
-        _cell(table, row, column, seed=seed, data=data, quick=quick)
+        _point(table, row, column, seed=seed, data=data, quick=quick)
         for row in table.rows
         for column in table.columns
         if (row.label, column) not in skips
@@ -80,8 +68,16 @@ def table_folders(
 ) -> dict[str, str]:
     """The packed data sets that the table's columns read, by the names that the setting uses."""
     site = _quick_or_not(table, data, quick=quick)
-    used = " ".join(_text(value) for _, value in _template_values(table, site, data))
+    used = " ".join(as_text(value) for value in _values(table, site, data))
     return {name: folder for name, folder in site.folders.items() if f"{{{name}}}" in used}
+
+
+def _values(table: PaperTable, site: Site, data: DataChoice) -> Iterator[object]:
+    """The values in which a folder may be named."""
+    for column in table.columns:
+        yield from site.columns[column].set.values()
+    for row in table.rows:
+        yield from {**row.set, **row.at(data).set}.values()
 
 
 def table_benchmarks(table: PaperTable, *, quick: bool = False) -> dict[str, tuple[str, str]]:
@@ -89,15 +85,6 @@ def table_benchmarks(table: PaperTable, *, quick: bool = False) -> dict[str, tup
     known = {benchmark_name(size, style=style): (size, style) for size in SIZES for style in STYLES}
     folders = table_folders(table, quick=quick).values()
     return {folder: known[name] for folder in folders if (name := Path(folder).name) in known}
-
-
-def _template_values(
-    table: PaperTable, site: Site, data: DataChoice
-) -> Iterator[tuple[str, object]]:
-    for column in table.columns:
-        yield from site.columns[column].set.items()
-    for row in table.rows:
-        yield from {**row.set, **row.at(data).set}.items()
 
 
 def _quick_or_not(table: PaperTable, data: DataChoice, *, quick: bool) -> Site:
@@ -109,48 +96,43 @@ def _quick_or_not(table: PaperTable, data: DataChoice, *, quick: bool) -> Site:
     return site.model_copy(update={"folders": site.quick.folders})
 
 
-def _cell(
+def _point(
     table: PaperTable, row: TableRow, column: str, *, seed: int, data: DataChoice, quick: bool
-) -> TableCell:
+) -> Point:
+    start = row.start_from
+    labels = {ROW: row.label, COLUMN: column, SEED: seed}
+    start_from = {**labels, ROW: start.row, COLUMN: start.columns[column]} if start else None
+    config, keys = described(table, row, column, data=data, quick=quick)
+    return Point(labels, config, (*keys, f"{SEED}={seed}"), start_from)
+
+
+def described(
+    table: PaperTable, row: TableRow, column: str, *, data: DataChoice, quick: bool = False
+) -> tuple[Path, tuple[str, ...]]:
+    """The run description that a row starts from, and its ``key=value``: each key once, with the
+    value and at the place of the last layer that sets it.
+
+    Raises:
+        ConfigError: ``quick`` with real data, or a value names a folder that the setting lacks.
+    """
     assert row.method is not None, "absent rows have no cells"
     site = _quick_or_not(table, data, quick=quick)
-    config, first = starting_point(site, row.method)
-    layers: list[Mapping[str, Any]] = [first, site.methods.get(row.method, {})]
+    layers: list[Mapping[str, Any]] = []
+    config = CONFIGS / site.config.format(method=row.method)
+    if not config.exists() and site.otherwise is not None:
+        config = CONFIGS / site.otherwise
+        # The whole section: options of the other method are not this one's.
+        layers.append({"method": {"name": row.method}})
+    layers.append(site.methods.get(row.method, {}))
     if quick and site.quick is not None:
         layers += [site.quick.set, site.quick.methods.get(row.method, {})]
     layers += [site.columns[column].set, row.set, row.at(data).set]
-    layers.append({"training.seed": seed})
-    start = row.start_from
-    return TableCell(
-        row=row.label,
-        column=column,
-        seed=seed,
-        method=row.method,
-        config=str(config),
-        overrides=as_overrides(layers, site.folders, where=f"{table.name}: row '{row.label}'"),
-        start_from=None if start is None else (start.row, start.columns[column]),
-    )
-
-
-def starting_point(site: Site, method: str) -> tuple[Path, dict[str, Any]]:
-    """The run description that ``method`` starts from, and the keys that make it the method's."""
-    own = CONFIGS / site.config.format(method=method)
-    if own.exists() or site.otherwise is None:
-        return own, {}
-    # The whole section: options of the other method are not this one's.
-    return CONFIGS / site.otherwise, {"method": {"name": method}}
-
-
-def as_overrides(
-    layers: Sequence[Mapping[str, Any]], folders: Mapping[str, str], *, where: str
-) -> tuple[str, ...]:
-    """``key=value`` of all layers, each key once, at the place and with the value of its last."""
     merged: dict[str, Any] = {}
-    for layer in layers:
-        for key, value in layer.items():
-            merged.pop(key, None)
-            merged[key] = _placed(value, folders, where=f"{where}: {key}")
-    return tuple(f"{key}={_text(value)}" for key, value in merged.items())
+    for key, value in ((k, v) for layer in layers for k, v in layer.items()):
+        merged.pop(key, None)
+        where = f"{table.name}: row '{row.label}': {key}"
+        merged[key] = _placed(value, site.folders, where=where)
+    return config, as_keys(merged)
 
 
 def _placed(value: Any, folders: Mapping[str, str], *, where: str) -> Any:
@@ -166,9 +148,3 @@ def _placed(value: Any, folders: Mapping[str, str], *, where: str) -> Any:
     except (KeyError, IndexError, ValueError):
         known = ", ".join(folders) or "none"
         raise ConfigError(f"{where}: '{value}' names no folder of the setting ({known})") from None
-
-
-def _text(value: Any) -> str:
-    """As an override is written: YAML on one line."""
-    dumped = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=1 << 20)
-    return dumped.removesuffix("...\n").strip()
