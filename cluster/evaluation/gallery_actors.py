@@ -157,10 +157,9 @@ class GalleryActors:
             raise RuntimeError("the gallery's actors were ended")
 
     def _state(self, position: int) -> dict[str, Any]:
-        # Has no public form that works without Ray's dashboard.
-        from ray._private.state import state
+        from cluster.training import actor_state
 
-        return state.actor_table(self._actors[position]._actor_id.hex())
+        return actor_state(self._actors[position])
 
     def _note_birth(self, position: int, birth: str) -> None:
         """Look at an actor that answers for the first time since a start."""

@@ -9,12 +9,14 @@ from cluster.training.group_size import EPSILON, GroupSize, Node, parse_workers
 from cluster.training.jobs import make_benchmark, model_complexity, train_run
 from cluster.training.launching import launch, require_trainable
 from cluster.training.ray_cluster import STORE_BYTES, may_grow, nodes, ray_session
+from cluster.training.ray_private import actor_state
 
 __all__ = [
     "EPSILON",
     "STORE_BYTES",
     "GroupSize",
     "Node",
+    "actor_state",
     "launch",
     "make_benchmark",
     "may_grow",

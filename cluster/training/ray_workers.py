@@ -22,11 +22,12 @@ from cluster.training.group_size import GroupPlan, GroupSize, capacity, plan_gro
 from cluster.training.hangs import Hangs
 from cluster.training.loopback import torch_config
 from cluster.training.ray_cluster import may_grow, nodes, ray_session
+from cluster.training.ray_private import at_worker_start
 from cluster.training.restarts import GroupEnd, Restarts, how_it_ended, raise_mistake
 from cluster.training.worker import (
     error_file,
+    leave_on_sigterm,
     notice_file,
-    sigterm_is_a_notice,
     stop_file,
     train_worker,
 )
@@ -221,6 +222,6 @@ def _fit(config: RunConfig, folder: RunFolder, plan: GroupPlan, reason: str | No
             failure_config=FailureConfig(
                 max_failures=0, max_preemption_failures=0, controller_failure_limit=0
             ),
-            callbacks=[sigterm_is_a_notice()],
+            callbacks=[at_worker_start(leave_on_sigterm)],
         ),
     ).fit()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from cluster.terminal import say
 from cluster.training.group_size import GroupSize
+from cluster.training.ray_private import found_no_room, was_preempted, worker_errors
 from cluster.training.worker import error_file, mendable, notice_file
 from trainer.runs import RunFolder, read_starts
 
@@ -62,10 +63,9 @@ def how_it_ended(
     lines = [line for line in str(failure).strip().splitlines() if line.strip()]
     detail = lines[-1] if lines else repr(failure)
     log.debug("%s", failure)
-    kind = type(getattr(failure, "controller_failure", None)).__name__
-    if kind.startswith("WorkerGroupStartup"):
+    if found_no_room(failure):
         return GroupEnd("no room", unplaced=True, detail=detail)
-    if notice or _preempted(failure):  # a node that went before all had left
+    if notice or was_preempted(failure):  # a node that went before all had left
         return GroupEnd(notice or PREEMPTION, detail=detail)
     return GroupEnd(HANG if hang else DEATH, counted=True, detail=hang or detail)
 
@@ -75,18 +75,6 @@ def _notice(folder: RunFolder) -> str | None:
         return json.loads(notice_file(folder).read_text())["reason"]
     except (OSError, ValueError, KeyError):
         return None
-
-
-def _preempted(failure: BaseException) -> bool:
-    """Ray has seen the node of a dead worker go after a notice."""
-    if type(failure).__name__ == "PreemptionError":
-        return True
-    deaths = (getattr(err, "health_check_failure", err) for err in _worker_errors(failure).values())
-    return any(getattr(err, "preempted", False) for err in deaths)
-
-
-def _worker_errors(failure: BaseException) -> dict[int, BaseException]:
-    return getattr(failure, "worker_failures", None) or {}
 
 
 def raise_mistake(folder: RunFolder, failure: BaseException) -> None:
@@ -101,7 +89,7 @@ def raise_mistake(folder: RunFolder, failure: BaseException) -> None:
 
         kind = {e.__name__: e for e in USER_ERRORS}.get(told["type"])
         raise (kind or RunFailed)(told["message"]) from None
-    for err in _worker_errors(failure).values():  # a disk too full for the file
+    for err in worker_errors(failure).values():  # a disk too full for the file
         if isinstance(err, OSError) and mendable(err):
             raise OSError(err.errno, err.strerror, err.filename) from None
 

@@ -12,15 +12,13 @@ import os
 import signal
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from cluster.training.ray_private import preemption_noticed
 from trainer.config import parse_config
 from trainer.loop import train
 from trainer.runs import RunFolder, SupersededError, write_json
 from trainer.synchronised import rank
-
-if TYPE_CHECKING:
-    from ray.train import UserCallback
 
 terminated = threading.Event()  # this process got SIGTERM
 
@@ -90,34 +88,19 @@ class _Leave:
 
 
 def _notice() -> str | None:
-    """The notice this process has got, if any."""
+    """The notice that this process got, if any."""
     if terminated.is_set():
         return "SIGTERM to a worker"
-    # The public get_preemption_info is a barrier through an actor; the loop agrees by itself.
-    from ray.train.v2._internal.execution.context import get_train_context
-
-    if get_train_context().preemption_context.preemption_info is not None:
-        return "preemption notice"
-    return None
+    return "preemption notice" if preemption_noticed() else None
 
 
-def sigterm_is_a_notice() -> UserCallback:
-    """For ``ray.train.RunConfig``: the first SIGTERM asks a worker to save and leave, a second one
-    ends it, as the first one would have without this."""
-    from ray.train.v2._internal.execution.callback import WorkerCallback
+def leave_on_sigterm() -> None:
+    """The first SIGTERM asks this process to save and leave; a second one ends it as usual."""
+    before = signal.getsignal(signal.SIGTERM)
 
-    class _Handler(WorkerCallback):
-        def after_init_train_context(self) -> None:
-            """Runs in the worker's main thread, the only one that may handle signals."""
-            before = signal.getsignal(signal.SIGTERM)
+    def note(number: int, frame: Any) -> None:
+        if terminated.is_set() and callable(before):
+            before(number, frame)
+        terminated.set()
 
-            def note(number: int, frame: Any) -> None:
-                from cluster.training.worker import terminated
-
-                if terminated.is_set() and callable(before):
-                    before(number, frame)
-                terminated.set()
-
-            signal.signal(signal.SIGTERM, note)
-
-    return _Handler()  # pyright: ignore[reportReturnType]
+    signal.signal(signal.SIGTERM, note)
