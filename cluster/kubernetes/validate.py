@@ -12,11 +12,11 @@ _VOLUMES = {"configMap", "emptyDir", "persistentVolumeClaim", "projected", "secr
 
 @dataclass(frozen=True)
 class Checked:
-    """What came of a check.
+    """The result of a check.
 
     Attributes:
-        by_schema: objects held against the schema of Kubernetes ``KUBERNETES_VERSION``; None
-            without the package kubernetes-validate.
+        by_schema: number of objects that were compared with the schemas of Kubernetes
+            ``KUBERNETES_VERSION``; None without the package kubernetes-validate.
         findings: what is wrong, each with the object's kind and name.
     """
 
@@ -42,7 +42,7 @@ def check(objects: Sequence[dict[str, Any]]) -> Checked:
             kubernetes_validate.validate(manifest, KUBERNETES_VERSION, strict=True)
             by_schema += 1
         except kubernetes_validate.SchemaNotFoundError:
-            continue  # of an operator: its own admission checks it
+            continue  # an operator's kind: its own admission checks it
         except kubernetes_validate.ValidationError as err:
             by_schema += 1
             findings.append(f"{_called(manifest)}: {str(err).splitlines()[0]}")
@@ -62,7 +62,7 @@ def pod_specs(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def restricted_findings(spec: dict[str, Any]) -> Iterator[str]:
-    """What pod security's `restricted` profile, and our own rule on resources, find in a pod.
+    """What violates the `restricted` profile of pod security, or our own rule on resources.
 
     https://kubernetes.io/docs/concepts/security/pod-security-standards/
     """

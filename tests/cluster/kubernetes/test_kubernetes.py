@@ -14,10 +14,17 @@ import jsonschema
 import pytest
 import yaml
 
-from cluster.kubernetes.options import JOBS, QUEUES, RAY_VERSION, Options, default_image, size_of
-from cluster.kubernetes.quantities import parse_bytes
+from cluster.kubernetes.options import (
+    JOBS,
+    QUEUES,
+    RAY_VERSION,
+    Options,
+    default_image,
+    parse_bytes,
+    parse_storage,
+    size_of,
+)
 from cluster.kubernetes.rendering import render, to_yaml
-from cluster.kubernetes.storage import parse_storage
 from cluster.kubernetes.validate import check, pod_specs, restricted_findings
 from cluster.sweeps.description import load_sweep
 from tests.command import CONFIGS, ROOT, call
