@@ -83,7 +83,7 @@ def model(
     as_json: Json = False,
 ) -> None:
     """Count parameters and multiply-adds, layer by layer; needs no data."""
-    from cluster.training import model_complexity
+    from cluster.complexity import model_complexity
     from trainer.config import load_config
 
     with only_json(as_json) as emit:

@@ -196,7 +196,7 @@ def _published_size(table: PaperTable, row: TableRow) -> Numbers | None:
 
 def _counted(table: PaperTable, row: TableRow) -> Numbers:
     """Millions of parameters and multiply-adds of the row's network on the paper's data."""
-    from cluster.training import model_complexity
+    from cluster.complexity import model_complexity
 
     assert row.method is not None
     site, where = table.site("real"), f"{table.name}: row '{row.label}'"
