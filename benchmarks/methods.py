@@ -24,9 +24,10 @@ from pathlib import Path
 
 from ablations import ABLATIONS, PHOTOS, SETTINGS
 
+from cluster.data_jobs import make_benchmark
 from cluster.evaluation.jobs import evaluate_run
 from cluster.tables import HEADLINE
-from cluster.training.jobs import make_benchmark, train_run
+from cluster.training import train_run
 from trainer.config import load_config
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "procedural"

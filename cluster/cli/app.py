@@ -147,13 +147,16 @@ def verify(
     from cluster.training import verify as job
 
     with only_json(as_json) as emit:
+        names = job.parse_methods(method or ["all"])
         sizes = job.parse_world_sizes(world_sizes)
+        strategies = job.parse_strategies(strategy or ["ddp"])
+        precision = job.parse_precision(dtype)
         result = job.verify(
-            method or ["all"],
+            names,
             world_sizes=sizes,
-            strategies=job.parse_strategies(strategy or ["ddp"]),
-            precision=dtype,
-            data=data,
+            strategies=strategies,
+            precision=precision,
+            data=data or _built_in_data(),
         )
         emit(result)
     if not as_json:
@@ -175,6 +178,14 @@ def demo(
     from cluster.training import parse_workers
 
     run_demo(out, workers=parse_workers(workers), quick=quick)
+
+
+def _built_in_data() -> Path:
+    from cluster.data_jobs import make_benchmark
+
+    folder = Path("data") / "procedural-smoke"
+    make_benchmark(folder, size="smoke", seed=0)
+    return folder
 
 
 def _default_folder(run: Any) -> Path:

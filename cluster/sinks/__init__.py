@@ -1,6 +1,6 @@
-"""Passing on what a run says of itself to TensorBoard, MLflow or Weights & Biases.
+"""Sinks: the numbers of a run for TensorBoard, MLflow or Weights & Biases.
 
-May import: dataio, trainer, cluster.terminal.
+May import: dataio, trainer, cluster, cluster.terminal.
 """
 
 from cluster.sinks.sinks import open_sinks, reporting

@@ -1,4 +1,4 @@
-"""One run in one process, under ``torchrun``, or in Ray Train workers; the loop is the same."""
+"""A run in one process, in those of ``torchrun``, or in Ray Train workers; the loop is the same."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def launch(
     on_record: OnRecord | None = None,
     on_wait: Callable[[], None] | None = None,
 ) -> RunFolder:
-    """Train ``config`` in folder ``out`` and return the folder; continues the run it holds.
+    """Train ``config`` in folder ``out`` and return the folder; continues the run that it holds.
 
     Args:
-        workers: 0 trains in this process; a number N > 0 or a range starts Ray Train workers. Under
-            ``torchrun`` the processes that exist are used and ``workers`` is ignored.
-        on_record: called here with every logged step.
+        workers: 0 trains in this process; a number N > 0 or a range starts Ray Train workers.
+            ``torchrun`` has started processes, so under it ``workers`` is ignored.
+        on_record: called in this process with every logged step.
         on_wait: called when a group of workers waits for room in the cluster.
 
     Raises:
@@ -69,7 +69,7 @@ def launch(
 
 
 def require_trainable(config: RunConfig) -> None:
-    """Whether engine and data have what a run trains on and is scored by; nothing is written.
+    """Refuse a run that its engine or its data cannot train or score; writes nothing.
 
     Raises:
         ConfigError, DataError: what is missing.
@@ -80,7 +80,7 @@ def require_trainable(config: RunConfig) -> None:
 
 
 def _claimed_by_leader(config: RunConfig, folder: RunFolder) -> bool:
-    """Rank 0 claims the folder; every rank learns whether its run is finished, or the refusal."""
+    """Rank 0 claims the folder; all ranks return whether its run is finished, or raise alike."""
     finished: bool | Exception = False
     if rank() == 0:
         try:

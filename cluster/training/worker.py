@@ -1,8 +1,8 @@
 """What runs inside a Ray Train worker: the loop, and the notices that make a whole group leave.
 
-A group leaves when the driver asks for it (the file ``stop`` in the run folder), when Ray says that
-a node with one of its workers will go, and when one of its processes gets SIGTERM. Every rank then
-saves a checkpoint of the last step together and returns, which is no failure.
+A group leaves when the driver asks for it (by the file ``stop`` in the run folder), when Ray says
+that a node with one of its workers will be taken away, and when one of its processes gets SIGTERM.
+All ranks then save a checkpoint of the last step and return, which is no failure.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ terminated = threading.Event()  # this process got SIGTERM
 
 
 def stop_file(folder: RunFolder) -> Path:
-    """Exists while the driver wants the workers to save and leave."""
+    """This file exists while the driver wants the workers to save and leave."""
     return folder.path / "stop"
 
 
 def notice_file(folder: RunFolder) -> Path:
-    """Why a group left on its own account; JSON with ``reason``."""
+    """Why a group left without being asked by the driver; JSON with ``reason`` and ``rank``."""
     return folder.path / "notice.json"
 
 
 def error_file(folder: RunFolder) -> Path:
-    """What a user must mend; JSON with the error's type and message."""
+    """The error that the user must correct; JSON with its type and message."""
     return folder.path / "error.json"
 
 
@@ -49,7 +49,7 @@ def mendable(err: BaseException) -> bool:
 
 
 def train_worker(task: dict[str, Any]) -> None:
-    """Body of one Ray Train worker; Train has made the process group."""
+    """What Ray Train runs in each worker, after it has made the process group."""
     folder = RunFolder(Path(task["folder"]))
     if Path(task["working_folder"]).is_dir():
         os.chdir(task["working_folder"])  # relative paths mean what they mean to the user
@@ -63,16 +63,16 @@ def train_worker(task: dict[str, Any]) -> None:
 
 
 def _tell(err: ValueError | OSError | SupersededError, file: Path) -> None:
-    """Exception classes do not survive Ray's wrapping: the run folder carries the message."""
+    """Write the error into the run folder: Ray's wrapping loses its class."""
     told: dict[str, Any] = {"type": type(err).__name__, "message": str(err)}
     if isinstance(err, OSError):
         told["os_error"] = [err.errno, err.strerror, err.filename]
-    with contextlib.suppress(OSError):  # a full disk has no room for this either
+    with contextlib.suppress(OSError):  # on a full disk this fails, too
         write_json(file, told)
 
 
 class _Leave:
-    """Whether this rank wants all ranks to save and leave; asked before each step."""
+    """Whether this rank wants all ranks to save and leave; the loop asks before each step."""
 
     def __init__(self, folder: RunFolder) -> None:
         self._stop, self._notice = stop_file(folder), notice_file(folder)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cluster.data_jobs import make_benchmark
 from cluster.sweeps import (
     Asked,
     Cell,
@@ -23,7 +24,6 @@ from cluster.sweeps import (
 from cluster.sweeps.tables.table_cells import TableCell, table_benchmarks, table_cells
 from cluster.sweeps.tables.table_description import DataChoice, PaperTable
 from cluster.sweeps.tables.table_results import result_table
-from cluster.training import make_benchmark
 from dataio.records import DataError
 from evalsuite.tables import ResultTable
 from trainer.config import ConfigError, load_config
