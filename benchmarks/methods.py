@@ -24,8 +24,9 @@ from pathlib import Path
 
 from ablations import ABLATIONS, PHOTOS, SETTINGS
 
+from cluster.data_jobs import make_benchmark
 from cluster.evaluation.jobs import evaluate_run
-from cluster.training.jobs import make_benchmark, train_run
+from cluster.training.train_command import train_run
 from evalsuite.scoring import HEADLINES
 from trainer.config import load_config
 

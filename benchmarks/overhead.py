@@ -45,8 +45,8 @@ from typing import Any
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from cluster.training.jobs import make_benchmark
-from cluster.training.ray_cluster import ray_session
+from cluster.data_jobs import make_benchmark
+from cluster.training import ray_session
 from trainer.building import DTYPES, build_method
 from trainer.config import RunConfig, parse_config
 from trainer.engines.optimizers import build_optimizer

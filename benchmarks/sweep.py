@@ -30,8 +30,9 @@ from pathlib import Path
 
 import yaml
 
+from cluster.data_jobs import make_benchmark
 from cluster.evaluation.jobs import evaluate_run
-from cluster.training.jobs import make_benchmark, train_run
+from cluster.training import train_run
 from trainer.config import load_config
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "procedural" / "dann.yaml"

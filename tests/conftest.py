@@ -17,7 +17,7 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 @pytest.fixture(scope="session")
 def benchmark(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The packed 'smoke' benchmark."""
-    from cluster.training.jobs import make_benchmark
+    from cluster.data_jobs import make_benchmark
 
     out = tmp_path_factory.mktemp("benchmark") / "procedural-smoke"
     make_benchmark(out, size="smoke", seed=0)
@@ -27,7 +27,7 @@ def benchmark(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """One local Ray cluster, shared by all tests that need one."""
-    from cluster.training.ray_cluster import ray_session
+    from cluster.training import ray_session
 
     with ray_session():
         yield

@@ -118,7 +118,7 @@ def model(
     """
     with only_json(as_json) as emit:
         run = read_run(config, overrides, data)
-        from cluster.training import model_complexity
+        from cluster.complexity import model_complexity
 
         result = model_complexity(run)
         emit(result)
@@ -183,13 +183,16 @@ def verify(
     from cluster.training import verify as job
 
     with only_json(as_json) as emit:
+        names = job.parse_methods(method or ["all"])
         sizes = job.parse_world_sizes(world_sizes)
+        strategies = job.parse_strategies(strategy or ["ddp"])
+        precision = job.parse_precision(dtype)
         result = job.verify(
-            method or ["all"],
+            names,
             world_sizes=sizes,
-            strategies=job.parse_strategies(strategy or ["ddp"]),
-            precision=dtype,
-            data=data,
+            strategies=strategies,
+            precision=precision,
+            data=data or _built_in_data(),
         )
         emit(result)
     if not as_json:
@@ -213,6 +216,14 @@ def demo(
     from cluster.training import parse_workers
 
     run_demo(out, workers=parse_workers(workers), quick=quick)
+
+
+def _built_in_data() -> Path:
+    from cluster.data_jobs import make_benchmark
+
+    folder = Path("data") / "procedural-smoke"
+    make_benchmark(folder, size="smoke", seed=0)
+    return folder
 
 
 def _default_folder(run: Any) -> Path:

@@ -56,7 +56,7 @@ def make(
     ] = None,
 ) -> None:
     """Make the built-in benchmark: raw tree in OUT/raw, packed shards and manifest in OUT."""
-    from cluster.training import make_benchmark
+    from cluster.data_jobs import make_benchmark
 
     if benchmark != "procedural":
         raise typer.BadParameter(f"unknown benchmark '{benchmark}'; there is one: procedural")

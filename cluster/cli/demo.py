@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cluster.data_jobs import make_benchmark
 from cluster.evaluation import evaluate_run, write_report
 from cluster.tables import print_metrics
 from cluster.terminal import say
-from cluster.training import GroupSize, make_benchmark, ray_session, train_run
+from cluster.training import GroupSize, ray_session, train_run
 from evalsuite.scoring import HEADLINES
 from trainer.config import RunConfig, load_config
 from trainer.runs import write_json

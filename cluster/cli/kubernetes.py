@@ -203,7 +203,7 @@ def _say_checks(objects: list[dict[str, Any]]) -> None:
     checked = check(objects)
     if checked.findings:
         raise ConfigError(f"not valid: {'; '.join(checked.findings)}; mend the options")
-    say(f"{len(objects)} objects: every pod fits the restricted profile")
+    say(f"{len(objects)} objects; their pods are made for the restricted profile")
     if checked.by_schema is None:
         say("not held against schemas: pip install 'img2shape[k8s]' for that")
     else:

@@ -31,14 +31,14 @@ from dataio.records import DataError
 from dataio.shards import Manifest, is_remote, load_manifest, shown
 from evalsuite.atomic import write_atomically
 
-_MOST_LINES = 20  # of a list on the terminal; --json has all
+_MOST_LINES = 20  # of a list on a terminal; --json has all of it
 
 
 def verify_data(root: str, *, repair: bool) -> dict[str, Any]:
     """Check a packed data set and, with ``repair``, put its bad samples into quarantine.
 
-    ``ok`` says that training may go ahead: nothing bad is left outside the quarantine, no stream
-    and split was lost to it, and no content lies on both sides of a split.
+    ``ok`` says that one can train on it: all bad samples are in quarantine, each stream and split
+    has samples left, and no content is in several splits.
 
     Raises:
         DataError: there is no data set, it is not usable at all, or ``repair`` of a URL.
@@ -46,7 +46,7 @@ def verify_data(root: str, *, repair: bool) -> dict[str, Any]:
     if repair and is_remote(root):
         raise DataError(f"{shown(root)}: not a folder; repair a local copy and upload that")
     with task("checking samples") as bar:
-        # Hashing and decoding leave the interpreter's lock, so threads do.
+        # Threads suffice, since hashing and decoding release the interpreter's lock.
         found = check(root, run=in_threads(), progress=bar.at)
     before = len(found.quarantine.samples)
     after = len(quarantine_bad(found).samples) if repair else before
@@ -142,7 +142,7 @@ def inspect_data(root: str, *, sheet: Path | None) -> dict[str, Any]:
     """What a packed data set holds; writes a contact sheet to ``sheet``, a PNG.
 
     Raises:
-        DataError: no data set, or a sampled picture's header cannot be read.
+        DataError: there is no data set, or a header that is looked at cannot be read.
     """
     manifest = load_manifest(root)
     with task("reading headers"):

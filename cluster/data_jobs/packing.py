@@ -1,4 +1,4 @@
-"""``img2shape data pack`` and ``data index``: raw data sets and foreign tars to data sets."""
+"""``img2shape data pack`` and ``data index``: raw files, or tars that others wrote, to shards."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from dataio.shards import Manifest, is_remote, normal
 from dataio.shards import shown as shown_place
 from trainer.runs import naming
 
-_REASONS = 3  # said of what was left out
+_REASONS = 3  # in the result, for what was left out
 
 
 def pack_data(
@@ -45,14 +45,14 @@ def pack_data(
     lenient: bool,
     strict: bool,
 ) -> dict[str, Any]:
-    """Pack a data set as distributed; goes on where an earlier call was stopped.
+    """Pack a data set as its authors distribute it; continues what an earlier call began.
 
-    The arguments are those of the command; `workers` are Ray tasks, 0 works in this machine's
-    threads, or processes where meshes are rendered.
+    The arguments are those of the command. `workers` are Ray tasks; 0 works in threads of this
+    machine, or in processes where meshes are rendered.
 
     Raises:
-        DataError: as of `read_dataset` and `dataio.packing.records_to_shards.pack`, or a split
-        without samples. OSError: the disk is full or `out` cannot be written.
+        DataError: as `read_dataset` and `dataio.packing.pack`, or a split without samples.
+        OSError: the disk is full or `out` cannot be written.
     """
     start_seconds = time.perf_counter()
     chosen, parsed, records, findings = read_dataset(
@@ -107,7 +107,7 @@ def index_data(
     """Write a manifest for the tars in the folder `root`.
 
     Raises:
-        DataError: as of `dataio.packing.foreign.index`, or a URL.
+        DataError: as `dataio.packing.index`, or a URL.
     """
     if is_remote(root):
         raise DataError(
@@ -139,7 +139,7 @@ def index_data(
 
 
 class _Progress:
-    """Moves the bar, and says once what an earlier call had done."""
+    """Moves the bar, and says once what an earlier call had packed."""
 
     def __init__(self, bar: Bar) -> None:
         self._bar, self._begun = bar, False
@@ -163,7 +163,7 @@ def _of_splits(records: list[Record], splits: Sequence[str], dataset: str) -> li
 def _with_views(
     records: list[Record], folder: Path, findings: Findings
 ) -> tuple[list[Record], dict[str, Any]]:
-    """Records whose meshes are replaced by their rendered views, and how these were rendered."""
+    """The records with rendered views instead of meshes, and how these were rendered."""
     rendered, kept = open_rendered(folder), []
     for record in records:
         if record.mesh is None:
@@ -183,7 +183,7 @@ def _with_views(
 
 
 def _adapter(chosen: Adapter, parsed: AdapterOptions) -> dict[str, Any]:
-    """Name and options; of a path the last part, for where it lies says nothing elsewhere."""
+    """Name and options, with the last part of paths: the rest means nothing on other machines."""
     given = parsed.model_dump(mode="json", exclude_defaults=True)
     return {
         "name": chosen.name,
@@ -195,7 +195,7 @@ def _adapter(chosen: Adapter, parsed: AdapterOptions) -> dict[str, Any]:
 
 
 def _drop_place(findings: Findings, root: Path) -> None:
-    """Say where things are from `root` on: the manifest keeps no path of this machine."""
+    """Let paths in findings begin at `root`, since the manifest keeps no path of this machine."""
 
     def dropped(text: str) -> str:
         return text.replace(str(root.absolute()), root.name).replace(str(root), root.name)

@@ -14,14 +14,14 @@ from dataio.parallel import OrderedMap, in_processes, in_threads
 from dataio.records import DataError
 
 _HANDFUL = 8  # meshes; starting processes takes longer than rendering these
-_AHEAD = 3  # chunks a worker has waiting: enough to keep it busy, few to hold in memory
+_AHEAD = 3  # chunks that wait for each worker: it stays busy, and memory holds few
 
 
 def mapping(workers: int, *, meshes: int) -> OrderedMap:
-    """How to encode or render records of which `meshes` are to be rendered.
+    """How to encode or render records, of which `meshes` are to be rendered.
 
-    `workers` Ray tasks; with 0 in processes of this machine for meshes, whose work is Python's, and
-    in threads for pictures, whose decoding leaves the interpreter's lock.
+    In `workers` Ray tasks; with 0 in processes of this machine where many meshes are rendered,
+    which is Python's own work, else in threads, since decoding releases the interpreter's lock.
     """
     if workers:
         return ray_tasks(workers)
@@ -39,7 +39,7 @@ def ray_tasks(workers: int, *, chunk: int = 8) -> OrderedMap:
         import ray
 
         with ray_session():
-            # A chunk waits rather than fails where the cluster has fewer CPUs than workers.
+            # Where the cluster has fewer CPUs than workers, chunks wait.
             remote = ray.remote(num_cpus=1, max_retries=3)(_worked)
             shared, folder = ray.put(work), str(Path.cwd())
             waiting: deque[Any] = deque()
@@ -62,7 +62,7 @@ def ray_tasks(workers: int, *, chunk: int = 8) -> OrderedMap:
 
 
 def _worked(work: Callable[[Any], Any], part: list[Any], folder: str) -> list[Any]:
-    """Results with the first user error as a value: exceptions do not survive Ray's wrapping."""
+    """Results, and the first user error as a value, since Ray's wrapping loses its class."""
     if Path(folder).is_dir():
         os.chdir(folder)  # relative paths mean what they mean to the user
     results: list[Any] = []

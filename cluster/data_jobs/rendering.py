@@ -1,4 +1,4 @@
-"""Opening a data set as distributed, and rendering its meshes."""
+"""Reading a data set as its authors distribute it, and rendering its meshes."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _REASONS = 5  # in the result
 def read_dataset(
     dataset: str, root: Path, *, options: Sequence[str], lenient: bool, strict: bool
 ) -> tuple[Adapter, AdapterOptions, list[Record], Findings]:
-    """The records of a data set as its authors distribute it, and what was met while reading.
+    """The records of a data set as its authors distribute it, and the findings of reading it.
 
     Args:
         dataset: name of an adapter.
         options: texts `KEY=VALUE`.
 
     Raises:
-        DataError: unknown data set or option, a text that is no KEY=VALUE or one given twice, or
-            the data set is not usable.
+        DataError: unknown data set or option, an option that is no KEY=VALUE or is given twice,
+            or the data set is not usable.
     """
     chosen = adapter(dataset)
     given: dict[str, str] = {}
@@ -66,7 +66,7 @@ def view_spec(name: str, *, size: int, shading: str | None = None) -> RenderSpec
 
 
 def with_up_axis(records: Sequence[Record], up_axis: str | None) -> list[Record]:
-    """The records with the up axis of all meshes replaced; None leaves each its own."""
+    """The records with this up axis for all meshes; None leaves each its own."""
     if up_axis is None:
         return list(records)
     if up_axis not in get_args(UpAxis):
@@ -87,14 +87,14 @@ def render_data(
     workers: int,
     lenient: bool,
 ) -> dict[str, Any]:
-    """Render the meshes of a data set into `out`; continues what is there. See `render_records`.
+    """Render the meshes of a data set into `out`; continues what an earlier call began.
 
     Args:
         options: of the data set, `KEY=VALUE`.
         workers: Ray tasks at once; 0 renders in processes of this machine.
 
     Returns:
-        Counts of shapes, the digest of the look, time and speed, as JSON values.
+        Counts of shapes, the digest of how they look, time and speed, as JSON values.
 
     Raises:
         DataError: bad options, an unusable data set, none of its meshes can be rendered, or `out`
@@ -102,7 +102,7 @@ def render_data(
         OSError: the disk is full or `out` cannot be written.
     """
     spec = view_spec(preset, size=size, shading=shading)
-    with_up_axis((), up_axis)  # a wrong one is refused before a long listing
+    with_up_axis((), up_axis)  # refuses an unknown axis before the data set is read
     _, _, records, findings = read_dataset(
         dataset, root, options=options, lenient=lenient, strict=False
     )
@@ -128,7 +128,7 @@ def render_data(
     _say_done(result)
     parts = ["img2shape", "data", "pack", dataset, "--root", str(shown(root))]
     parts += [part for option in options for part in ("-o", option)]
-    if lenient or failed:  # without, packing stops at the first shape that has no views
+    if lenient or failed:  # else packing stops at the first shape without views
         parts.append("--lenient")
     parts += ["--views-from", str(shown(out)), "--out", "SHARDS"]
     say(f"next: {shlex.join(parts)}")

@@ -1,18 +1,95 @@
-"""This machine: shared memory, open files, threads, memory."""
+"""This machine: GPUs, shared memory, open files, threads, memory."""
 
 from __future__ import annotations
 
 import os
 import resource
 import shutil
+import subprocess
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from cluster.doctor.findings import Finding, error, note, ok, size, warning
 
 SHM = "/dev/shm"
 _FILES_PER_PROCESS = 512  # shards, pipes and sockets of one worker with its loader
+# Files of the two versions of cgroups with a container's memory limit, and what it uses of it.
 _CGROUP = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _CGROUP_USED = ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.usage_in_bytes")
+
+
+@dataclass(frozen=True)
+class Gpus:
+    """What the driver and torch say.
+
+    Attributes:
+        driver: version of NVIDIA's driver; None where there is none.
+        cuda: version that torch was built for; None for a build without CUDA.
+        memory_bytes: of each GPU that torch can use.
+        failure: why torch cannot use the GPUs.
+    """
+
+    driver: str | None
+    cuda: str | None
+    memory_bytes: tuple[int, ...] = ()
+    failure: str = ""
+
+
+def look_at_gpus() -> Gpus:
+    """The GPUs of this machine, as far as they are visible to this process."""
+    import torch
+
+    driver, cuda = _driver(), torch.version.cuda
+    if cuda is None or driver is None:
+        return Gpus(driver, cuda)
+    try:
+        count = torch.cuda.device_count()
+        memory = tuple(torch.cuda.get_device_properties(i).total_memory for i in range(count))
+        return Gpus(driver, cuda, memory, "" if count else "no device is visible")
+    except (RuntimeError, AssertionError) as err:
+        return Gpus(driver, cuda, failure=str(err).splitlines()[0])
+
+
+def _driver() -> str | None:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return None
+    asked = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    lines = done.stdout.split()
+    return lines[0] if done.returncode == 0 and lines else None
+
+
+def check_gpus(gpus: Gpus, *, workers: int, local: bool = True) -> Finding:
+    """GPUs against torch's build and ``workers``; ``local``: the workers run on this machine."""
+    if gpus.driver is not None and gpus.cuda is None:
+        return warning(
+            "gpus",
+            f"there are GPUs (driver {gpus.driver}), but torch is a build for CPUs alone",
+            "install torch and torchvision from an index of CUDA builds",
+        )
+    if gpus.driver is not None and not gpus.memory_bytes:
+        return error(
+            "gpus",
+            f"torch for CUDA {gpus.cuda} cannot use driver {gpus.driver}: {gpus.failure}",
+            "update the driver, install a build for an older CUDA, or look at CUDA_VISIBLE_DEVICES",
+        )
+    if not gpus.memory_bytes:
+        return note("gpus", "none here; training runs on the CPU")
+    count, smallest = len(gpus.memory_bytes), min(gpus.memory_bytes)
+    found = f"{count} GPUs of {size(smallest)} or more, driver {gpus.driver}, CUDA {gpus.cuda}"
+    if local and workers > count:
+        return warning(
+            "gpus",
+            f"{workers} workers are more than {found}: they would train on CPUs",
+            f"--workers {count}, or a range that begins with it",
+        )
+    if local and workers < count:
+        return note("gpus", f"{found}; {workers} of them used", f"--workers {count} uses all")
+    return ok("gpus", found)
 
 
 def shared_memory_bytes() -> int | None:
@@ -39,7 +116,7 @@ def free_memory_bytes() -> int:
 
 
 def _available_bytes() -> int:
-    """With what the system would give up of its file cache, where it says how much that is."""
+    """Free memory, with the part of the file cache that the system would give up."""
     try:
         with open("/proc/meminfo") as file:
             fields = dict(line.split(":", 1) for line in file)
@@ -52,15 +129,20 @@ def _number(path: str) -> int | None:
     try:
         with open(path) as file:
             return int(file.read())
-    except (OSError, ValueError):  # "max": no limit
+    except (OSError, ValueError):  # no such file, or the word "max" for no limit
         return None
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def check_shared_memory(free_bytes: int | None, *, loader_bytes: int, store_bytes: int) -> Finding:
-    """/dev/shm against the batches of loader processes, which die without it, and Ray's object
-    store, which without it is in /tmp and slow."""
+    """/dev/shm against the batches of loader processes, which die when it is full, and Ray's
+    object store, which is then on disk and slow."""
     if free_bytes is None:
-        return note("shared memory", "this system has no /dev/shm")
+        return note("shared memory", f"this system has no {SHM}")
     remedy = "give the container more (docker --shm-size, an emptyDir of medium Memory)"
     if free_bytes < loader_bytes:
         message = (
@@ -77,7 +159,7 @@ def check_shared_memory(free_bytes: int | None, *, loader_bytes: int, store_byte
 
 
 def check_open_files(limit: int, *, processes: int) -> Finding:
-    """The limit of this shell against what the ``processes`` of a run open."""
+    """The limit of each process against what the ``processes`` of a run open together."""
     wanted = _FILES_PER_PROCESS * max(2, processes)
     if 0 <= limit < wanted:
         return warning("open files", f"limit {limit}, up to {wanted} are opened", "ulimit -n 65536")
@@ -111,8 +193,3 @@ def check_memory(need_bytes: int, free_bytes: int, *, what: str, each: str) -> F
     if need_bytes > 0.8 * free_bytes:
         return warning(what, f"{message}: close, and this is an estimate", remedy)
     return ok(what, message)
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

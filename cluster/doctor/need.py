@@ -1,16 +1,16 @@
-"""How much memory and disk a run takes: an estimate from its description and its network.
+"""How much memory and disk a run takes, estimated from its description and its network.
 
-Per worker, in bytes of the parameters' type:
+Each worker needs, in bytes:
 
-- state: weights, gradients, the engine's buffer for averaging them, and the optimiser's one (SGD)
-  or two (Adam) values per parameter; ZeRO's spreading is not counted, so this is an upper bound.
-- activations: what autograd keeps is about every layer's output, once, for each picture of a step;
-  a step's gradients of them and its workspace are taken as half as much again. With
-  ``strategy.micro_batch`` only that many pictures are held at once.
-- loader: decoded pictures, one byte per channel, of the batches that are prepared ahead.
+- state: weights, gradients, the engine's buffer for averaging gradients, and one (SGD) or two
+  (Adam) values of the optimiser per parameter. ZeRO shards some of it, which is not counted, so
+  this is an upper bound.
+- activations: autograd keeps about the output of every layer, once for each picture of a step.
+  Their gradients and the workspace add half as much. With ``strategy.micro_batch`` only that many
+  pictures are held at once.
+- loader: decoded pictures of the batches prepared ahead, one byte per channel.
 - process: Python, torch and Ray's client before the first tensor.
-
-The cache is counted once per worker, as much as there are samples, up to ``training.cache_bytes``.
+- cache: all samples decoded, up to ``training.cache_bytes``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 from trainer.config import RunConfig
 
 _PROCESS_BYTES = 700 << 20
-_AHEAD = 4  # batches that the loader's threads and the pinned copies hold at once
+_AHEAD = 4  # batches in the loader's threads and in pinned copies
 _AHEAD_OF_PROCESS = 2  # batches of each loader process in shared memory
 _WORKSPACE = 1.5
 _OPTIMISER_VALUES = {"sgd": 1, "adam": 2}
@@ -31,7 +31,7 @@ _OPTIMISER_VALUES = {"sgd": 1, "adam": 2}
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes of one worker; ``checkpoint``: one on disk, ``shared``: in /dev/shm."""
+    """Bytes of one worker; ``shared`` lie in /dev/shm, ``checkpoint`` is one on disk."""
 
     state: int
     activations: int
@@ -42,7 +42,7 @@ class Need:
     checkpoint: int
 
     def host(self, workers: int, *, gpus: bool = False) -> int:
-        """Memory of the machine; on GPUs state and activations are not in it."""
+        """Memory of the machine for ``workers``; ``gpus`` hold state and activations."""
         own = self.process + self.loader + self.shared
         return workers * (own + self.cache + (0 if gpus else self.state + self.activations))
 
@@ -62,7 +62,7 @@ def estimate(
     """Bytes of each of ``workers`` workers.
 
     Args:
-        model: of :func:`cluster.training.jobs.model_complexity`.
+        model: of :func:`cluster.complexity.model_complexity`.
         explained: of :func:`trainer.explain.explain_run`.
         views: pictures of one sample, by stream.
     """

@@ -1,4 +1,4 @@
-"""Ports, the Ray cluster of RAY_ADDRESS, its token and its nodes' clocks."""
+"""The network: ports for metrics; the Ray cluster of RAY_ADDRESS with its token and clocks."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import ipaddress
 import re
 import socket
 import stat
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.doctor.findings import Finding, error, note, ok, warning
+from cluster.doctor.storage import check_clock
 from cluster.monitoring import PORTS
 
 _RAY_PORT = 6379
 _ADDRESS = re.compile(r"(?:(?P<scheme>[a-z]+)://)?\[?(?P<host>[^\]/]+?)\]?(?::(?P<port>\d+))?/?")
+_NODE_SECONDS = 60.0  # a busy node has this long to answer
 _SCHEME_PORTS = {"ray": 10001, "http": 8265, "https": 443}
 
 
@@ -27,7 +30,7 @@ class Address:
 
 
 def address_of(text: str) -> Address | None:
-    """Of RAY_ADDRESS; None for the words ``auto`` and ``local``, which name no place."""
+    """The place that RAY_ADDRESS names; None for the words ``auto`` and ``local``."""
     found = _ADDRESS.fullmatch(text.strip())
     if found is None or text in ("auto", "local"):
         return None
@@ -36,7 +39,7 @@ def address_of(text: str) -> Address | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether ``host`` is this machine alone; a name is looked at, not resolved."""
+    """Whether only this machine reaches ``host``; names are not resolved."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -44,7 +47,7 @@ def is_loopback(host: str) -> bool:
 
 
 def reaches(address: Address, *, seconds: float = 3.0) -> str | None:
-    """None where something answers at ``address``, else why not."""
+    """Why nothing answers at ``address``; None if something does."""
     try:
         socket.create_connection((address.host, address.port), timeout=seconds).close()
     except OSError as err:
@@ -53,12 +56,11 @@ def reaches(address: Address, *, seconds: float = 3.0) -> str | None:
 
 
 def taken_ports(host: str, first: int, *, count: int = PORTS) -> list[int]:
-    """Those of ``count`` ports from ``first`` on that cannot be listened on, up to the first that
-    can."""
+    """The ports from ``first`` on that are taken, up to the first free one of ``count``."""
     taken = []
     for port in range(first, min(first + count, 65536)):
         try:
-            # As the exporter: a port that a server left a moment ago is free.
+            # Like the exporter, this takes a port that a server left a moment ago.
             socket.create_server((host, port)).close()
         except OSError:
             taken.append(port)
@@ -68,7 +70,7 @@ def taken_ports(host: str, first: int, *, count: int = PORTS) -> list[int]:
 
 
 def check_ports(taken: list[int], *, host: str, first: int) -> Finding:
-    """``monitoring.port`` and those after it."""
+    """The metrics' port, ``first``, which is ``monitoring.port``, and the ``taken`` ones."""
     if first == 0:
         return ok("ports", "monitoring takes any free port")
     if len(taken) >= PORTS:
@@ -81,7 +83,8 @@ def check_ports(taken: list[int], *, host: str, first: int) -> Finding:
 
 
 def check_host(host: str, *, in_pod: str | None = None) -> Finding:
-    """``monitoring.host``; ``in_pod``: KUBERNETES_SERVICE_HOST, where listening is meant to be."""
+    """``monitoring.host``; ``in_pod`` is KUBERNETES_SERVICE_HOST, where metrics are to be read from
+    other pods."""
     if is_loopback(host):
         return ok("exposure", "metrics listen on loopback")
     if in_pod:
@@ -91,18 +94,22 @@ def check_host(host: str, *, in_pod: str | None = None) -> Finding:
 
 
 def check_cluster(text: str, *, failure: str | None) -> Finding:
-    """RAY_ADDRESS and whether something answered there."""
+    """Whether the cluster of RAY_ADDRESS, ``text``, answered; ``failure`` says why not."""
     if failure is not None:
-        remedy = "start the cluster, mend RAY_ADDRESS, or unset it to train on this machine"
+        remedy = "start the cluster, correct RAY_ADDRESS, or unset it to train on this machine"
         return error("ray cluster", f"RAY_ADDRESS={text} does not answer ({failure})", remedy)
     return ok("ray cluster", f"RAY_ADDRESS={text} answers")
 
 
 @dataclass(frozen=True)
 class Token:
-    """How this process would show a token to a Ray cluster; never its text.
+    """Where this process has its token for a Ray cluster; never the token itself.
 
-    ``place``: the variable or file; ``mode``: the file's permissions; ``failure``: of reading it.
+    Attributes:
+        auth: RAY_AUTH_MODE.
+        place: the variable or file.
+        mode: permissions of the file.
+        failure: why the file cannot be used.
     """
 
     auth: str | None
@@ -112,7 +119,7 @@ class Token:
 
 
 def look_at_token(environment: Mapping[str, str], *, home: Path) -> Token:
-    """By Ray's own order: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token."""
+    """Look where Ray looks: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token."""
     auth = environment.get("RAY_AUTH_MODE")
     if environment.get("RAY_AUTH_TOKEN"):
         return Token(auth, "RAY_AUTH_TOKEN")
@@ -128,7 +135,7 @@ def look_at_token(environment: Mapping[str, str], *, home: Path) -> Token:
 
 
 def check_token(token: Token, *, host: str | None) -> Finding:
-    """``host``: of the cluster that is joined; None: a local one that only this machine reaches."""
+    """Whether the cluster at ``host`` is safe and can be joined; None is a local cluster."""
     if token.failure is not None and token.auth != "disabled":
         remedy = "`ray get-auth-token --generate` makes one; the cluster must have the same"
         return error("token", f"{token.place} {token.failure}", remedy)
@@ -144,3 +151,37 @@ def check_token(token: Token, *, host: str | None) -> Finding:
         remedy = "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH, both as the cluster has them"
         return warning("token", f"none for the cluster at {host}", remedy)
     return ok("token", f"{token.place}")
+
+
+def node_clocks() -> dict[str, float]:
+    """Seconds that each living node's clock is ahead of this machine's, as precise as half a task
+    takes. Needs a Ray session; leaves out nodes that do not answer in time."""
+    import ray
+    from ray.exceptions import GetTimeoutError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    ask = ray.remote(num_cpus=0, max_retries=0)(_asked)
+    found = {}
+    for node in ray.nodes():
+        if node["Alive"]:
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            task = ask.options(scheduling_strategy=there)
+            try:
+                ray.get(
+                    task.remote(), timeout=_NODE_SECONDS
+                )  # starts a process, which takes longer
+                before = time.time()
+                theirs = ray.get(task.remote(), timeout=_NODE_SECONDS)
+            except GetTimeoutError:
+                continue
+            found[node["NodeManagerAddress"]] = theirs - (before + time.time()) / 2
+    return found
+
+
+def _asked() -> float:
+    return time.time()
+
+
+def check_node_clocks(ahead_seconds: dict[str, float]) -> list[Finding]:
+    """One finding for each node."""
+    return [check_clock(ahead, whose=f"node {node}") for node, ahead in ahead_seconds.items()]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cluster.terminal import say
+from cluster.training import actor_state
 from evalsuite.vectors import EvaluationError
 
 if TYPE_CHECKING:
@@ -37,10 +38,8 @@ class ActorRestarts:
         self._waiting_since_seconds: dict[int, float] = {}
 
     def state(self, position: int) -> dict[str, Any]:
-        """What Ray knows of an actor. Ray's public form of this needs its dashboard."""
-        from ray._private.state import state
-
-        return state.actor_table(self._actors[position]._actor_id.hex())
+        """What Ray knows of an actor."""
+        return actor_state(self._actors[position])
 
     def note_answer(self, position: int, birth: str) -> None:
         """An actor has answered; ``birth`` differs from one start of an actor to the next."""

@@ -12,11 +12,11 @@ from cluster.kubernetes.options import (
     default_image,
     object_name,
     one_of,
+    parse_storage,
     require_name,
     size_of,
 )
 from cluster.kubernetes.rendering import render, to_yaml
-from cluster.kubernetes.storage import parse_storage
 from cluster.kubernetes.validate import KUBERNETES_VERSION, check
 
 __all__ = [

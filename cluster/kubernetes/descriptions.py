@@ -1,9 +1,9 @@
 """The run description as the pods read it, and the command that they run.
 
-Commands name paths by two variables alone: IMG2SHAPE_CONFIG, the description, and
-IMG2SHAPE_STORAGE, the volume, which is made the working directory. So a relative path, of data as
-of runs, means a place on the volume, in every file and on every node. There is nothing in a command
-but plain words and these variables, since KubeRay pastes it into a shell script.
+A command names paths by two variables: IMG2SHAPE_CONFIG is the description, and IMG2SHAPE_STORAGE
+the volume, which becomes the working directory. So a relative path of data or runs is a place on
+the volume, on every node. A command has only these variables and plain words, since KubeRay pastes
+it into a shell script.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from trainer.methods import METHODS
 from trainer.sections import STREAM_NAMES, MonitoringConfig
 
 CONFIG_FILE = "config.yaml"
-_MOST_BYTES = 1 << 20  # of a ConfigMap
+_MOST_BYTES = 1 << 20  # that a ConfigMap holds
 _METRICS_PORT = MonitoringConfig().port
 _ALL_ADDRESSES = "0.0.0.0"  # a scrape comes from another pod; a NetworkPolicy says from which
 _URL = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s'\",\]}]+")
@@ -38,8 +38,8 @@ class Description:
     """Files of the ConfigMap by name, and what the pods need for them.
 
     Attributes:
-        metrics_port: that the exporter of the run listens on.
-        ports: TCP ports of servers outside of the cluster that are read from.
+        metrics_port: where the exporter of the run listens.
+        ports: TCP ports of the servers outside the cluster that the pods read from.
     """
 
     files: Mapping[str, str]
@@ -48,9 +48,8 @@ class Description:
 
 
 def is_sweep(path: Path) -> bool:
-    """Whether a file is a sweep's."""
-    tree = read_yaml(path, ready="configs/", expected="sections (method, data, ...)")
-    return "axes" in tree
+    """Whether a file describes a sweep, not a run."""
+    return "axes" in read_yaml(path, ready="configs/", expected="sections (method, data, ...)")
 
 
 def entrypoint(options: Options) -> str:
@@ -58,7 +57,7 @@ def entrypoint(options: Options) -> str:
     commands = {
         "train": f'train "$IMG2SHAPE_CONFIG" --workers {options.size.workers} '
         f"--out runs/{options.run}",
-        # A retry of the whole job shall try the failed cells again.
+        # A retry of the whole job tries the failed cells again.
         "sweep": 'sweep "$IMG2SHAPE_CONFIG" --store runs/sweeps --resume',
         "eval": f"eval {shlex.quote(f'runs/{options.run}')} --workers {options.size.workers.most}",
     }
@@ -68,11 +67,11 @@ def entrypoint(options: Options) -> str:
 def read_run(
     path: Path, overrides: Sequence[str], *, bucket: str | None, monitoring: bool
 ) -> Description:
-    """The description of a run, resolved, with its data where the pods find them.
+    """The description of a run, with its data where the pods find them.
 
     Raises:
         ConfigError: as :func:`trainer.config.load_config`; a path that only this machine has;
-            credentials in a URL, which would be readable by all who may see the ConfigMap.
+            credentials in a URL, which everyone who may see the ConfigMap could read.
     """
     config = _with_data_roots(load_config(path, overrides), bucket=bucket, where=str(path))
     port = config.monitoring.port or _METRICS_PORT
@@ -97,8 +96,8 @@ def read_sweep(
     """A sweep file with ``overrides`` added to its ``set``, and the descriptions that it names.
 
     Raises:
-        ConfigError: as :func:`cluster.sweeps.description.load_sweep`; no description is there; a
-            bucket, below which only single runs are moved.
+        ConfigError: as :func:`cluster.sweeps.description.load_sweep`; a description is missing;
+            a bucket, since only the data of single runs can be moved there.
     """
     if bucket is not None:
         raise ConfigError(
@@ -132,6 +131,8 @@ def read_sweep(
 
 
 def _with_data_roots(config: RunConfig, *, bucket: str | None, where: str) -> RunConfig:
+    """``config`` with relative data roots below the bucket, if there is one."""
+
     def moved(root: str, key: str) -> str:
         if is_remote(root):
             return root
@@ -158,7 +159,7 @@ def _not_absolute(path: str) -> str:
 
 
 def _named(pattern: str, tree: Mapping[str, Any], *, where: Path) -> list[Path]:
-    """Descriptions that a sweep's ``config`` stands for: of the methods that it names."""
+    """The run descriptions of a sweep: ``pattern`` for each method that the sweep names."""
     if "{method}" not in pattern:
         chosen = [Path(pattern)]
     else:
@@ -171,7 +172,7 @@ def _named(pattern: str, tree: Mapping[str, Any], *, where: Path) -> list[Path]:
 
 
 def _flat(file: Path, pattern: str) -> str:
-    """A name in one folder: the parts of the path from the one on that differs between methods."""
+    """The file's name in the ConfigMap: its path from the first part that has the method on."""
     parts = Path(pattern).parts
     differing = (i for i, part in enumerate(parts) if "{method}" in part)
     return "-".join(file.parts[next(differing, len(parts) - 1) :])
@@ -189,7 +190,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _ports(text: str, *, where: str) -> Iterator[int]:
-    """Ports of the servers that ``text`` names; buckets answer on 443."""
+    """Ports of the servers whose URLs are in ``text``; buckets answer on 443."""
     for url in _URL.findall(text):
         parts = urlsplit(url)
         if "@" in parts.netloc or parts.query:

@@ -9,22 +9,28 @@ from pathlib import Path
 from typing import Any
 
 from cluster.kubernetes.network import namespace_policies
-from cluster.kubernetes.options import Job, Options, default_image, size_of
-from cluster.kubernetes.rendering import Manifest, render, service_account, shared, to_yaml
-from cluster.kubernetes.storage import Storage, volume_claim
+from cluster.kubernetes.options import Job, Options, Storage, default_image, size_of
+from cluster.kubernetes.rendering import (
+    Manifest,
+    render,
+    service_account,
+    shared,
+    to_yaml,
+    volume_claim,
+)
 
 _CONFIG = Path(__file__).resolve().parents[2] / "configs" / "procedural" / "astn.yaml"
 _NAMESPACE = "img2shape"
 _STORAGE = Storage("img2shape", size="200Gi")
 _GPUS = 4
 _HEADER = "# Written by `img2shape k8s base`; change the code or a copy.\n"
-_BOARDS = "img2shape-dashboards"
+_DASHBOARDS = "img2shape-dashboards"
 
 
 def kustomize_files() -> dict[str, str]:
-    """Every file below ``k8s`` by its path, but the README and the Dockerfiles."""
-    train, monitoring = _split(_rendered("train", gpus=_GPUS))
-    cluster, _ = _split(_rendered("cluster", gpus=0))
+    """Every YAML file below ``k8s`` by its path."""
+    train, monitoring = _split(render(_CONFIG, (), _options("train", gpus=_GPUS)))
+    cluster, _ = _split(render(_CONFIG, (), _options("cluster", gpus=0)))
     made = {
         "base": {"resources": {"namespace.yaml": _base()}},
         "overlays/cpu-dev": {"above": "../../base", "resources": {"cluster.yaml": cluster}},
@@ -74,19 +80,16 @@ def _options(job: Job, *, gpus: int) -> Options:
     )
 
 
-def _rendered(job: Job, *, gpus: int) -> list[Manifest]:
-    return render(_CONFIG, (), _options(job, gpus=gpus))
-
-
 def _split(objects: list[Manifest]) -> tuple[list[Manifest], list[Manifest]]:
-    """The job's objects, without those of the base, and those that need a Prometheus operator."""
-    watched = [o for o in objects if _watches(o)]
-    return [o for o in objects if not _watches(o) and o["kind"] != "ServiceAccount"], watched
-
-
-def _watches(manifest: Manifest) -> bool:
-    operator = manifest["apiVersion"].startswith("monitoring.coreos.com/")
-    return operator or manifest["metadata"]["name"] == _BOARDS
+    """The job's objects that the base does not have, and those for monitoring."""
+    monitoring = [
+        manifest
+        for manifest in objects
+        if manifest["apiVersion"].startswith("monitoring.coreos.com/")
+        or manifest["metadata"]["name"] == _DASHBOARDS
+    ]
+    own = [o for o in objects if o not in monitoring and o["kind"] != "ServiceAccount"]
+    return own, monitoring
 
 
 def _kustomization(

@@ -1,5 +1,5 @@
-"""What the pods of a job may talk to: each other, DNS, the servers that they read, and those who
-ask for metrics. Everything else is refused."""
+"""Whom the pods of a job may talk to: each other, DNS, the servers that they read data from, and
+Prometheus. Everything else is refused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cluster.kubernetes.pods import METRICS_PORT_NAME, selector
 
 _RAY_METRICS_PORT = 8080  # of each Ray node, opened by KubeRay
 _DASHBOARD_PORT = 8265
-# Addresses of a node itself, the cloud's credential service among them.
+# Addresses of the node itself, among them the cloud's service for credentials.
 _LINK_LOCAL = "169.254.0.0/16"
 _NODE_LOCAL_DNS = "169.254.20.10/32"
 
@@ -25,7 +25,7 @@ def network_policies(
         "dns": _dns(),
         "ray": {
             "policyTypes": ["Ingress", "Egress"],
-            "ingress": [{"from": [pods]}],  # Ray's workers listen on ports of their choice
+            "ingress": [{"from": [pods]}],  # Ray's workers choose their ports
             "egress": [{"to": [pods]}],
         },
         "operator": {
@@ -56,7 +56,7 @@ def network_policies(
 
 
 def namespace_policies(*, metadata: dict[str, Any]) -> list[dict[str, Any]]:
-    """For all pods of the namespace: nothing but DNS, unless a job's own policies allow it."""
+    """For all pods of the namespace: DNS alone, unless a job's own policies allow more."""
     every: dict[str, Any] = {"podSelector": {}}
     deny = {**every, "policyTypes": ["Ingress", "Egress"]}
     return [
@@ -81,7 +81,7 @@ def _dns() -> dict[str, Any]:
 
 
 def _operator() -> dict[str, Any]:
-    """KubeRay's operator in any namespace: it asks the dashboard how the job is."""
+    """KubeRay's operator in any namespace: it asks Ray's dashboard for the state of the job."""
     return {
         "namespaceSelector": {},
         "podSelector": {"matchLabels": {"app.kubernetes.io/component": "kuberay-operator"}},

@@ -1,14 +1,13 @@
-"""What is asked of a rendering, checked before anything is rendered."""
+"""What is asked of a rendering: names, sizes and storage, checked before anything is rendered."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Literal
 
-from cluster.kubernetes.quantities import GIB, parse_bytes, shown_bytes
-from cluster.kubernetes.storage import Storage
 from cluster.training import GroupSize, parse_workers
 from dataio.names import nearest
 from trainer.config import ConfigError
@@ -17,10 +16,14 @@ Job = Literal["train", "sweep", "eval", "cluster"]
 JOBS = ("train", "sweep", "eval", "cluster")
 QUEUES = ("kueue", "volcano")
 RAY_VERSION = "2.60.0"  # of the images; k8s/Dockerfile.* install the same
+GIB = 1 << 30
+_UNITS = {"Mi": 1 << 20, "Gi": GIB, "Ti": 1 << 40}
 
 # KubeRay appends six characters to a RayJob's name and allows 53 for the cluster's (DNS-1035).
 _LONGEST_NAME = 47
 _NAME = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
+_CLAIM = re.compile(r"pvc:([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)(?::(.+))?")
+_BUCKET = re.compile(r"(?:s3|gs)://[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9._/-]*)?")
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,11 @@ class Size:
 
     Attributes:
         workers: processes that train, over all pods.
-        pods: worker pods; the head comes on top and trains nothing.
+        pods: worker pods; the head is one more and trains nothing.
         gpus: of each pod.
         cpus: of each pod.
         cpus_per_worker: threads of each process.
-        memory_bytes: of each pod, ``shm_bytes`` of /dev/shm included.
+        memory_bytes: of each pod, including ``shm_bytes`` of /dev/shm.
     """
 
     workers: GroupSize
@@ -47,6 +50,25 @@ class Size:
     @property
     def workers_per_pod(self) -> int:
         return max(1, self.gpus)
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A shared volume for runs and data, and perhaps a bucket that data are read from.
+
+    Runs need the volume: a bucket has no locks, no appended logs and no renames that replace.
+
+    Attributes:
+        claim: name of the PersistentVolumeClaim that all pods mount.
+        size: of a claim to be made, e.g. ``100Gi``; None: the claim exists.
+        storage_class: of a claim to be made; None: the cluster's default.
+        bucket: URL below which relative data roots lie; None: below the volume.
+    """
+
+    claim: str
+    size: str | None = None
+    storage_class: str | None = None
+    bucket: str | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +114,7 @@ def size_of(
         shm: /dev/shm of each pod; None: a quarter of the pod's memory.
 
     Raises:
-        ConfigError: numbers that do not go together.
+        ConfigError: numbers that do not fit together.
     """
     if gpus < 0 or gpus_per_node < 1 or (cpus_per_worker is not None and cpus_per_worker < 1):
         raise ConfigError("--gpus, --gpus-per-node, --cpus-per-worker: expected positive numbers")
@@ -130,6 +152,60 @@ def size_of(
     )
 
 
+def parse_storage(texts: Sequence[str], *, storage_class: str | None = None) -> Storage:
+    """``pvc:CLAIM`` or ``pvc:CLAIM:SIZE``, and besides ``s3://BUCKET/PREFIX`` or ``gs://...``.
+
+    Raises:
+        ConfigError: no volume, two of a kind, or anything else.
+    """
+    claims = [found for text in texts if (found := _CLAIM.fullmatch(text))]
+    buckets = [text.rstrip("/") for text in texts if _BUCKET.fullmatch(text)]
+    for text in texts:
+        if not _CLAIM.fullmatch(text) and not _BUCKET.fullmatch(text):
+            # A text with credentials is not repeated.
+            head, mark, rest = text.partition("://")
+            told = f"{head}{mark}..." if mark and "@" in rest else text
+            raise ConfigError(
+                f"--storage '{told}': expected pvc:CLAIM, pvc:CLAIM:SIZE, s3://BUCKET/"
+                "PREFIX or gs://BUCKET/PREFIX, without credentials (--secret names those)"
+            )
+    if not claims:
+        raise ConfigError(
+            f"--storage {buckets[0] if buckets else ''}: a bucket can hold data, but no run folder "
+            "(no locks, no renames); add --storage pvc:CLAIM:SIZE for the runs"
+        )
+    if len(claims) > 1 or len(buckets) > 1:
+        raise ConfigError("--storage: one volume and one bucket at most; leave the others out")
+    size = claims[0][3]
+    if size is not None:
+        parse_bytes(size, option="--storage pvc:CLAIM:SIZE")
+    elif storage_class is not None:
+        raise ConfigError(
+            "--storage-class: is of a claim to be made; give its size, --storage pvc:CLAIM:SIZE"
+        )
+    return Storage(claims[0][1], size, storage_class, buckets[0] if buckets else None)
+
+
+def parse_bytes(text: str, *, option: str) -> int:
+    """Bytes of an amount as Kubernetes writes it, such as ``16Gi``.
+
+    Raises:
+        ConfigError: anything else, naming ``option``.
+    """
+    found = re.fullmatch(r"([1-9]\d{0,8})(Mi|Gi|Ti)", text.strip())
+    if found is None:
+        raise ConfigError(
+            f"{option} '{text}': expected a whole number with Mi, Gi or Ti, like 16Gi"
+        )
+    return int(found[1]) * _UNITS[found[2]]
+
+
+def shown_bytes(size_bytes: int) -> str:
+    """``size_bytes`` as Kubernetes writes it, rounded up to whole MiB."""
+    mebibytes = -(-size_bytes // _UNITS["Mi"])
+    return f"{mebibytes // 1024}Gi" if mebibytes % 1024 == 0 else f"{mebibytes}Mi"
+
+
 def default_image(*, gpus: int) -> str:
     """The name under which k8s/README.md builds this version."""
     return f"img2shape:{metadata.version('img2shape')}-{'cuda' if gpus else 'cpu'}"
@@ -143,7 +219,7 @@ def one_of(option: str, value: str, known: tuple[str, ...]) -> str:
 
 
 def object_name(text: str) -> str:
-    """A name for objects made of any ``text``, such as a file's."""
+    """A name for Kubernetes made of any ``text``, such as a file's name."""
     plain = re.sub(r"[^a-z0-9]+", "-", text.casefold()).strip("-")
     return (plain if plain[:1].isalpha() else f"run-{plain}")[:_LONGEST_NAME].rstrip("-")
 

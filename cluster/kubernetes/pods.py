@@ -1,16 +1,15 @@
 """Pods of a Ray cluster that the restricted profile of Kubernetes' pod security admits.
 
-Nothing runs as root or gains rights, the image's file system is read-only, and each pod has exactly
-the memory and CPUs that it asks for (requests = limits), so that it is evicted last. What Ray and
-Python write goes to emptyDirs; what shall stay goes to the volume.
+Nothing runs as root or gains rights, and the image's file system is read-only. Each pod gets
+exactly the memory and CPUs that it requests (requests = limits), so that it is evicted last. Ray
+and Python write to emptyDirs; results go to the volume.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from cluster.kubernetes.options import Options
-from cluster.kubernetes.quantities import GIB, shown_bytes
+from cluster.kubernetes.options import GIB, Options, shown_bytes
 
 USER_ID = 1000  # the Dockerfiles' user
 STORAGE_FOLDER = "/storage"
@@ -30,12 +29,12 @@ _SCRATCH_BYTES = 8 * GIB  # Ray's logs and sockets
 _HOME_BYTES = 1 * GIB
 _EPHEMERAL_BYTES = 10 * GIB
 _SUBMITTER = {"cpu": "500m", "memory": "1Gi", "ephemeral-storage": "1Gi"}
-# A worker that is told to end writes a checkpoint first; on a slow volume that takes a while.
+# A worker that gets SIGTERM writes a checkpoint first, which takes a while on a slow volume.
 _GRACE_SECONDS = 120
 
 
 def labels(options: Options, *, component: str) -> dict[str, str]:
-    """Labels of every object; `img2shape.io/run` is what dashboards and policies go by."""
+    """Labels of every object; dashboards and policies select by `img2shape.io/run`."""
     return {
         "app.kubernetes.io/name": "img2shape",
         "app.kubernetes.io/instance": options.name,
@@ -47,7 +46,7 @@ def labels(options: Options, *, component: str) -> dict[str, str]:
 
 
 def selector(options: Options) -> dict[str, str]:
-    """The label that all pods of this job have, and no others."""
+    """The label that only the pods of this job have."""
     return {"img2shape.io/run": options.name}
 
 
@@ -88,7 +87,7 @@ def pod_template(options: Options, *, role: str, metrics_port: int) -> dict[str,
 
 
 def submitter_template(options: Options) -> dict[str, Any]:
-    """The pod in which KubeRay runs `ray job submit`; the shell there expands the variables."""
+    """The pod in which KubeRay runs `ray job submit`; its shell expands the variables."""
     container = {
         "name": "ray-job-submitter",
         "image": options.image,
@@ -108,7 +107,7 @@ def submitter_template(options: Options) -> dict[str, Any]:
 
 
 def object_store_bytes(options: Options, *, role: str) -> int:
-    """What Ray may take of /dev/shm; the other half is for the batches of loader processes."""
+    """Ray's half of /dev/shm; the other half is for the batches of loader processes."""
     return (_HEAD_SHM_BYTES if role == "head" else options.size.shm_bytes) // 2
 
 

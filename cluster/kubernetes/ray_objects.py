@@ -8,12 +8,12 @@ from cluster.kubernetes.descriptions import entrypoint
 from cluster.kubernetes.options import RAY_VERSION, Options
 from cluster.kubernetes.pods import labels, object_store_bytes, pod_template, submitter_template
 
-# A second attempt may begin while a worker of the first still dies. That is safe: a checkpoint
-# carries the number of the attempt that wrote it, and one attempt fences off those before it.
+# A retry may begin while a worker of the attempt before is still running. That is safe: each
+# checkpoint has the number of its attempt, and a writer that finds a higher one stops.
 _RETRIES = 2
-_SUBMITTER_RETRIES = 3  # of `ray job submit`, which finds a job that it has submitted before
-_KEPT_SECONDS = 60  # the pods of a finished job, with their GPUs: long enough for a last scrape
-_WAITING_SECONDS = 3600  # for nodes, before the job is given up
+_SUBMITTER_RETRIES = 3  # `ray job submit` finds a job that it has submitted before
+_KEPT_SECONDS = 60  # a finished job keeps its pods and GPUs so long, for a last scrape
+_WAITING_SECONDS = 3600  # for nodes, before the job fails
 
 
 def ray_job(options: Options, *, metadata: dict[str, Any], metrics_port: int) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def ray_job(options: Options, *, metadata: dict[str, Any], metrics_port: int) ->
         "submitterPodTemplate": submitter_template(options),
         "rayClusterSpec": _cluster_spec(options, metrics_port=metrics_port),
     }
-    if options.queue != "kueue":  # a job in a queue may wait for days, which is no failure
+    if options.queue != "kueue":  # in Kueue's queue a job may wait for days
         spec["preRunningDeadlineSeconds"] = _WAITING_SECONDS
     return {
         "apiVersion": "ray.io/v1",
@@ -57,7 +57,7 @@ def _cluster_spec(options: Options, *, metrics_port: int) -> dict[str, Any]:
         "minReplicas": size.pods,
         "maxReplicas": size.pods,
         "rayStartParams": {
-            # One process trains on each CPU pod, whatever number of threads it has.
+            # Ray's CPUs count processes here: a CPU pod runs one, with several threads.
             **({} if size.gpus else {"num-cpus": str(size.workers_per_pod)}),
             "object-store-memory": str(object_store_bytes(options, role="worker")),
         },
@@ -65,12 +65,12 @@ def _cluster_spec(options: Options, *, metrics_port: int) -> dict[str, Any]:
     }
     return {
         "rayVersion": RAY_VERSION,
-        "authOptions": {"mode": "token"},  # KubeRay makes the token's Secret and hands it to all
+        "authOptions": {"mode": "token"},  # KubeRay makes the token and gives it to all pods
         "enableInTreeAutoscaling": False,
         "headGroupSpec": {
             "serviceType": "ClusterIP",
             "rayStartParams": {
-                "num-cpus": "0",  # nothing trains here
+                "num-cpus": "0",  # no worker trains on the head
                 "dashboard-host": "0.0.0.0",
                 "object-store-memory": str(object_store_bytes(options, role="head")),
             },
@@ -91,5 +91,5 @@ def _queued(options: Options, metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 def _suspended(options: Options) -> dict[str, Any]:
-    """Kueue admits by clearing this; without Kueue the job then waits instead of jumping in."""
+    """Kueue clears this when it admits the job; where there is no Kueue, the job waits."""
     return {"suspend": True} if options.queue == "kueue" else {}

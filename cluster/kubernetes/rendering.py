@@ -11,10 +11,9 @@ import yaml
 from cluster.kubernetes.descriptions import Description, read_run, read_sweep
 from cluster.kubernetes.monitoring_objects import monitoring_objects
 from cluster.kubernetes.network import network_policies
-from cluster.kubernetes.options import Options
+from cluster.kubernetes.options import Options, Storage
 from cluster.kubernetes.pods import SHARED_LABELS, labels
 from cluster.kubernetes.ray_objects import ray_cluster, ray_job
-from cluster.kubernetes.storage import volume_claim
 
 Manifest = dict[str, Any]
 
@@ -34,13 +33,10 @@ def render(path: Path, overrides: Sequence[str], options: Options) -> list[Manif
         "labels": labels(options, component=options.job),
     }
     make = ray_cluster if options.job == "cluster" else ray_job
-    found = [
-        service_account(options),
-        *(
-            [volume_claim(options.storage, metadata=shared(options))]
-            if _makes_claim(options)
-            else ()
-        ),
+    found = [service_account(options)]
+    if options.storage.size is not None:
+        found.append(volume_claim(options.storage, metadata=shared(options)))
+    found += [
         _config_map(options, description, metadata=metadata),
         *network_policies(options, metadata=metadata, ports=description.ports),
         make(options, metadata=metadata, metrics_port=description.metrics_port),
@@ -51,19 +47,35 @@ def render(path: Path, overrides: Sequence[str], options: Options) -> list[Manif
 
 
 def to_yaml(objects: Sequence[Manifest]) -> str:
-    """Documents of one file, texts in block style."""
+    """All objects as the documents of one YAML file, texts in block style."""
     return "---\n".join(
         yaml.dump(manifest, Dumper=_Dumper, sort_keys=False, width=120) for manifest in objects
     )
 
 
 def service_account(options: Options) -> Manifest:
-    """An account without any rights, whose token no pod gets."""
+    """An account without rights, whose token no pod gets."""
     return {
         "apiVersion": "v1",
         "kind": "ServiceAccount",
         "metadata": {**shared(options), "name": "img2shape"},
         "automountServiceAccountToken": False,
+    }
+
+
+def volume_claim(storage: Storage, *, metadata: Manifest) -> Manifest:
+    """The PersistentVolumeClaim; several nodes write to it, so it is ReadWriteMany."""
+    spec: Manifest = {
+        "accessModes": ["ReadWriteMany"],
+        "resources": {"requests": {"storage": storage.size}},
+    }
+    if storage.storage_class is not None:
+        spec["storageClassName"] = storage.storage_class
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {**metadata, "name": storage.claim},
+        "spec": spec,
     }
 
 
@@ -76,17 +88,13 @@ def _config_map(options: Options, description: Description, *, metadata: Manifes
     }
 
 
-def _makes_claim(options: Options) -> bool:
-    return options.storage.size is not None
-
-
 def shared(options: Options) -> Manifest:
-    """Of objects that several runs of a namespace use: the same whichever run brought them."""
+    """Metadata of objects that several runs of a namespace share: it names no run."""
     return {"namespace": options.namespace, "labels": dict(SHARED_LABELS)}
 
 
 class _Dumper(yaml.SafeDumper):
-    """No anchors, since they are hard to read, and texts of several lines as blocks."""
+    """Writes no anchors, which are hard to read, and texts of several lines as blocks."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -1,22 +1,21 @@
-"""Checks of rendered objects that need no cluster."""
+"""Checks of rendered objects against the schemas of Kubernetes; they need no cluster."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 KUBERNETES_VERSION = "1.31"
-_VOLUMES = {"configMap", "emptyDir", "persistentVolumeClaim", "projected", "secret", "downwardAPI"}
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What came of a check.
+    """The result of a check.
 
     Attributes:
-        by_schema: objects held against the schema of Kubernetes ``KUBERNETES_VERSION``; None
-            without the package kubernetes-validate.
+        by_schema: number of objects that were compared with the schemas of Kubernetes
+            ``KUBERNETES_VERSION``; None without the package kubernetes-validate.
         findings: what is wrong, each with the object's kind and name.
     """
 
@@ -25,83 +24,20 @@ class Checked:
 
 
 def check(objects: Sequence[dict[str, Any]]) -> Checked:
-    """Every object of Kubernetes against its schema, every pod against the restricted profile."""
-    findings = [
-        f"{_called(manifest)}: {finding}"
-        for manifest in objects
-        for spec in pod_specs(manifest)
-        for finding in restricted_findings(spec)
-    ]
+    """Compare the objects of Kubernetes itself, not those of operators, with their schemas."""
     try:
         import kubernetes_validate
     except ImportError:
-        return Checked(None, tuple(findings))
-    by_schema = 0
+        return Checked(None, ())
+    by_schema, findings = 0, []
     for manifest in objects:
         try:
             kubernetes_validate.validate(manifest, KUBERNETES_VERSION, strict=True)
             by_schema += 1
         except kubernetes_validate.SchemaNotFoundError:
-            continue  # of an operator: its own admission checks it
+            continue  # an operator's kind: its own admission checks it
         except kubernetes_validate.ValidationError as err:
             by_schema += 1
-            findings.append(f"{_called(manifest)}: {str(err).splitlines()[0]}")
+            called = f"{manifest['kind']} {manifest['metadata']['name']}"
+            findings.append(f"{called}: {str(err).splitlines()[0]}")
     return Checked(by_schema, tuple(findings))
-
-
-def pod_specs(value: Any) -> Iterator[dict[str, Any]]:
-    """Specs of all pod templates anywhere in an object."""
-    if isinstance(value, dict):
-        if isinstance(value.get("containers"), list):
-            yield value
-        for inner in value.values():
-            yield from pod_specs(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from pod_specs(inner)
-
-
-def restricted_findings(spec: dict[str, Any]) -> Iterator[str]:
-    """What pod security's `restricted` profile, and our own rule on resources, find in a pod.
-
-    https://kubernetes.io/docs/concepts/security/pod-security-standards/
-    """
-    for name in ("hostNetwork", "hostPID", "hostIPC"):
-        if spec.get(name):
-            yield f"{name} is set"
-    for volume in spec.get("volumes", []):
-        if not _VOLUMES & volume.keys():
-            yield f"volume {volume.get('name')} is of a kind that is not admitted"
-    pod = spec.get("securityContext", {})
-    for container in [*spec.get("initContainers", []), *spec["containers"]]:
-        for finding in _container_findings(container, pod):
-            yield f"container {container.get('name')}: {finding}"
-
-
-def _container_findings(container: dict[str, Any], pod: dict[str, Any]) -> Iterator[str]:
-    own = container.get("securityContext", {})
-    if own.get("privileged"):
-        yield "is privileged"
-    if own.get("allowPrivilegeEscalation") is not False:
-        yield "allowPrivilegeEscalation is not false"
-    if own.get("runAsNonRoot", pod.get("runAsNonRoot")) is not True:
-        yield "runAsNonRoot is not true"
-    if own.get("runAsUser", pod.get("runAsUser")) == 0:
-        yield "runs as user 0"
-    capabilities = own.get("capabilities", {})
-    if "ALL" not in capabilities.get("drop", []) or capabilities.get("add"):
-        yield "does not drop all capabilities"
-    profile = own.get("seccompProfile", pod.get("seccompProfile", {})).get("type")
-    if profile not in ("RuntimeDefault", "Localhost"):
-        yield "has no seccomp profile"
-    if own.get("readOnlyRootFilesystem") is not True:
-        yield "readOnlyRootFilesystem is not true"
-    resources = container.get("resources", {})
-    if not resources.get("limits") or resources.get("requests") != resources.get("limits"):
-        yield "requests are not its limits"
-    if any("hostPort" in port for port in container.get("ports", [])):
-        yield "takes a port of the host"
-
-
-def _called(manifest: dict[str, Any]) -> str:
-    return f"{manifest['kind']} {manifest['metadata']['name']}"

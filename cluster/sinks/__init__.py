@@ -1,4 +1,4 @@
-"""Passing on what a run says of itself to TensorBoard, MLflow or Weights & Biases.
+"""Sinks: the numbers of a run for TensorBoard, MLflow or Weights & Biases.
 
 May import: dataio, trainer, evalsuite, cluster.terminal.
 """

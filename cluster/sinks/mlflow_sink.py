@@ -12,27 +12,27 @@ from typing import Any
 from trainer.runs import write_json
 
 EXPERIMENT = "img2shape"
-PARAMETERS_AT_ONCE = 100  # what a server takes
-LONGEST = 500  # characters of a parameter's value that every version takes
+PARAMETERS_AT_ONCE = 100  # a server takes no more
+LONGEST = 500  # characters of a parameter's value; every version takes so many
 STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
 
 
 class MLflow:
     """One MLflow run for a run folder; ``mlflow.json`` there has its id.
 
-    A continued run asks which steps of each number are there: MLflow cannot forget any.
+    MLflow cannot delete steps, so a continued run asks it for the last step of each number.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._facts = folder, folder / "mlflow.json"
 
     def start(self, *, name: str, config: Mapping[str, Any], resume_step: int) -> None:
-        # A server that is gone must not hold a training up for the minutes of the defaults.
+        # By default, a server that is gone would hold up training for minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         where = os.environ.get("MLFLOW_TRACKING_URI")
         if not where:
-            # Versions of 2026 take files only from who says so; they need no database.
+            # Newer versions write to files, without a database, only if this is set.
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
             where = (self._folder / "mlflow").absolute().as_uri()
         from mlflow.tracking import MlflowClient  # pyright: ignore[reportMissingImports]
@@ -61,7 +61,7 @@ class MLflow:
         self._client.set_terminated(self._run, status=STATUS[summary["status"]])
 
     def _known(self, where: str) -> str | None:
-        """The run of an earlier start, if it was reported to the same place."""
+        """The id of this run in an earlier start, if that reported to the same place."""
         try:
             facts = json.loads(self._facts.read_text())
         except FileNotFoundError:

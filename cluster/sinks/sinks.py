@@ -1,8 +1,8 @@
-"""Passing what a run says about itself to TensorBoard, MLflow or Weights & Biases.
+"""Pass the numbers of a run on to TensorBoard, MLflow or Weights & Biases.
 
-The run's own files, ``log.jsonl`` and ``validation.jsonl``, stay the truth: a sink gets their
-lines, from the first one on where it has none yet. None of the three is needed to train, and one
-that breaks is said and left out while training goes on.
+A sink gets the lines of the run's own files, ``log.jsonl`` and ``validation.jsonl``, which stay the
+record of the run. Training needs none of the three packages. A sink that fails is reported and left
+out, and training goes on.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from evalsuite.run_records import NewRecords
 from trainer.config import ConfigError, RunConfig
 from trainer.runs import RunFolder, read_starts
 
-# Of each sink its class, the module it needs, and the package that has it.
+# Class of each sink, the module that it needs, and the package to install.
 SINKS = {
     "tensorboard": ("cluster.sinks.tensorboard_sink:TensorBoard", "tensorboardX", "tensorboardX"),
     "mlflow": ("cluster.sinks.mlflow_sink:MLflow", "mlflow", "mlflow"),
@@ -36,18 +36,18 @@ class Sink(Protocol):
         """Begin, or go on with, the run ``name``.
 
         Args:
-            resume_step: the run trains from here; steps from here on may have been logged before,
-                by a process that was killed, and are not to be drawn twice.
+            resume_step: the first step that is trained now. A killed process may have logged
+                this step and later ones before; they must not be drawn twice.
         """
         ...
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Finite numbers of a step. Steps never fall, and those before ``resume_step`` come too:
-        the sink leaves out what it has."""
+        """Take the finite numbers of a step. Steps never go back. Steps before ``resume_step``
+        come as well; the sink leaves out those that it has."""
         ...
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """End of this start: ``status`` is finished, interrupted or failed."""
+        """End with a ``status``, which is finished, interrupted or failed, and the last scores."""
         ...
 
 
@@ -72,17 +72,17 @@ def open_sinks(names: Sequence[str], folder: Path) -> Sinks:
 
 
 class Sinks:
-    """Feeds sinks with the lines of a run folder, each once, in the order of the steps.
+    """Gives sinks the lines of a run folder, each once, in the order of the steps.
 
-    Its calls raise nothing that a sink raises.
+    An error of a sink never leaves this class.
     """
 
     def __init__(self, sinks: Mapping[str, Sink], folder: RunFolder) -> None:
         self._sinks, self._folder = dict(sinks), folder
-        self._starts = len(read_starts(folder.path))  # of earlier calls
+        self._starts = len(read_starts(folder.path))  # by earlier commands
         self._config: Mapping[str, Any] | None = None
         self._log, self._validation = NewRecords(folder.log), NewRecords(folder.validation)
-        self._waiting: list[tuple[int, dict[str, float]]] = []  # scores after steps to come
+        self._waiting: list[tuple[int, dict[str, float]]] = []  # scores of steps not yet logged
         self._scores: dict[str, float] = {}  # the last ones
 
     def start(self, config: Mapping[str, Any]) -> None:
@@ -90,25 +90,25 @@ class Sinks:
         self._config = config
 
     def look(self, *, last: bool = False) -> None:
-        """Pass on what the run has written since the look before; all of it if this is the last."""
+        """Pass on what the run wrote since the last look; everything if this is the ``last``."""
         if not self._sinks or not self._begun():
             return
         for step, values in self._news(last=last):
             self._each("log", step, values)
 
     def finish(self, status: str) -> None:
-        """The last look; ends the sinks that were started."""
+        """Look for the last time and end the sinks that were started."""
         self.look(last=True)
         if self._config is None and self._sinks:
             self._each("finish", {"status": status, **self._scores})
         self._sinks = {}
 
     def _begun(self) -> bool:
-        """Start the sinks at the first step of this call's training: then it is known which one."""
+        """Start the sinks once this command has trained a step, which tells the resume step."""
         if self._config is None:
             return True
         starts = read_starts(self._folder.path)[self._starts :]
-        if not starts:  # the lines there are of an earlier call, and some may be written again
+        if not starts:  # the lines are by earlier commands, and some may be written again
             return False
         config, self._config = self._config, None
         self._each(
@@ -122,7 +122,7 @@ class Sinks:
     def _news(self, *, last: bool) -> list[tuple[int, dict[str, float]]]:
         """New lines by step; the scores after N steps come before the record of step N.
 
-        Scores are written before that record, so they wait for it: no step comes too late.
+        Scores are written before that record and wait here for it, so that steps never go back.
         """
         records = [(r["step"], _terms(r)) for r in self._log.read()]
         self._waiting += [(r["step"], _scores(r)) for r in self._validation.read()]
@@ -135,7 +135,7 @@ class Sinks:
         for name, sink in list(self._sinks.items()):
             try:
                 getattr(sink, call)(*args, **named)
-            except Exception as err:  # whatever breaks there is no reason to end a training
+            except Exception as err:  # nothing that fails in a sink may end the training
                 del self._sinks[name]
                 reason = " ".join(f"{type(err).__name__}: {err}".split())
                 say(f"sink {name}: left out from here on ({reason}); training goes on")
@@ -143,9 +143,9 @@ class Sinks:
 
 @contextmanager
 def reporting(names: Sequence[str], config: RunConfig, folder: Path) -> Iterator[Sinks]:
-    """Open the sinks for a training of ``config`` in ``folder`` and end them with the block.
+    """Open the sinks for a training of ``config`` in ``folder``; the block's end is theirs.
 
-    Under ``torchrun`` rank 0 alone reports. Raises what :func:`open_sinks` does.
+    Under ``torchrun`` only rank 0 reports. Raises what :func:`open_sinks` raises.
     """
     leader = os.environ.get("RANK", "0") == "0"
     sinks = open_sinks(names if leader else (), folder)

@@ -12,8 +12,8 @@ import yaml
 class TensorBoard:
     """Event files in ``tensorboard`` of the run folder, one for each start of the run.
 
-    A later file tells TensorBoard to forget the steps from its first one on, so that what a killed
-    process had logged beyond its checkpoint is not drawn twice.
+    A later file tells TensorBoard to drop the steps from its first one on: a killed process may
+    have logged steps beyond its checkpoint, which must not be drawn twice.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -24,7 +24,7 @@ class TensorBoard:
 
         earlier = len(list(self._folder.glob("events.*")))
         self._first = resume_step if earlier else 0
-        # A file's name has its time in whole seconds, which two starts may share.
+        # Names have the time in whole seconds, in which two starts may fall.
         self._writer = SummaryWriter(
             str(self._folder),
             purge_step=resume_step if earlier else None,
@@ -39,7 +39,7 @@ class TensorBoard:
             return
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
-        self._writer.flush()  # what is not in the file when a process is killed would be missing
+        self._writer.flush()  # a killed process loses what is not in the file
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         self._writer.close()

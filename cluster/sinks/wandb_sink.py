@@ -15,10 +15,10 @@ PROJECT = "img2shape"
 
 
 class WeightsAndBiases:
-    """One run for a run folder; ``wandb.json`` there has its id and what was sent.
+    """One run for a run folder; ``wandb.json`` there has its id and the last step of each number.
 
-    Without ``WANDB_API_KEY`` it works offline. A step of a number is sent once: nothing that was
-    sent can be taken back, and a continued offline run cannot ask.
+    Without ``WANDB_API_KEY`` it works offline. Steps that were sent cannot be taken back, and an
+    offline run cannot ask for them, so the file tells which are not to be sent again.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What all commands share: options, JSON on stdout alone, how a path is shown."""
+"""Options of several commands, JSON as the only output, and paths as users read them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Overrides = Annotated[
 
 
 def shown(path: Path) -> Path:
-    """Relative to the working directory when inside it."""
+    """The path relative to the working directory, if it is inside it."""
     try:
         return path.absolute().relative_to(Path.cwd())
     except ValueError:
@@ -28,8 +28,10 @@ def shown(path: Path) -> Path:
 
 @contextmanager
 def only_json(enabled: bool) -> Iterator[Any]:
-    """With ``enabled``, everything written to stdout or file descriptor 1 inside goes to stderr,
-    except the object that is emitted: libraries and child processes cannot spoil the JSON."""
+    """With ``enabled``, stdout gets the emitted object alone, as JSON.
+
+    What libraries and child processes write to stdout in the block goes to stderr.
+    """
     if not enabled:
         yield lambda result: None
         return

@@ -20,20 +20,22 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-# Under torchrun every rank runs the same command; one of them speaks.
-SPEED_SECONDS = 600.0  # one step may take minutes: a block of queries on a large gallery
+SPEED_SECONDS = 600.0  # one step may take minutes, such as a block of queries on a large gallery
+# Under torchrun all ranks run the same command, and rank 0 writes.
 console = Console(stderr=True, highlight=False, quiet=os.environ.get("RANK", "0") != "0")
 
 
 def say(text: str) -> None:
-    """One message to the user, as it is: no markup, no line breaks inside long paths."""
+    """Write a message to the user, without markup and without breaking long paths."""
     console.print(text, markup=False, soft_wrap=True)
 
 
 class Bar(Protocol):
-    """A running task: absolute position, new total, a short note such as the loss."""
+    """A running task."""
 
-    def at(self, done: int, total: int | None = None, note: str = "") -> None: ...
+    def at(self, done: int, total: int | None = None, note: str = "") -> None:
+        """Show that ``done`` of ``total`` are done, with a short note such as the loss."""
+        ...
 
 
 @contextmanager
@@ -80,7 +82,7 @@ class _Lines:
         say(f"{title} ...")
 
     def at(self, done: int, total: int | None = None, note: str = "") -> None:
-        if not self._done:  # what came before, starting say, is no measure of what is to come
+        if not self._done:  # the time up to the first report says nothing of the speed
             self._begun, self._begun_seconds = done, time.monotonic()
         self._done = done
         self._total = total if total is not None else self._total
@@ -90,7 +92,7 @@ class _Lines:
             say(f"{self._title}: {done}{of}{self._left()} {note}".rstrip())
 
     def _left(self) -> str:
-        """The time left if the rest goes as what was done since the first report."""
+        """The time left at the speed since the first report."""
         if self._total is None or self._done <= self._begun:
             return ""
         passed_seconds = max(time.monotonic() - self._begun_seconds, 1e-9)

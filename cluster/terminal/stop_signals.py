@@ -1,4 +1,4 @@
-"""What Ctrl-C and SIGTERM mean to the command: first save and leave, then leave at once."""
+"""Ctrl-C and SIGTERM: the first one asks the command to save and leave, a second one ends it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,28 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
-SAME_SIGNAL_SECONDS = 1.0  # torchrun passes on to its workers what the terminal has sent them too
+SAME_SIGNAL_SECONDS = 1.0  # workers of torchrun get Ctrl-C twice: from the terminal and from it
+
+
+@contextlib.contextmanager
+def handling_signals(handler: Any, *numbers: int) -> Iterator[None]:
+    """In the block ``handler`` handles these signals; outside of the main thread nothing does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 @contextlib.contextmanager
 def stop_on_signal() -> Iterator[threading.Event]:
-    """The first Ctrl-C or SIGTERM asks the loop to save and leave; a later one interrupts."""
+    """The first Ctrl-C or SIGTERM sets the event, a later one raises KeyboardInterrupt."""
     stopped = threading.Event()
     first_seconds = 0.0
 
@@ -26,29 +41,16 @@ def stop_on_signal() -> Iterator[threading.Event]:
         elif now_seconds - first_seconds > SAME_SIGNAL_SECONDS:
             raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():
+    with handling_signals(ask, signal.SIGINT, signal.SIGTERM):
         yield stopped
-        return
-    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stopped
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
 def sigterm_interrupts() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, so that what it started ends with it."""
+    """SIGTERM raises KeyboardInterrupt in the block, so that it ends what it started."""
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():
+    with handling_signals(interrupt, signal.SIGTERM):
         yield
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

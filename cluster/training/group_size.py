@@ -1,7 +1,7 @@
-"""How many workers a group has: what the user asks for, and what the cluster can hold.
+"""How many workers a group has: what the user asks for, and what the cluster has room for.
 
-A fixed number gets that number, if need be with less than one CPU each. A range gets as many as
-can be held now: one GPU each where there are GPUs, else one whole CPU each.
+A fixed number of workers is always met, if necessary with less than one CPU each. A range gets as
+many workers as there is room for now: one GPU each where there are GPUs, else one whole CPU each.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 from trainer.config import ConfigError
 
-EPSILON = 1e-6  # shares such as 1/3 are no exact parts of a CPU
+EPSILON = 1e-6  # three times 1/3 of a CPU may come out as less than one
 
 
 @dataclass(frozen=True)
 class GroupSize:
-    """The fewest and the most workers; equal for a fixed number, both 0 for none at all."""
+    """The fewest and the most workers; equal for a fixed number, both 0 for no workers."""
 
     least: int
     most: int
@@ -32,7 +32,7 @@ class GroupSize:
 
 @dataclass(frozen=True)
 class Node:
-    """What one node of a cluster has, and what is free of it."""
+    """What one node of a cluster has, and how much of it is free."""
 
     cpus: float
     gpus: float
@@ -48,9 +48,9 @@ class GroupPlan:
 
     Attributes:
         workers: its size.
-        cpus: what each worker reserves.
+        cpus: that each worker reserves.
         gpus: whether each worker gets one GPU.
-        missing: workers for which there is no room yet; the group waits for it.
+        missing: workers for which there is no room yet; the group waits for room.
     """
 
     workers: int
@@ -80,12 +80,12 @@ def parse_workers(text: str) -> GroupSize:
 def plan_group(
     size: GroupSize, nodes: Sequence[Node], *, at_most: int | None = None, may_grow: bool
 ) -> GroupPlan:
-    """The group to start now on ``nodes``, whose free resources no worker of the run holds.
+    """The group to start on ``nodes``, while no worker of the run reserves anything there.
 
     Args:
-        at_most: do not try more than this many, but never fewer than ``size.least``.
-        may_grow: nodes may join. In a cluster where none can, CPUs are shared so that
-            ``size.least`` workers fit.
+        at_most: the most workers to try, but never fewer than ``size.least``.
+        may_grow: whether nodes may join. Where none can, workers share CPUs so that
+            ``size.least`` of them fit.
     """
     gpus = sum(node.gpus for node in nodes) >= max(1, size.least)
     cpus = _share(size, nodes, gpus=gpus, may_grow=may_grow)
@@ -98,8 +98,7 @@ def plan_group(
 
 
 def capacity(nodes: Sequence[Node], *, cpus: float, gpus: bool) -> int:
-    """How many workers with ``cpus`` CPUs each, and a GPU each if ``gpus``, find room on ``nodes``
-    now."""
+    """How many workers of ``cpus`` CPUs, and of a GPU each if ``gpus``, have room now."""
     total = 0
     for node in nodes:
         held = int(node.free_cpus / cpus + EPSILON)
@@ -108,10 +107,10 @@ def capacity(nodes: Sequence[Node], *, cpus: float, gpus: bool) -> int:
 
 
 def _share(size: GroupSize, nodes: Sequence[Node], *, gpus: bool, may_grow: bool) -> float:
-    """CPUs of each worker: one, or less where that many workers could not have one."""
+    """CPUs of each worker: one, or less where there are fewer CPUs than workers."""
     total = sum(node.cpus for node in nodes)
     if size.fixed:
         return min(1.0, (total or 1.0) / size.most)
-    if gpus:  # GPUs decide how many there are, so that CPUs must not
+    if gpus:  # a node has as many workers as GPUs, also with fewer CPUs than those
         return min([1.0, *(node.cpus / node.gpus for node in nodes if min(node.cpus, node.gpus))])
     return 1.0 if may_grow else min(1.0, (total or 1.0) / size.least)

@@ -1,6 +1,7 @@
-"""What the driver says of hung workers: who held up the group, where, and whose stacks to read.
+"""A hang: what the driver says of it, in one line.
 
-The workers' watchdogs write the reports (:mod:`trainer.watching.watchdog`); a hang is one line.
+The line names the ranks that held up the group, where, and whose stacks to read. The workers'
+watchdogs write the reports that it is made of (:mod:`trainer.watching.watchdog`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from trainer.runs import RunFolder
 from trainer.watching import HANGS, HEAD_START_SECONDS, WAITING, WRITE_SECONDS
 
 Report = dict[str, Any]
-# In one step, as far as no collective separates them.
+# The phases of one step, where no collective tells how far a rank has come.
 ORDER = ("start", "data", "round", "copy", "augment", "forward", "backward", "optimizer")
 
 
@@ -25,20 +26,20 @@ class Hangs:
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder.path / HANGS
-        self._known = set(self._names())  # of earlier calls for this run
+        self._known = set(self._names())  # reports by earlier commands for this run
         self._first_seconds = float("inf")
         self._said: str | None = None
 
     def look(self, *, last: bool) -> None:
-        """Say what is known of a hang once all ranks have reported, the others are late, or this
-        is the ``last`` look at a group."""
+        """Say what is known of a hang, once all ranks have reported or the missing reports are
+        late, or when this is the ``last`` look at a group."""
         names = [name for name in self._names() if name not in self._known]
         if not names or self._said:
             self._first_seconds = float("inf")
             return
         try:
             reports = [json.loads((self._folder / name).read_text()) for name in names]
-        except FileNotFoundError:  # withdrawn meanwhile
+        except FileNotFoundError:  # a rank that went on has removed its report
             return
         now_seconds = time.monotonic()
         self._first_seconds = min(self._first_seconds, now_seconds)
@@ -48,7 +49,7 @@ class Hangs:
             say(self._said)
 
     def taken(self) -> str | None:
-        """What was said of the group that has ended; the next look is at another group."""
+        """What was said of a group that has ended; the next look is at a new group."""
         said, self._said = self._said, None
         self._known, self._first_seconds = set(self._names()), float("inf")
         return said
@@ -58,11 +59,11 @@ class Hangs:
 
 
 def described(reports: Sequence[Report], folder: Path) -> str:
-    """One line about one hang from the reports of its ranks, one or more, in ``folder``.
+    """One line about a hang, from the reports in ``folder`` of one or more of its ranks.
 
-    A rank that made no progress in a phase of its own held up the others; so did one that wrote no
-    report. Among several the ones furthest behind count: on a GPU, waiting for others may end in
-    any phase.
+    A rank held up the others if it made no progress in a phase where it does not wait for them, or
+    if it wrote no report. Of several, those furthest behind are named: on a GPU, a rank that waits
+    for others may stop in any phase.
     """
     stalled = [r for r in reports if r["seconds"] >= r["limit_seconds"] / 2]
     held = [r for r in stalled if r["phase"] not in WAITING]
@@ -90,7 +91,7 @@ def described(reports: Sequence[Report], folder: Path) -> str:
 
 
 def _position(report: Report) -> tuple[int, int, int]:
-    """How far a rank has come; all ranks pass the same positions."""
+    """How far a rank has come: its step, collectives and phase, the same on all ranks."""
     phase, step = report["phase"], report["step"]
     place = ORDER.index(phase) if phase in ORDER else len(ORDER)
     return -1 if step is None else step, report["collectives"], place

@@ -1,4 +1,4 @@
-"""One run in one process, under ``torchrun``, or in Ray Train workers; the loop is the same."""
+"""A run in one process, in those of ``torchrun``, or in Ray Train workers; the loop is the same."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def launch(
     on_wait: Callable[[], None] | None = None,
     data: OpenData | None = None,
 ) -> RunFolder:
-    """Train ``config`` in folder ``out`` and return the folder; continues the run it holds.
+    """Train ``config`` in folder ``out`` and return the folder; continues the run that it holds.
 
     Args:
-        workers: 0 trains in this process; a number N > 0 or a range starts Ray Train workers. Under
-            ``torchrun`` the processes that exist are used and ``workers`` is ignored.
-        on_record: called here with every logged step.
+        workers: 0 trains in this process; a number N > 0 or a range starts Ray Train workers.
+            ``torchrun`` has started processes, so under it ``workers`` is ignored.
+        on_record: called in this process with every logged step.
         on_wait: called when a group of workers waits for room in the cluster.
         data: the run's data where they are open already.
 
@@ -72,7 +72,7 @@ def launch(
 
 
 def require_trainable(data: OpenData) -> None:
-    """Whether engine and data have what a run trains on and is scored by; nothing is written.
+    """Refuse a run that its engine or its data cannot train or score; writes nothing.
 
     Raises:
         ConfigError, DataError: what is missing.
@@ -87,7 +87,7 @@ def _claim(data: OpenData, folder: RunFolder) -> None:
 
 
 def _claimed_by_leader(data: OpenData, folder: RunFolder) -> bool:
-    """Rank 0 claims the folder; every rank learns whether its run is finished, or the refusal."""
+    """Rank 0 claims the folder; all ranks return whether its run is finished, or raise alike."""
     finished: bool | Exception = False
     if rank() == 0:
         try:

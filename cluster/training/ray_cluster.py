@@ -10,6 +10,7 @@ from typing import Any
 
 from cluster.training.group_size import Node
 from cluster.training.loopback import on_loopback
+from cluster.training.ray_private import ENVIRONMENT, draining_nodes, free_resources
 
 STORE_BYTES = 256 * 1024**2  # shared memory of a local cluster
 
@@ -18,19 +19,16 @@ STORE_BYTES = 256 * 1024**2  # shared memory of a local cluster
 def ray_session(*, object_store_bytes: int = STORE_BYTES) -> Iterator[None]:
     """A Ray cluster for the time of the block: the one of RAY_ADDRESS, else a local one.
 
-    ``object_store_bytes`` is the shared memory of a local one, which can be reached from this
-    machine alone.
+    A local one can be reached from this machine alone, and has ``object_store_bytes`` of shared
+    memory. Inside another session the block uses that one.
     """
     import ray
 
     if ray.is_initialized():
         yield
         return
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # `print` stays `print` in workers
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "120")
-    # How long a group that ends awaits a worker that does not answer (30 s) before it is killed.
-    os.environ.setdefault("TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S", "5")
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     if may_grow():
         with _initialized():
             yield
@@ -38,7 +36,7 @@ def ray_session(*, object_store_bytes: int = STORE_BYTES) -> Iterator[None]:
     with (
         on_loopback(),
         _initialized(
-            address="local",  # never one of another user that is found in /tmp
+            address="local",  # never a cluster of another user that Ray finds in /tmp
             include_dashboard=False,
             object_store_memory=object_store_bytes,
             num_cpus=max(2, os.cpu_count() or 1),
@@ -59,17 +57,15 @@ def _initialized(**options: Any) -> Iterator[None]:
 
 
 def may_grow() -> bool:
-    """A cluster that existed before the command may get more nodes; its own local one does not."""
+    """Whether nodes may join: they can in the cluster of RAY_ADDRESS, not in a local one."""
     return "RAY_ADDRESS" in os.environ
 
 
 def nodes() -> list[Node]:
-    """The living nodes that are not about to leave, with what nobody uses on them."""
+    """The living nodes that will stay, each with what nobody uses on it."""
     import ray
-    from ray._private.state import available_resources_per_node, state
 
-    # Neither has a public form that works without Ray's dashboard.
-    free, draining = available_resources_per_node(), state.get_draining_nodes() or {}
+    free, leaving = free_resources(), draining_nodes()
     return [
         Node(
             cpus=node["Resources"].get("CPU", 0.0),
@@ -80,5 +76,5 @@ def nodes() -> list[Node]:
             free_memory_bytes=free.get(node["NodeID"], {}).get("memory", 0.0),
         )
         for node in ray.nodes()
-        if node["Alive"] and node["NodeID"] not in draining
+        if node["Alive"] and node["NodeID"] not in leaving
     ]

@@ -1,42 +1,44 @@
 """A run on groups of Ray Train workers: each group has one size, and the next one continues.
 
-Whoever trains is one ``fit`` of Ray Train. It ends when the run is finished, when the group left
-(see :mod:`cluster.training.worker`) and when it died; here the size of the next one is chosen from
-what the
-nodes have left. Ray's own elastic policy is not used: it stops workers without a last checkpoint,
-and takes what draining nodes have and what others use for free.
+Each group is one ``fit`` of Ray Train. It ends when the run is finished, when the workers left
+(see :mod:`cluster.training.worker`) or when one died. Then the size of the next group is chosen
+from what the nodes have free. Ray's own elastic policy is not used: it stops workers without a
+last checkpoint, and counts what others use, or what draining nodes have, as free.
 """
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from cluster.terminal import say, stop_on_signal
-from cluster.training.follow import Follower
 from cluster.training.group_size import GroupPlan, GroupSize, capacity, plan_group
 from cluster.training.hangs import Hangs
 from cluster.training.loopback import torch_config
 from cluster.training.ray_cluster import may_grow, nodes, ray_session
-from cluster.training.restarts import GroupEnd, Restarts, how_it_ended, raise_mistake
+from cluster.training.ray_private import at_worker_start
 from cluster.training.worker import (
     error_file,
+    leave_on_sigterm,
     notice_file,
-    sigterm_is_a_notice,
     stop_file,
     train_worker,
 )
+from cluster.training.worker_restarts import GroupEnd, Restarts, how_it_ended, raise_mistake
+from evalsuite.run_records import NewRecords
 from trainer.config import RunConfig
 from trainer.runs import RunFolder
 
-GROWTH_SECONDS = 30.0  # how long there must be room for more workers before a group makes way
-SETTLE_SECONDS = 3.0  # how long a cluster's free resources must stay the same to be believed
-RETRY_SECONDS = 5.0  # after a group that could not be placed
+GROWTH_SECONDS = 30.0  # a group makes way after there was room for more workers for so long
+SETTLE_SECONDS = 3.0  # free resources are believed when they have stayed the same for so long
+RETRY_SECONDS = 5.0  # after a group that found no room
+SAVE_SECONDS = 60.0  # for the workers' last checkpoint after Ctrl-C
+LOOK_SECONDS = 0.5
 LARGER = "room for more workers"
+OnRecord = Callable[[dict[str, Any]], None]
 
 
 def train_on_ray(
@@ -44,7 +46,7 @@ def train_on_ray(
     folder: RunFolder,
     size: GroupSize,
     *,
-    on_record: Callable[[dict[str, Any]], None],
+    on_record: OnRecord,
     on_wait: Callable[[], None],
 ) -> None:
     """Train in groups of ``size`` workers until the run is finished.
@@ -66,14 +68,15 @@ class _Driver:
         folder: RunFolder,
         size: GroupSize,
         *,
-        on_record: Callable[[dict[str, Any]], None],
+        on_record: OnRecord,
         on_wait: Callable[[], None],
     ) -> None:
-        self.config, self.folder, self.size, self.on_wait = config, folder, size, on_wait
+        self.config, self.folder, self.size = config, folder, size
+        self.on_record, self.on_wait = on_record, on_wait
         self.restarts = Restarts(folder, size, limit=config.training.max_failures)
         self.hangs = Hangs(folder)
-        self.follower = Follower(folder, on_record)
-        self.at_most: int | None = None  # after a group of more that could not be placed
+        self.log = NewRecords(folder.log)
+        self.at_most: int | None = None  # one less than the size of a group that found no room
         self.waited_for: GroupPlan | None = None
 
     def run(self) -> None:
@@ -95,7 +98,7 @@ class _Driver:
                     self.at_most, reason = None, end.reason
 
     def _plan(self, stopped: threading.Event) -> GroupPlan:
-        """The next group, once the cluster has taken back what the group before held."""
+        """The next group, once the cluster has taken back what the group before had reserved."""
         since, plan = time.monotonic(), self._plan_now()
         while plan.workers < self.size.most or plan.missing:
             if stopped.wait(0.5):
@@ -122,39 +125,29 @@ class _Driver:
     def _train_group(
         self, plan: GroupPlan, reason: str | None, stopped: threading.Event
     ) -> GroupEnd | None:
-        """One group from its start to its end; None where the run is finished."""
-        for left in (error_file(self.folder), stop_file(self.folder), notice_file(self.folder)):
-            left.unlink(missing_ok=True)  # by a call that was killed, or the group before
+        """One group from its start to its end; None where the run is finished or was stopped."""
+        for file in (error_file(self.folder), stop_file(self.folder), notice_file(self.folder)):
+            file.unlink(missing_ok=True)  # from the group before, or from a killed command
         growth = _Growth(plan, self.size)
-        with self._fitting(plan, reason) as (done, failure):
-            self.follower.follow(
-                done,
-                stopped=stopped,
-                training=lambda: self.restarts.training,
-                make_way=lambda: self.restarts.training and growth.possible(),
-                look=self._look,
-            )
-        if stopped.is_set():
-            return None
-        if self.folder.finished:
+        done, failure = self._start_group(plan, reason)
+        self._follow(done, growth, stopped)
+        if stopped.is_set() or self.folder.finished:
             return None
         if failure:
             raise_mistake(self.folder, failure[0])
-        asked = LARGER if growth.asked else None
-        error = failure[0] if failure else None
-        return how_it_ended(self.folder, error, asked=asked, hang=self.hangs.taken())
+        return how_it_ended(
+            self.folder,
+            failure[0] if failure else None,
+            asked=LARGER if growth.asked else None,
+            hang=self.hangs.taken(),
+        )
 
-    def _look(self, last: bool) -> None:
-        self.restarts.look()
-        self.hangs.look(last=last)
-
-    @contextlib.contextmanager
-    def _fitting(
+    def _start_group(
         self, plan: GroupPlan, reason: str | None
-    ) -> Iterator[tuple[threading.Event, list[BaseException]]]:
-        """Ray's ``fit`` in a thread: an event for its end, and what it raised."""
+    ) -> tuple[threading.Event, list[BaseException]]:
+        """Start Ray's ``fit`` in a thread: an event for its end, and a list for what it raises."""
         failure: list[BaseException] = []
-        # An event, not Thread.join: a join that Ctrl-C interrupts takes the thread for ended.
+        # An event, since Thread.join that Ctrl-C interrupts takes the thread for ended.
         done = threading.Event()
 
         def fit() -> None:
@@ -166,11 +159,37 @@ class _Driver:
                 done.set()
 
         threading.Thread(target=fit, daemon=True, name="ray-train").start()
-        yield done, failure
+        return done, failure
+
+    def _follow(self, done: threading.Event, growth: _Growth, stopped: threading.Event) -> None:
+        """Report what the group does until it is ``done``, and ask it to leave when it has to.
+
+        It has to when the user stops the run, or when there is room for more workers. A stopped
+        group gets ``SAVE_SECONDS`` for a last checkpoint, or none before its first step.
+        """
+        stop, deadline_seconds, asked = stop_file(self.folder), float("inf"), False
+        try:
+            while True:
+                last = done.is_set() or time.monotonic() > deadline_seconds
+                self.restarts.look()
+                self.hangs.look(last=last)
+                for record in self.log.read():
+                    self.on_record(record)
+                if last:
+                    return
+                training = self.restarts.training
+                if not asked and (stopped.is_set() or (training and growth.possible())):
+                    asked = True
+                    stop.touch()
+                if stopped.is_set() and deadline_seconds == float("inf"):
+                    deadline_seconds = time.monotonic() + (SAVE_SECONDS if training else 0.0)
+                done.wait(timeout=LOOK_SECONDS)
+        finally:
+            stop.unlink(missing_ok=True)
 
 
 class _Growth:
-    """Whether a group smaller than wanted should make way for a larger one."""
+    """Whether a group that is smaller than wanted should make way for a larger one."""
 
     def __init__(self, plan: GroupPlan, size: GroupSize) -> None:
         self._plan, self._wanted = plan, size.most - plan.workers
@@ -179,7 +198,7 @@ class _Growth:
         self.asked = False
 
     def possible(self) -> bool:
-        """There has been room for another worker for a while."""
+        """Whether there has been room for another worker for ``GROWTH_SECONDS``."""
         now_seconds = time.monotonic()
         if not self.asked and self._wanted and now_seconds >= self._next_seconds:
             self._next_seconds = now_seconds + GROWTH_SECONDS / 2
@@ -221,6 +240,6 @@ def _fit(config: RunConfig, folder: RunFolder, plan: GroupPlan, reason: str | No
             failure_config=FailureConfig(
                 max_failures=0, max_preemption_failures=0, controller_failure_limit=0
             ),
-            callbacks=[sigterm_is_a_notice()],
+            callbacks=[at_worker_start(leave_on_sigterm)],
         ),
     ).fit()

@@ -1,4 +1,4 @@
-"""Proof that training depends on neither the number of processes nor the strategy: measured."""
+"""``img2shape verify``: measures that training depends on neither world size nor strategy."""
 
 from __future__ import annotations
 
@@ -26,12 +26,11 @@ from trainer.method_reference import find_method
 from trainer.methods import METHODS
 from trainer.verify import ATTEMPTS, QUANTITIES, STRATEGIES, TOLERANCES, probe_configs
 
-DEFAULT_DATA = Path("data") / "procedural-smoke"
 MOST_PROCESSES = 64
 
 
 def parse_world_sizes(text: str) -> list[int]:
-    """Numbers of processes from ``1,2,3``, ascending; 1 is the reference and left out.
+    """Numbers of processes from ``1,2,3``, ascending, without the reference, 1.
 
     Raises:
         ConfigError: not whole numbers, out of range, or none above 1.
@@ -44,7 +43,7 @@ def parse_world_sizes(text: str) -> list[int]:
         raise ConfigError(f"--world-sizes '{text}': each must be in 1..{MOST_PROCESSES}")
     if sizes == [1]:
         raise ConfigError(
-            f"--world-sizes '{text}': one process is what others are held against; name one above 1"
+            f"--world-sizes '{text}': others are compared with one process; name one above 1"
         )
     return [size for size in sizes if size > 1]
 
@@ -65,38 +64,58 @@ def parse_strategies(texts: Sequence[str]) -> list[str]:
     return [name for name in STRATEGIES if name in asked or "all" in asked]
 
 
+def parse_methods(texts: Sequence[str]) -> list[str]:
+    """Names of methods, or of all for the word ``all``.
+
+    Raises:
+        ConfigError: an unknown one.
+    """
+    return list(METHODS) if "all" in texts else [find_method(name).name for name in texts]
+
+
+def parse_precision(text: str | None) -> str | None:
+    """``float64`` or ``float32``; None, the finest that a strategy supports, stays None.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    if text not in (None, *TOLERANCES):
+        raise ConfigError(f"--dtype '{text}': expected {' or '.join(TOLERANCES)}")
+    return text
+
+
 def verify(
     methods: Sequence[str],
     *,
     world_sizes: Sequence[int],
     strategies: Sequence[str] = ("ddp",),
     precision: str | None = None,
-    data: Path | None = None,
+    data: Path,
 ) -> dict[str, Any]:
-    """Hold gradients, losses and state of W processes against those of one with plain training.
+    """Compare gradients, losses and state of W processes with those of one plain process.
 
     Args:
-        methods: names, or ``all``.
-        world_sizes: the numbers of processes W, each above 1; one process of DeepSpeed is always
-            held against the plain one too.
+        methods: names of :func:`parse_methods`.
+        world_sizes: the numbers of processes W, each above 1. One process of DeepSpeed is always
+            compared with the plain one too.
         strategies: of :data:`trainer.verify.STRATEGIES`.
         precision: ``float64`` or ``float32``; None is the finest that a strategy supports.
-        data: a packed data set with training images and shapes; None makes the built-in one.
+        data: a packed data set with training images and shapes.
 
     Returns:
-        ``ok``, ``data`` and ``strategies``, by name: ``methods``: largest relative differences, by
-        method and number of processes; ``ok``; ``failures``: those above ``tolerance`` with the
-        tensor that differs most; ``errors``: what went wrong, by method; ``refused``: why a method
-        cannot be trained so, by method; ``dtype``.
+        ``ok``, ``data``, and ``strategies`` with an entry for each name:
+
+        - ``methods``: the largest relative differences, by method and number of processes;
+        - ``failures``: those above ``tolerance``, each with the tensor that differs most;
+        - ``errors``: what went wrong, by method;
+        - ``refused``: why a method cannot be trained with the strategy, by method;
+        - ``ok`` and ``dtype``.
 
     Raises:
-        ConfigError, DataError: unknown method or precision, or data that cannot be used.
+        DataError: data that cannot be used.
         RuntimeError: the processes do not come together.
     """
-    names = list(METHODS) if "all" in methods else [find_method(name).name for name in methods]
-    if precision not in (None, *TOLERANCES):
-        raise ConfigError(f"--dtype '{precision}': expected {' or '.join(TOLERANCES)}")
-    root = (data or _built_in_data()).absolute()
+    root, names = data.absolute(), list(methods)
     opened: dict[str, Manifest] = {}
     for name in names:
         for config in probe_configs(name, root=root, precision="float32"):
@@ -120,7 +139,7 @@ def _verify_strategy(outcome: _Outcome, world_sizes: Sequence[int]) -> None:
 
 
 def shortfalls(result: dict[str, Any]) -> str:
-    """One line that names every method that failed in a :func:`verify`; empty if none did."""
+    """One line that names every method that failed in :func:`verify`; empty if none did."""
     found: dict[str, list[str]] = {}
     for strategy, part in result["strategies"].items():
         place = "" if strategy == "ddp" else f"{strategy} "
@@ -137,17 +156,8 @@ def shortfalls(result: dict[str, Any]) -> str:
     return f"{len(found)} of {len(tried)} methods failed: {'; '.join(listed)}"
 
 
-def _built_in_data() -> Path:
-    from cluster.training.jobs import (
-        make_benchmark,  # the processes import this file and need no reports
-    )
-
-    make_benchmark(DEFAULT_DATA, size="smoke", seed=0)
-    return DEFAULT_DATA
-
-
 class _Outcome:
-    """What has been found so far about one strategy."""
+    """What was found so far about one strategy."""
 
     def __init__(self, strategy: str, names: Sequence[str], *, data: Path, precision: str) -> None:
         self.strategy, self.data, self.precision = strategy, data, precision
@@ -180,7 +190,7 @@ class _Outcome:
         ]
 
     def start_again(self) -> list[str]:
-        """Forget what is known of the methods that differ, and name them."""
+        """Forget the results of the methods that differ, and name these methods."""
         names = list(dict.fromkeys(f["method"] for f in self.failures))
         self.methods.update({name: {"world_sizes": {}} for name in names})
         self.failures = []
@@ -204,7 +214,7 @@ class _Outcome:
 def _measure(
     names: Sequence[str], world_sizes: Sequence[int], outcome: _Outcome, *, seed: int
 ) -> None:
-    """Add what differs between the reference and W processes, for every method and W."""
+    """Add the differences between the reference and W processes, for every method and W."""
     title = f"verifying {outcome.strategy}" + (f" at seed {seed}" if seed else "")
     with (
         tempfile.TemporaryDirectory(prefix="img2shape-verify-") as folder,
@@ -225,8 +235,8 @@ def _measure(
 def _until_failure(
     processes: ProbeProcesses, world_size: int, waiting: list[str], outcome: _Outcome
 ) -> Iterator[tuple[str, list[Differences]]]:
-    """Take methods from ``waiting`` and name each with what was found when it is done; after a
-    failure some processes may wait for the failed one for ever, so that is the end."""
+    """Take methods from ``waiting`` and yield each with its differences, up to the first failure:
+    other processes may then wait for the failed one for ever, so they are of no more use."""
     while waiting:
         name = waiting.pop(0)
         try:

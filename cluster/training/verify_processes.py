@@ -1,7 +1,7 @@
-"""Processes that probe methods: W of them joined by gloo, told one method after another.
+"""Processes that probe methods: W of them joined by gloo, which get one method after another.
 
-One process of the plain strategy stores its probe, the reference; all others hold theirs against
-that. A process that fails leaves the others waiting in a collective; they can only be ended.
+One process of the plain strategy stores its probe, the reference; all others compare theirs with
+it. When a process fails, the others wait in a collective and can only be killed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import contextlib
 import os
 import signal
 import socket
-import threading
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,19 +20,20 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 
+from cluster.terminal import handling_signals
 from trainer.synchronised import meet_on_loopback, process_group
 from trainer.verify import Difference, compare, probe
 
 Differences = dict[str, Difference]
 
-TIMEOUT_SECONDS = 60.0  # of a collective; a rank that waits longer waits for one that has gone on
+TIMEOUT_SECONDS = 60.0  # of a collective; the rank that another waits for longer has left it
 
 
 @dataclass(frozen=True)
 class Job:
-    """What every process is told: data, precision, seed, and a folder that outlives it.
+    """What every process gets: data, precision, seed, and a folder for the reference.
 
-    ``strategy`` None: be the reference, one process of the plain strategy.
+    ``strategy`` None is for the reference, one process of the plain strategy.
     """
 
     data: Path
@@ -43,7 +43,7 @@ class Job:
     strategy: str | None = None
 
     def run(self, method: str) -> Differences:
-        """This process's part of the work on one method."""
+        """Probe one method in this process, then store the probe or compare it."""
         file = self.folder / f"{method}.pt"
         found = probe(
             method,
@@ -70,7 +70,8 @@ class ProbeProcesses:
         context, port = mp.get_context("spawn"), _free_port()
         self._pipes: list[Connection] = []
         self._workers: list[Any] = []
-        with _without_interrupts():
+        # Processes that start inside ignore Ctrl-C; this process kills them.
+        with handling_signals(signal.SIG_IGN, signal.SIGINT):
             for rank in range(world_size):
                 mine, theirs = context.Pipe()
                 place = (rank, world_size, port)
@@ -84,14 +85,14 @@ class ProbeProcesses:
         """Have every process probe ``method``; what each found.
 
         Raises:
-            ProbeError: of the first process that failed; others may be waiting for it for ever.
+            ProbeError: of the first process that failed; others may wait for it for ever.
         """
         for pipe in self._pipes:
             pipe.send(method)
         return self.answers()
 
     def answers(self) -> list[Differences]:
-        """One answer of every process; raises as :meth:`probe` does."""
+        """One answer of every process; raises what :meth:`probe` raises."""
         waiting, found = list(self._pipes), []
         while waiting:
             for pipe in wait(waiting):
@@ -107,7 +108,7 @@ class ProbeProcesses:
         return found
 
     def _death(self) -> str | None:
-        """How a process died, if one did: what the others then say is only that it is gone."""
+        """How a process died, if one did; the others only report that it is gone."""
         dead = wait([worker.sentinel for worker in self._workers], timeout=0.5)
         for rank, worker in enumerate(self._workers):
             if worker.sentinel in dead:
@@ -125,7 +126,7 @@ class ProbeProcesses:
 
 @contextlib.contextmanager
 def probe_processes(world_size: int, job: Job) -> Iterator[ProbeProcesses]:
-    """``world_size`` processes for the time of the block, whatever ends it.
+    """``world_size`` processes, which are killed when the block ends.
 
     Raises:
         RuntimeError: they do not come together.
@@ -142,7 +143,7 @@ def probe_processes(world_size: int, job: Job) -> Iterator[ProbeProcesses]:
 
 
 def _serve(place: tuple[int, int, int], job: Job, pipe: Connection) -> None:
-    """Body of one process: probes the methods that it is told until the pipe is closed."""
+    """What each process runs: probe the methods that come through the pipe until it is closed."""
     rank, world_size, port = place
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size))
@@ -174,16 +175,3 @@ def _free_port() -> int:
     with socket.socket() as probe_socket:
         probe_socket.bind(("127.0.0.1", 0))
         return probe_socket.getsockname()[1]
-
-
-@contextlib.contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Processes that start inside never see Ctrl-C: this one ends them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from cluster.training.jobs import train_run
+from cluster.training import train_run
 from tests.command import CONFIGS, call, outcome, process, small, wait_until
 from trainer.config import RunConfig, load_config
 from trainer.runs.checkpoint import newest_checkpoint

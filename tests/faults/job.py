@@ -16,9 +16,8 @@ from typing import Any
 
 import torch
 
-from cluster.training.restarts import started_at
 from tests.command import CONFIGS, Outcome, outcome, process, small, wait_until
-from trainer.runs.attempt import LOCK_NAME
+from trainer.runs.attempt import LOCK_NAME, read_starts
 from trainer.runs.checkpoint import open_checkpoint
 from trainer.runs.run_folder import RunFolder
 
@@ -94,6 +93,11 @@ def kept(run: Path) -> int:
     """Step of the newest checkpoint under a final name, 0 without one."""
     found = sorted(p.name for p in (run / "checkpoints").glob("step-*"))
     return int(found[-1].removeprefix("step-")) if found else 0
+
+
+def started_at(run: RunFolder) -> list[int]:
+    """The step at which each start of the run began, oldest first."""
+    return [start.step for start in read_starts(run.path)]
 
 
 def differing(run: Path, other: Path) -> list[str]:

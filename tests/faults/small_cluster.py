@@ -2,6 +2,9 @@
 
 ``python -m tests.faults.small_cluster`` keeps the nodes in a process of its own and obeys the lines
 that it reads: ``add``, ``kill N``, ``drain N SECONDS``. It answers each with a line.
+
+Two private interfaces of Ray 2.60.0 are used: no public one starts a cluster without noting its
+address for others, or drains a node for the reason of preemption.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ class SmallCluster:
         self._do("add")
 
     def kill(self, node: int) -> None:
-        """A node is lost without a word."""
+        """A node is lost without a notice."""
         self._do(f"kill {node}")
 
     def drain(self, node: int, seconds: int) -> None:

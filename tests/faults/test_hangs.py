@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.training.restarts import started_at
-from tests.faults.job import Job, kept, reached
+from tests.faults.job import Job, kept, reached, started_at
 from trainer.runs.run_folder import RunFolder
 from trainer.watching.watchdog import HANGS
 

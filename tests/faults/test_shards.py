@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.training.restarts import started_at
-from tests.faults.job import Job, kept, reached
+from tests.faults.job import Job, kept, reached, started_at
 from tests.faults.many_shards import Damage, copy_of, late_shard
 from trainer.runs.run_folder import RunFolder
 

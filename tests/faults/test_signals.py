@@ -7,8 +7,7 @@ import signal
 
 import pytest
 
-from cluster.training.restarts import started_at
-from tests.faults.job import Job, descendants, kept, reached
+from tests.faults.job import Job, descendants, kept, reached, started_at
 from trainer.runs.run_folder import RunFolder
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.ray]

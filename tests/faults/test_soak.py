@@ -15,8 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from cluster.training.restarts import started_at
-from tests.faults.job import EVERY, STEPS, Job, kept, loader_workers, reached, training_workers
+from tests.faults.job import (
+    EVERY,
+    STEPS,
+    Job,
+    kept,
+    loader_workers,
+    reached,
+    started_at,
+    training_workers,
+)
 from trainer.runs.run_folder import RunFolder
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.ray]

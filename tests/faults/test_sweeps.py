@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
+from cluster.data_jobs import make_benchmark
 from cluster.ledger.store import ledger_at
-from cluster.training.jobs import make_benchmark
 from tests.command import CONFIGS, outcome, process, wait_until
 from tests.faults.job import descendants
 

@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 
-from cluster.training.jobs import train_run
-from cluster.training.restarts import started_at
+from cluster.training import train_run
 from cluster.training.worker import needs_the_user
 from tests.command import CONFIGS, small
-from tests.faults.job import STEPS, Job, differing, kept, lines, training_workers
+from tests.faults.job import STEPS, Job, differing, kept, lines, started_at, training_workers
 from tests.faults.many_shards import pass_ends
 from tests.spawn import run_processes
 from trainer.config import ConfigError, load_config, parse_config

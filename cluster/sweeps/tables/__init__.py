@@ -1,6 +1,6 @@
 """The papers' tables and transfer matrices: sweeps whose results stand beside published figures.
 
-May import: dataio, trainer, evalsuite, cluster, cluster.sweeps, cluster.training.
+May import: dataio, trainer, evalsuite, cluster, cluster.data_jobs, cluster.sweeps.
 """
 
 from cluster.sweeps.tables.paper_tables import load_table, load_tables, table_names

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cluster.data_jobs import make_benchmark
 from cluster.sweeps import (
     Cell,
     Choice,
@@ -31,7 +32,6 @@ from cluster.sweeps.tables.table_points import (
     table_points,
     table_skips,
 )
-from cluster.training import make_benchmark, model_complexity
 from dataio.records import DataError
 from dataio.shards import Manifest
 from evalsuite.published import SOURCES, PublishedRow
@@ -279,6 +279,8 @@ def _complexity_table(table: PaperTable) -> ResultTable:
 
 def _counted(table: PaperTable, row: TableRow) -> Numbers:
     """Millions of parameters and multiply-adds of the row's network on the paper's data."""
+    from cluster.complexity import model_complexity
+
     cost = model_complexity(load_config(*described(table, row, table.columns[0], data="real")))
     values = (cost["parameters"] / 1e6, cost["multiply_adds"] / 1e6)
     return dict(zip(COMPLEXITY_METRICS, values, strict=True))

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.evaluation.jobs import evaluate_run
-from cluster.training.jobs import train_run
+from cluster.training import train_run
 from dataio.datasets import mi3dor
 from dataio.findings import Findings
 from dataio.packing.records_to_shards import pack

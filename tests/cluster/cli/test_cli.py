@@ -89,7 +89,7 @@ def test_stdout_is_one_object_whatever_libraries_print(tmp_path, monkeypatch, ca
         os.system("echo a child prints")
         return {"parameters": 1}
 
-    monkeypatch.setattr("cluster.training.model_complexity", noisy)
+    monkeypatch.setattr("cluster.complexity.model_complexity", noisy)
     done = call(capfd, "model", CONFIGS / "astn.yaml", *small(tmp_path), "--json")
     assert done.json == {"parameters": 1}
     assert "python prints" in done.err

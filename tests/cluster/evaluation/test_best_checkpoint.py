@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.training.jobs import _note
+from cluster.training.train_command import _note
 from evalsuite.pages.report import GROUPS, signal_panels
 from evalsuite.pages.runs import view_run
 from tests.command import CONFIGS, call, small

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.training.jobs import train_run
+from cluster.training import train_run
 from evalsuite.scoring.evaluation import evaluate
 from evalsuite.scoring.options import HEADLINES
 from evalsuite.scoring.query_scores import items_fingerprint, read_scores

@@ -17,7 +17,7 @@ from cluster.evaluation import extractor
 from cluster.evaluation.extraction import configured_stream, embed
 from cluster.evaluation.extractor import Extractor
 from cluster.evaluation.jobs import evaluate_run
-from cluster.training.jobs import train_run
+from cluster.training import train_run
 from evalsuite.vectors.embedding_parts import is_finished, open_parts
 from evalsuite.vectors.reading import read_embeddings
 from tests.command import CONFIGS, call, outcome, process, small, wait_until

@@ -15,7 +15,7 @@ from cluster.cli.evaluation import metrics
 from cluster.evaluation.gallery_actors import gallery_transport
 from cluster.evaluation.jobs import evaluate_run, score_files
 from cluster.tables import print_metrics
-from cluster.training.jobs import train_run
+from cluster.training import train_run
 from dataio.shards.manifest import write_manifest
 from dataio.shards.opening import load_manifest
 from evalsuite.scoring.evaluation import evaluate

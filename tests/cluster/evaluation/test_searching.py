@@ -14,7 +14,7 @@ from PIL import Image
 
 from cluster.evaluation.extraction import configured_stream, embed
 from cluster.evaluation.pictures import embed_pictures, query_pixels
-from cluster.training.jobs import train_run
+from cluster.training import train_run
 from dataio.loading.batch import Stream
 from dataio.loading.sources import StreamSource
 from dataio.packing.records_to_shards import pack

@@ -14,12 +14,20 @@ import jsonschema
 import pytest
 import yaml
 
-from cluster.kubernetes.options import JOBS, QUEUES, RAY_VERSION, Options, default_image, size_of
-from cluster.kubernetes.quantities import parse_bytes
+from cluster.kubernetes.options import (
+    JOBS,
+    QUEUES,
+    RAY_VERSION,
+    Options,
+    default_image,
+    parse_bytes,
+    parse_storage,
+    size_of,
+)
 from cluster.kubernetes.rendering import render, to_yaml
-from cluster.kubernetes.storage import parse_storage
-from cluster.kubernetes.validate import check, pod_specs, restricted_findings
+from cluster.kubernetes.validate import check
 from cluster.sweeps.description import load_sweep
+from tests.cluster.kubernetes.restricted import pod_specs, restricted_findings, violations
 from tests.command import CONFIGS, ROOT, call
 from trainer.config import load_config
 
@@ -105,6 +113,7 @@ def test_core_objects_fit_their_schemas():
     }
     done = check(list(distinct.values()))
     assert done.findings == ()
+    assert violations(distinct.values()) == []
     core = [o for o in distinct.values() if not re.search(r"ray\.io|coreos", o["apiVersion"])]
     assert done.by_schema == len(core) > 30
     kinds = {"ServiceAccount", "ConfigMap", "NetworkPolicy", "PersistentVolumeClaim"}

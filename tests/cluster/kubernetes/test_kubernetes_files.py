@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 from cluster.kubernetes.kustomize import kustomize_files
 from cluster.kubernetes.options import RAY_VERSION
 from cluster.kubernetes.validate import check
+from tests.cluster.kubernetes.restricted import violations
 from tests.command import ROOT, call
 
 FOLDER = ROOT / "k8s"
@@ -44,6 +45,7 @@ def test_its_objects_are_valid(files):
         for manifest in yaml.safe_load_all(text)
     ]
     assert check(objects).findings == ()
+    assert violations(objects) == []
     (namespace,) = [o for o in objects if o["kind"] == "Namespace"]
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
 
@@ -59,6 +61,7 @@ def test_kustomize_builds(overlay):
     objects = list(yaml.safe_load_all(built.stdout))
     kinds = [o["kind"] for o in objects]
     assert check(objects).findings == ()
+    assert violations(objects) == []
     assert kinds.count("PersistentVolumeClaim") == kinds.count("Namespace") == 1
     ray = {"base": set(), "overlays/cpu-dev": {"RayCluster"}}.get(overlay, {"RayJob"})
     assert {kind for kind in kinds if kind.startswith("Ray")} == ray
@@ -125,7 +128,9 @@ def test_the_commands_of_the_page_work(words, capfd, tmp_path, monkeypatch):
     args = words[: words.index("|")] if "|" in words else words
     done = call(capfd, *args, "--no-monitoring", "--out", tmp_path / "out.yaml")
     assert done.code == 0, done.err
-    assert check(list(yaml.safe_load_all((tmp_path / "out.yaml").read_text()))).findings == ()
+    objects = list(yaml.safe_load_all((tmp_path / "out.yaml").read_text()))
+    assert check(objects).findings == ()
+    assert violations(objects) == []
 
 
 def test_the_page_needs_ten_commands():

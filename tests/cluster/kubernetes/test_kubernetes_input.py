@@ -7,8 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cluster.kubernetes.options import object_name, require_name, size_of
-from cluster.kubernetes.quantities import parse_bytes, shown_bytes
+from cluster.kubernetes.options import (
+    object_name,
+    parse_bytes,
+    require_name,
+    shown_bytes,
+    size_of,
+)
 from tests.command import CONFIGS, ROOT, call
 
 SWEEP = ROOT / "configs" / "sweeps" / "backbones-and-pairs.yaml"

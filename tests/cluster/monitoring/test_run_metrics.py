@@ -253,7 +253,7 @@ def test_any_run_name_can_be_a_label(tmp_path, name):
 
 def test_restart_reasons_are_a_closed_set():
     from cluster.training.ray_workers import LARGER
-    from cluster.training.restarts import DEATH, HANG, PREEMPTION
+    from cluster.training.worker_restarts import DEATH, HANG, PREEMPTION
 
     known = {
         DEATH: "worker_death",

@@ -10,7 +10,7 @@ import pytest
 
 from cluster.sinks import sinks as sinks_module
 from cluster.sinks.sinks import Sinks, open_sinks
-from cluster.training.jobs import train_run
+from cluster.training import train_run
 from tests.cluster.event_files import scalars
 from tests.command import CONFIGS, call, small
 from trainer.config import ConfigError, load_config

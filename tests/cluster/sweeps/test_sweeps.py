@@ -158,7 +158,7 @@ def test_a_search_proposes_the_same_points_and_finds_them_in_the_ledger(written,
 
 
 def test_a_matrix_has_every_pair(benchmark, tmp_path, capfd):
-    from cluster.training.jobs import make_benchmark
+    from cluster.data_jobs import make_benchmark
 
     other = tmp_path / "procedural-smoke-b"
     make_benchmark(other, size="smoke", seed=0, style="b")

@@ -168,6 +168,7 @@ def test_a_table_for_people(benchmark, monkeypatch, capfd):
     monkeypatch.setattr(
         "cluster.training.verify.verify", lambda *_args, **_options: copy.deepcopy(result)
     )
+    monkeypatch.setattr("cluster.data_jobs.make_benchmark", lambda *_args, **_options: None)
     done = call(capfd, "verify")
     assert done.code == 1
     lines = {line.split()[0]: line.split() for line in done.out.splitlines() if line.split()}
@@ -254,7 +255,7 @@ def test_the_built_in_data_are_made_when_missing(benchmark, tmp_path, monkeypatc
         out.symlink_to(benchmark)
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("cluster.training.jobs.make_benchmark", make)
+    monkeypatch.setattr("cluster.data_jobs.make_benchmark", make)
     monkeypatch.setattr("cluster.training.verify._measure", lambda *_args, **_options: None)
     result = call(capfd, "verify", "--method", "all", "--json").json
     assert asked == [("smoke", 0)]

@@ -185,7 +185,7 @@ def test_a_folder_with_other_data_is_refused(raw, made, tmp_path):
 
 
 def test_it_is_packed_with_the_styles_views_under_its_own_name(raw, tmp_path):
-    from cluster.training.jobs import make_benchmark
+    from cluster.data_jobs import make_benchmark
 
     options = {"size": "tiny", "seed": 0, "layout": "shrec", "workers": 1}
     shutil.copytree(raw, tmp_path / "raw")

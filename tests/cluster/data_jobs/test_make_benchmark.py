@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.training.jobs import make_benchmark
+from cluster.data_jobs import make_benchmark
 from dataio.datasets.procedural import SIZES, BenchmarkSize
 from dataio.records import DataError
 from dataio.shards.opening import load_manifest

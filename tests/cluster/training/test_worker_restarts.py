@@ -7,8 +7,14 @@ import json
 import pytest
 
 from cluster.training.group_size import GroupSize
-from cluster.training.restarts import GroupEnd, Restarts, RunFailed, how_it_ended, raise_mistake
 from cluster.training.worker import error_file, notice_file
+from cluster.training.worker_restarts import (
+    GroupEnd,
+    Restarts,
+    RunFailed,
+    how_it_ended,
+    raise_mistake,
+)
 from trainer.config import ConfigError
 from trainer.runs.attempt import take_attempt
 from trainer.runs.run_folder import RunFolder

@@ -1,8 +1,8 @@
-"""When a group of Ray workers is started again, and what the user is told about it.
+"""Why a group of Ray workers ended, and whether the next one starts: restarts of dead workers.
 
-A group that left on its own account (a node will go, a process got SIGTERM, there is room for more
-workers) is started again as often as it takes. One that died is started again
-``training.max_failures`` times in a call, and never after a user's mistake.
+A group that left by itself is started again without limit: a node will go, a process got SIGTERM,
+or there is room for more workers. A group that died is started again ``training.max_failures``
+times in a command. One that ended by a user's mistake is not.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import json
 import logging
 from dataclasses import dataclass
 
+from cluster.errors import USER_ERRORS
 from cluster.terminal import say
 from cluster.training.group_size import GroupSize
+from cluster.training.ray_private import found_no_room, was_preempted, worker_errors
 from cluster.training.worker import error_file, needs_the_user, notice_file
 from trainer.runs import RunFolder, read_starts
 
@@ -30,20 +32,15 @@ class GroupEnd:
 
     Attributes:
         reason: in words, for ``attempts.jsonl`` and the user.
-        counted: it is a failure; after ``training.max_failures`` of them there is no restart.
-        unplaced: it never started, since the cluster had no room for it.
-        detail: the last line of the error, or what the watchdogs have found.
+        counted: whether it counts against ``training.max_failures``.
+        unplaced: whether the cluster had no room for the group, so that it never started.
+        detail: the last line of the error, or what the watchdogs found.
     """
 
     reason: str
     counted: bool = False
     unplaced: bool = False
     detail: str = ""
-
-
-def started_at(folder: RunFolder) -> list[int]:
-    """The step at which each start of the run began, oldest first."""
-    return [start.step for start in read_starts(folder.path)]
 
 
 def how_it_ended(
@@ -53,8 +50,8 @@ def how_it_ended(
 
     Args:
         failure: what Ray raised; None where all workers returned.
-        asked: why the driver had asked the workers to leave, if it had.
-        hang: what its watchdogs have reported, if they have; it says more than Ray's error.
+        asked: why the driver asked the workers to leave, if it did.
+        hang: what the watchdogs reported, if they did; it says more than Ray's error.
     """
     notice = _notice(folder)
     if failure is None:
@@ -62,10 +59,9 @@ def how_it_ended(
     lines = [line for line in str(failure).strip().splitlines() if line.strip()]
     detail = lines[-1] if lines else repr(failure)
     log.debug("%s", failure)
-    kind = type(getattr(failure, "controller_failure", None)).__name__
-    if kind.startswith("WorkerGroupStartup"):
+    if found_no_room(failure):
         return GroupEnd("no room", unplaced=True, detail=detail)
-    if notice or _preempted(failure):  # a node that went before all had left
+    if notice or was_preempted(failure):  # the node went before all workers had left
         return GroupEnd(notice or PREEMPTION, detail=detail)
     return GroupEnd(HANG if hang else DEATH, counted=True, detail=hang or detail)
 
@@ -77,48 +73,34 @@ def _notice(folder: RunFolder) -> str | None:
         return None
 
 
-def _preempted(failure: BaseException) -> bool:
-    """Ray has seen the node of a dead worker go after a notice."""
-    if type(failure).__name__ == "PreemptionError":
-        return True
-    deaths = (getattr(err, "health_check_failure", err) for err in _worker_errors(failure).values())
-    return any(getattr(err, "preempted", False) for err in deaths)
-
-
-def _worker_errors(failure: BaseException) -> dict[int, BaseException]:
-    return getattr(failure, "worker_failures", None) or {}
-
-
 def raise_mistake(folder: RunFolder, failure: BaseException) -> None:
-    """Raise the error of a worker that needs the user, in its own type; return if there is none."""
+    """Raise a worker's error that needs the user, in its own type, if there is one."""
     file = error_file(folder)
     if file.exists():
         told = json.loads(file.read_text())
         file.unlink()
         if "os_error" in told:
             raise OSError(*told["os_error"]) from None
-        from cluster.errors import USER_ERRORS
-
         kind = {e.__name__: e for e in USER_ERRORS}.get(told["type"])
         raise (kind or RunFailed)(told["message"]) from None
-    for err in _worker_errors(failure).values():  # a disk too full for the file
+    for err in worker_errors(failure).values():  # a full disk has no room for the file
         if isinstance(err, OSError) and needs_the_user(err):
             raise OSError(err.errno, err.strerror, err.filename) from None
 
 
 class Restarts:
-    """Counts the restarts of one call and says each once, while the driver follows the run."""
+    """Counts the restarts of one command, and tells the user of each."""
 
     def __init__(self, folder: RunFolder, size: GroupSize, *, limit: int) -> None:
         self._folder, self._size, self._limit = folder, size, limit
-        self._seen = len(read_starts(folder.path))  # by earlier calls for this folder
+        self._seen = len(read_starts(folder.path))  # starts by earlier commands for this folder
         self._world_size: int | None = None
         self._end: GroupEnd | None = None
         self.count = 0
-        self.training = False  # the present group has come as far as its first step
+        self.training = False  # whether the present group has reached its first step
 
     def after(self, end: GroupEnd) -> None:
-        """A group has ended so; the next one is to start.
+        """Note the end of a group; another one is to start.
 
         Raises:
             RunFailed: it was one failure too many.
@@ -132,7 +114,7 @@ class Restarts:
             self._end = end
 
     def look(self) -> None:
-        """Say what has happened since the last look."""
+        """Say which groups have started since the last look."""
         starts = read_starts(self._folder.path)[self._seen :]
         for start in starts:
             if self._end is not None:
