@@ -16,7 +16,7 @@ from cluster.evaluation.extraction import configured_stream, embed
 from cluster.evaluation.pictures import embed_pictures, query_pixels
 from cluster.training import train_run
 from dataio.loading.batch import Stream
-from dataio.loading.sources import StreamSource
+from dataio.loading.sources import SampleTable, StreamSource
 from dataio.packing.records_to_shards import pack
 from dataio.records import DataError, Record
 from dataio.shards.opening import load_manifest
@@ -116,7 +116,7 @@ def test_an_original_gives_the_pixels_of_its_packed_copy(tmp_path):
     source = StreamSource(
         manifest=manifest, rows=np.arange(6), classes=("x",), labelled=True, image_size=24
     )
-    stream = Stream(source, labels=None)
+    stream = Stream(source, SampleTable.of(source), labels=None)
     stored = stream.pixels(np.arange(6), np.zeros((6, 1), dtype=np.int64)).numpy()
     for row, key in enumerate(manifest.keys):
         file = next(tmp_path.glob(f"{key}.*"))
