@@ -4,6 +4,10 @@ Compiled loops add integers, or float64 in the order of one query's items. So a 
 neither on threads nor on how pairs are cut into calls. The modules of compiled loops
 (tile_counting.py, relevant_ranks.py) are imported on first use, because numba takes half a second
 to load.
+
+numba caches a compiled loop on disk until the loop's own file changes. The loops read the names of
+rows from metrics.py and tie_rules.py as constants: after a change of such a row there, touch the
+file of the loop.
 """
 
 from __future__ import annotations
