@@ -33,7 +33,8 @@ Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 def config_of(steps: int = 6) -> RunConfig:
-    return parse_config({"method": {"name": "astn"}, "training": {"steps": steps}})
+    tree = {"method": "astn", "data": {"dataset": "mine"}, "training": {"steps": steps}}
+    return parse_config(tree)
 
 
 def scraped(registry: CollectorRegistry) -> Series:
