@@ -157,20 +157,17 @@ def test_a_search_proposes_the_same_points_and_finds_them_in_the_ledger(written,
     assert all(row["oracle"] is None for row in more["rows"])
 
 
-def test_a_matrix_has_every_pair(benchmark, tmp_path, capfd):
-    from cluster.training.jobs import make_benchmark
-
-    other = tmp_path / "procedural-smoke-b"
-    make_benchmark(other, size="smoke", seed=0, style="b")
+def test_a_matrix_has_every_pair(benchmark, benchmark_b, tmp_path, capfd):
+    both = (benchmark, benchmark_b)
     keys = [f"{name}={'null' if v is None else v}" for name, v in TINY.items()]
     result = call(
-        capfd, "matrix", "--methods", "source-only,dann", "--datasets", f"{benchmark},{other}",
+        capfd, "matrix", "--methods", "source-only,dann", "--datasets", ",".join(map(str, both)),
         "--config", CONFIGS / "{method}.yaml", "--store", tmp_path / "store", "--json", *keys,
         "transfer.protocol=inductive",
     ).json  # fmt: skip
     assert states(result) == {"finished": 8}
     pairs = {row["cell"]["transfer"] for row in result["rows"]}
-    assert pairs == {f"{a} -> {b}" for a in (benchmark, other) for b in (benchmark, other)}
+    assert pairs == {f"{a} -> {b}" for a in both for b in both}
     galleries = {
         row["cell"]["transfer"].split(" -> ")[1]: row["config"]["data"]["gallery"]["root"]
         for row in result["rows"]
