@@ -20,7 +20,7 @@ test: .venv/installed
 	$(BIN)/pytest -m "not faults" $(PARALLEL)
 
 test-fast: .venv/installed
-	$(BIN)/pytest -m "not faults and not slow and not ray" $(PARALLEL)
+	$(BIN)/pytest -m "not (faults or slow or ray or processes)" $(PARALLEL)
 
 test-faults: .venv/installed
 	$(BIN)/pytest tests/faults

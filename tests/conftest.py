@@ -18,19 +18,25 @@ torch.set_num_threads(1)
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 LONG = ("ray", "slow")  # markers
+STARTERS = {"run_processes", "run_alone", "process", "subprocess"}  # names in a test's own body
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest picks by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put files with slow tests first: at the end the processes of pytest-xdist then share short
-    files, and none waits long for another."""
-    slow = Counter(item.path for item in items if any(map(item.get_closest_marker, LONG)))
-    items.sort(key=lambda item: -slow[item.path])
+    """Mark tests that start processes, and put files with long tests first: at the end the
+    processes of pytest-xdist then share short files, and none waits long for another."""
+    for item in items:
+        body = getattr(getattr(item, "function", None), "__code__", None)
+        if body is not None and not STARTERS.isdisjoint(body.co_names):
+            item.add_marker("processes")
+    long = Counter(item.path for item in items if any(map(item.get_closest_marker, LONG)))
+    items.sort(key=lambda item: -long[item.path])
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Start the server of processes where a collected test needs processes."""
-    modules = {getattr(item, "module", None) for item in session.items}
-    if any(hasattr(module, "run_processes") for module in modules):
+    """Start the server of processes where a chosen test needs processes."""
+    modules = {item.getparent(pytest.Module) for item in session.items}
+    if any(module and hasattr(module.obj, "run_processes") for module in modules):
         spawn.start_server()
 
 
