@@ -5,7 +5,7 @@ PYTHON ?= python3
 TEST_PROCESSES ?= 2
 BIN := .venv/bin
 
-.PHONY: demo quick test test-faults lint docs clean
+.PHONY: demo quick test test-fast test-faults lint docs clean
 
 demo: .venv/installed
 	$(BIN)/img2shape demo
@@ -13,8 +13,14 @@ demo: .venv/installed
 quick: .venv/installed
 	$(BIN)/img2shape demo --quick
 
+# Files with slow tests come first (tests/conftest.py), so that both processes end together.
+PARALLEL := -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+
 test: .venv/installed
-	$(BIN)/pytest -m "not faults" -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -m "not faults" $(PARALLEL)
+
+test-fast: .venv/installed
+	$(BIN)/pytest -m "not (faults or slow or ray or processes)" $(PARALLEL)
 
 test-faults: .venv/installed
 	$(BIN)/pytest tests/faults

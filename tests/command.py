@@ -96,7 +96,7 @@ def outcome(running: subprocess.Popen[str], *, timeout_seconds: float = 120) -> 
 
 
 def wait_until(
-    condition: Callable[[], bool], running: subprocess.Popen[str], *, seconds: float = 60
+    condition: Callable[[], bool], running: subprocess.Popen[str], *, seconds: float = 180
 ) -> None:
     """Wait for ``condition`` while ``running`` runs; fails if it ends before."""
     for _ in range(int(seconds / 0.02)):

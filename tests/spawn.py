@@ -1,7 +1,9 @@
-"""Run one function in W real gloo processes and collect what each rank returns.
+"""Run a function in W real gloo processes, or in one process without a group.
 
-Starting a process that imports torch takes seconds, so the W processes of a world size are kept
-for the whole test session; a failure ends them and the next call starts fresh ones.
+Importing torch and the trainer takes five seconds of a processor. One server process imports them
+once, and every process here is a fork of it. The processes of a world size are kept for the whole
+test session, because the default process group, and DeepSpeed's copy of it, last as long as a
+process. A failure ends them and the next call starts fresh ones.
 """
 
 from __future__ import annotations
@@ -11,13 +13,26 @@ import queue
 import socket
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import forkserver
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-TIMEOUT_SECONDS = 180
+TIMEOUT_SECONDS = 300
+IMPORTED_ONCE = ["torch", "torch._dynamo", "trainer.loop", "tests.spawn", "pytest"]
+
+
+def start_server() -> None:
+    """Let the server import while this process goes on; without effect where one runs already.
+
+    Loader workers fork from the same server. It must start here before it starts for them, with
+    fewer modules.
+    """
+    mp.get_context("forkserver").set_forkserver_preload(IMPORTED_ONCE)
+    forkserver.ensure_running()
 
 
 def run_processes(function: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
@@ -37,9 +52,22 @@ def run_processes(function: Callable[..., Any], world_size: int, *args: Any) -> 
         raise
 
 
+def run_alone(function: Callable[..., Any], *args: Any) -> Any:
+    """``function(*args)`` in one process; a process group that DeepSpeed makes stays there."""
+    if not _alone:
+        start_server()
+        _alone.append(ProcessPoolExecutor(1, mp_context=mp.get_context("forkserver")))
+    try:
+        return _alone[0].submit(function, *args).result(timeout=TIMEOUT_SECONDS)
+    except BaseException:
+        _alone.pop().shutdown(wait=False, cancel_futures=True)
+        raise
+
+
 class _Group:
     def __init__(self, world_size: int) -> None:
-        context = mp.get_context("spawn")
+        start_server()
+        context = mp.get_context("forkserver")
         port = free_port()
         self.tasks = [context.Queue() for _ in range(world_size)]
         self.answers = context.Queue()
@@ -72,6 +100,7 @@ class _Group:
 
 
 _groups: dict[int, _Group] = {}
+_alone: list[ProcessPoolExecutor] = []
 
 
 def free_port() -> int:

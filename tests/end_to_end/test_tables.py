@@ -26,9 +26,21 @@ def place(benchmark, tmp_path_factory) -> Path:
     return folder
 
 
-def test_all_tables_are_run_and_stand_beside_the_papers(place, monkeypatch, capfd):
+def test_all_tables_are_run_and_stand_beside_the_papers(place, benchmark_b, monkeypatch, capfd):
+    made = []
+
+    def make(out, *, size, style, seed):
+        made.append((out.name, size, style, seed))
+        if not out.exists():
+            out.symlink_to(benchmark_b)
+
     monkeypatch.chdir(place)
+    monkeypatch.setattr("cluster.sweeps.tables.table_run.make_benchmark", make)
     result = call(capfd, "table", "all", "--quick", "--json", "--to", "all.csv").json
+    assert set(made) == {
+        ("procedural-smoke", "smoke", "a", 0),
+        ("procedural-smoke-b", "smoke", "b", 0),
+    }
     assert {row["status"] for row in result["rows"]} == {"finished"}
     assert len(result["tables"]) == len(table_names()) == 21
     for name, found in zip(table_names(), result["tables"], strict=True):

@@ -14,6 +14,8 @@ from tests.command import CONFIGS, Outcome, call
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
+ONE = ("--max-concurrent", 1)  # cell at a time: each process of Ray Tune imports for seconds
+
 TINY = {
     "data.num_classes": None,
     "training.steps": 4,
@@ -54,10 +56,10 @@ def test_a_sweep_is_widened_and_mended(written, swept, tmp_path, capfd):
     }
     sinks, none = ["tensorboard"], {"optimizer.clip_norm": None}
     file = written(axes=axes, selection="im", sinks=sinks, set=none)
-    first = swept(file)
+    first = swept(file, *ONE)
     assert first.code == 1  # two cells diverge
     assert "2 of 4 cells failed" in first.err
-    again = swept(file)
+    again = swept(file, *ONE)
     assert again.code == 1
     result = call(capfd, "ledger", "ls", "--store", tmp_path / "store", "--json").json
     rows = Ledger(tmp_path / "store" / "ledger").rows()
@@ -79,7 +81,7 @@ def test_a_sweep_is_widened_and_mended(written, swept, tmp_path, capfd):
         assert row["images_per_second"] > 0
         assert list((tmp_path / "store" / row["run"]).glob("**/events.out.tfevents*"))
     axes["rate"] = {"usual": {}, "slow": {"optimizer.learning_rate": 0.001}}
-    widened = swept(written(axes=axes, selection="im", sinks=sinks, set=none)).json
+    widened = swept(written(axes=axes, selection="im", sinks=sinks, set=none), *ONE).json
     assert widened["ran"] == 2
     assert states(widened) == {"finished": 4}
     page = Path(widened["page"]).read_text()
@@ -119,8 +121,7 @@ def test_cells_that_do_badly_are_stopped_early(written, swept):
             oracle=False,
             set={"training.steps": 8},
         ),
-        "--max-concurrent",
-        1,
+        *ONE,
     ).json
     found = states(result)
     assert found["finished"] + found["stopped"] == 4
@@ -157,20 +158,17 @@ def test_a_search_proposes_the_same_points_and_finds_them_in_the_ledger(written,
     assert all(row["oracle"] is None for row in more["rows"])
 
 
-def test_a_matrix_has_every_pair(benchmark, tmp_path, capfd):
-    from cluster.data_jobs import make_benchmark
-
-    other = tmp_path / "procedural-smoke-b"
-    make_benchmark(other, size="smoke", seed=0, style="b")
+def test_a_matrix_has_every_pair(benchmark, benchmark_b, tmp_path, capfd):
+    both = (benchmark, benchmark_b)
     keys = [f"{name}={'null' if v is None else v}" for name, v in TINY.items()]
     result = call(
-        capfd, "matrix", "--methods", "source-only,dann", "--datasets", f"{benchmark},{other}",
+        capfd, "matrix", "--methods", "source-only,dann", "--datasets", ",".join(map(str, both)),
         "--config", CONFIGS / "{method}.yaml", "--store", tmp_path / "store", "--json", *keys,
         "transfer.protocol=inductive",
     ).json  # fmt: skip
     assert states(result) == {"finished": 8}
     pairs = {row["cell"]["transfer"] for row in result["rows"]}
-    assert pairs == {f"{a} -> {b}" for a in (benchmark, other) for b in (benchmark, other)}
+    assert pairs == {f"{a} -> {b}" for a in both for b in both}
     galleries = {
         row["cell"]["transfer"].split(" -> ")[1]: row["config"]["data"]["gallery"]["root"]
         for row in result["rows"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import multiprocessing
 import os
 from importlib.util import find_spec
 
@@ -13,6 +14,7 @@ import torch
 from cluster.training import verify_processes
 from cluster.training.verify import parse_strategies, parse_world_sizes
 from tests.command import call
+from tests.spawn import start_server
 from trainer.config import ConfigError
 from trainer.loop import Trainer
 from trainer.methods import METHODS
@@ -116,6 +118,10 @@ def test_two_methods_are_the_same_on_two_processes(benchmark, capfd):
 
 @pytest.mark.slow
 def test_planted_faults_are_found_and_named_and_the_rest_goes_on(benchmark, monkeypatch, capfd):
+    """After each failure new processes start; here they fork from one that has imported torch."""
+    start_server()
+    forking = multiprocessing.get_context("forkserver")
+    monkeypatch.setattr(verify_processes.mp, "get_context", lambda _method: forking)
     for cls in PLANTED:
         monkeypatch.setitem(METHODS, cls.name, cls)
     monkeypatch.setattr(verify_processes, "_serve", serve_planted)

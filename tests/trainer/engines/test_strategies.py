@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import pytest
 import torch
 
 from cluster.training.launching import launch
-from tests.spawn import run_processes
+from tests.spawn import run_alone, run_processes
 from tests.trainer.strategies import Run, Small, arrays, batches, part
 from trainer.config import ConfigError, RunConfig, parse_config
 from trainer.engines.strategy import refusals
@@ -76,8 +74,7 @@ def test_gradients_of_several_batches_are_averaged_into_one_step(world_size):
     weights, gradients, norms = by_hand()
     names = ["ddp", *(["zero0", "zero1", "zero2", "zero3"] if DEEPSPEED else [])]
     if world_size == 1:
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            ranks = [pool.submit(accumulated, 0, 1, names).result(timeout=300)]
+        ranks = [run_alone(accumulated, 0, 1, names)]
     else:
         ranks = run_processes(accumulated, world_size, names)
     for found in ranks:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import multiprocessing
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.spawn import run_processes
+from tests.spawn import run_alone, run_processes
 from tests.trainer.strategies import Run, batches, flat, tensors
 
 # Importing it would take seconds and leave its traces here.
@@ -70,18 +67,11 @@ def trained(job: Job, rank: int = 0, world_size: int = 1) -> Outcome:
     return Outcome(state, norms, gradients, kept)  # pyright: ignore[reportArgumentType]
 
 
-@pytest.fixture(scope="module")
-def alone() -> Iterator[ProcessPoolExecutor]:
-    """One process without a process group; this one must not get DeepSpeed's."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        yield pool
-
-
-def run_jobs(alone: ProcessPoolExecutor, jobs: list[Job], world_size: int) -> list[list[Outcome]]:
+def run_jobs(jobs: list[Job], world_size: int) -> list[list[Outcome]]:
     """By job, what every rank found."""
     if world_size == 1:
-        return [[outcome] for outcome in alone.submit(work, 0, 1, jobs).result(timeout=300)]
+        # In another process: this one must not get DeepSpeed's process group.
+        return [[outcome] for outcome in run_alone(work, 0, 1, jobs)]
     ranks = run_processes(work, world_size, jobs)
     return [[rank[i] for rank in ranks] for i in range(len(jobs))]
 
@@ -99,28 +89,15 @@ CASES = [
 ]
 
 
-QUICK = [CASES[0], Job("zero1", "adam", turns=True), Job("zero2", turns=True), Job("zero3", "adam")]
+FEW_ROWS = [Job("zero2", rows=2), Job("zero3", rows=2, turns=True), Job("zero1", "adam", rows=2)]
 
 
-@pytest.mark.parametrize(
-    ("world_size", "jobs"),
-    [
-        pytest.param(2, QUICK, id="2-quick"),
-        pytest.param(1, CASES, id="1", marks=pytest.mark.slow),
-        pytest.param(2, CASES, id="2", marks=pytest.mark.slow),
-        pytest.param(3, CASES, id="3", marks=pytest.mark.slow),
-    ],
-)
-def test_every_stage_trains_as_one_plain_process(alone, world_size, jobs):
+@pytest.mark.slow
+@pytest.mark.parametrize(("world_size", "jobs"), [(1, CASES), (2, CASES), (3, FEW_ROWS)])
+def test_every_stage_trains_as_one_plain_process(world_size, jobs):
     """Uneven parts with two processes; with three, one without a row. Frozen groups keep weights
     and state though weight decay and momentum act on what learns."""
-    if world_size == 3:
-        jobs = [
-            Job("zero2", rows=2),
-            Job("zero3", rows=2, turns=True),
-            Job("zero1", "adam", rows=2),
-        ]
-    for job, ranks in zip(jobs, run_jobs(alone, jobs, world_size), strict=True):
+    for job, ranks in zip(jobs, run_jobs(jobs, world_size), strict=True):
         expected = trained(job.plain())
         assert expected.kept
         for rank, found in enumerate(ranks):
@@ -137,7 +114,7 @@ def test_every_stage_trains_as_one_plain_process(alone, world_size, jobs):
 
 
 @pytest.mark.slow
-def test_checkpoints_go_from_any_strategy_and_world_size_to_any_other(alone):
+def test_checkpoints_go_from_any_strategy_and_world_size_to_any_other():
     """2 processes -> 1 and 1 -> 2, each held against the run that was never interrupted."""
     routes = [
         *(("ddp", stage) for stage in STAGES),
@@ -151,12 +128,12 @@ def test_checkpoints_go_from_any_strategy_and_world_size_to_any_other(alone):
     }
     for before, after in ((2, 1), (1, 2)):
         firsts = [Job(a, kind, turns=turns, steps=3) for a, _, kind, turns in cases]
-        halves = [ranks[0].state for ranks in run_jobs(alone, firsts, before)]
+        halves = [ranks[0].state for ranks in run_jobs(firsts, before)]
         seconds = [
             Job(b, kind, turns=turns, first=3, steps=STEPS - 3, start=half)
             for (_, b, kind, turns), half in zip(cases, halves, strict=True)
         ]
-        for case, ranks in zip(cases, run_jobs(alone, seconds, after), strict=True):
+        for case, ranks in zip(cases, run_jobs(seconds, after), strict=True):
             for found in ranks:
                 require_equal(found.state, expected[case[2:]], (case, before, after))
 
@@ -178,7 +155,8 @@ def peek(rank: int, world_size: int) -> list[tuple[int, int]]:
     return found
 
 
-def test_stage_3_spreads_the_weights_and_gives_them_back_whole(alone):
+@pytest.mark.slow
+def test_stage_3_spreads_the_weights_and_gives_them_back_whole():
     count = sum(p.numel() for p in Run("ddp").method.parameters())
-    for answer in (alone.submit(peek, 0, 1).result(timeout=300), *run_processes(peek, 2)):
+    for answer in (run_alone(peek, 0, 1), *run_processes(peek, 2)):
         assert answer == [(count, count), (0, count)]

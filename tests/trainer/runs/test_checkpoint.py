@@ -264,6 +264,7 @@ def test_a_disk_that_ends_in_the_middle_of_the_write_is_the_oserror_it_was(tmp_p
     assert names(tmp_path / "checkpoints") == ["step-00000001", "step-00000003"]
 
 
+@pytest.mark.slow
 def test_how_checkpoints_are_written_changes_neither_run_nor_result(benchmark, tmp_path):
     one, other = (
         run(small(benchmark, async_checkpoints=flag), tmp_path / str(flag))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ import pytest
 import torch
 
 from dataio.loading.loader import walk
-from tests.spawn import run_processes
+from tests.spawn import run_alone, run_processes
 from tests.trainer.choosing.test_criteria import SLOW
 from tests.trainer.test_loop import log, run, state
 from tests.trainer.test_loop import small as unscored
@@ -260,6 +258,5 @@ def by_strategy(root: Path, out: Path) -> list[float]:
     importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed"
 )
 def test_the_value_is_the_same_under_every_engine(benchmark, tmp_path):
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        plain, *others = pool.submit(by_strategy, benchmark, tmp_path).result(timeout=300)
+    plain, *others = run_alone(by_strategy, benchmark, tmp_path)
     assert others == pytest.approx([plain] * 2, rel=1e-4)

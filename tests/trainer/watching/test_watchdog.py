@@ -94,6 +94,7 @@ def running() -> list[str]:
     return [t.name for t in threading.enumerate() if t.name.startswith("watchdog")]
 
 
+@pytest.mark.slow
 def test_a_hang_is_reported_with_its_place_and_stack_and_ends_the_process(tmp_path):
     (tmp_path / "run.json").write_text('{"attempt": 4}')
     process = start(tmp_path)
@@ -113,6 +114,7 @@ def test_a_hang_is_reported_with_its_place_and_stack_and_ends_the_process(tmp_pa
     )
 
 
+@pytest.mark.slow
 def test_the_rank_that_hangs_and_the_one_that_waits_for_it_tell_who_is_who(tmp_path):
     master = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
     processes = [start(tmp_path, RANK=str(rank), **master) for rank in range(2)]
