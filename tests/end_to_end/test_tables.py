@@ -35,7 +35,7 @@ def test_all_tables_are_run_and_stand_beside_the_papers(place, benchmark_b, monk
             out.symlink_to(benchmark_b)
 
     monkeypatch.chdir(place)
-    monkeypatch.setattr("cluster.sweeps.tables.table_run.make_benchmark", make)
+    monkeypatch.setattr("cluster.sweeps.tables.table_results.make_benchmark", make)
     result = call(capfd, "table", "all", "--quick", "--json", "--to", "all.csv").json
     assert set(made) == {
         ("procedural-smoke", "smoke", "a", 0),

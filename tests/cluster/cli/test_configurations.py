@@ -9,17 +9,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from trainer.inputs.data_sets import data_set_name, label_space, read_again
 
 from cluster.cli.configurations import read_run
 from cluster.evaluation.jobs import evaluate_run
-from cluster.training.jobs import train_run
+from cluster.training.train_command import train_run
 from dataio.datasets.registry import adapter
 from dataio.findings import Findings
 from dataio.packing.records_to_shards import pack
 from tests.command import CONFIGS, call, small
 from trainer.config import load_config, parse_config
 from trainer.errors import ConfigError
+from trainer.inputs.open_data import OpenData
 from trainer.shipped import SWEEPS, configs_named, find_config, shipped_configs
 
 
@@ -90,7 +90,6 @@ def test_a_run_whose_data_moved_is_told_where_they_are(benchmark, tmp_path, capf
     shutil.copytree(benchmark, data, ignore=shutil.ignore_patterns("raw"))
     train_run(load_config("source-only", small(data)), run, workers=0)
     shutil.move(data, moved)
-    read_again()  # each command is a process of its own
     picture = next((benchmark / "raw").rglob("*.jpg"))
     told = call(capfd, "search", run, "--image", picture).complaint
     assert told.startswith(f"{data}: no data set here (no manifest.parquet), but ")
@@ -152,7 +151,7 @@ def test_the_configurations_for_own_data_train_and_choose_without_labels(
     assert facts["dataset"] == "packed-mine"
     written = load_config(run / "config.yaml")
     assert (written.data.num_classes, written.data.gallery.split) == (None, "all")
-    assert len(label_space(written)) == 4
+    assert len(OpenData(written).classes) == 4
     select = ["--select", "im"] if config.validation.every else []
     scored = call(capfd, "eval", run, *select, "--json").json
     assert 0 < scored["mAP"] <= 1
@@ -165,5 +164,5 @@ def test_a_silent_name_keeps_the_identity_of_older_runs(benchmark):
     assert silent.data.dataset is None
     older = parse_config({"method": "astn", "data": {"dataset": "procedural"}})
     assert silent.identity == older.identity
-    assert data_set_name(silent) == "procedural-smoke"
-    assert data_set_name(named) == "procedural"
+    assert OpenData(silent).dataset == "procedural-smoke"
+    assert OpenData(named).dataset == "procedural"

@@ -9,7 +9,7 @@ import pytest
 
 import trainer.inputs.open_data as open_data
 from cluster.evaluation.jobs import evaluate_run
-from cluster.training.jobs import train_run
+from cluster.training.train_command import train_run
 from dataio.shards.manifest import MANIFEST_NAME, Manifest
 from dataio.shards.opening import load_manifest
 from tests.command import CONFIGS, outcome, process, small
