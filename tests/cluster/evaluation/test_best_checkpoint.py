@@ -19,6 +19,7 @@ def scored(data: Path, **overrides: object) -> list[str]:
     return small(data, training__keep_last=1, validation__every=3, **overrides)
 
 
+@pytest.mark.slow
 def test_the_best_checkpoints_are_kept_evaluated_and_named_by_who_chose_them(
     benchmark, tmp_path, capfd
 ):

@@ -40,6 +40,7 @@ def test_the_time_is_filled_in(ledger):
     assert time.strptime(ledger.rows()[0]["written"], "%Y-%m-%dT%H:%M:%SZ")
 
 
+@pytest.mark.slow
 def test_eight_processes_write_whole_lines(ledger, tmp_path):
     told = tmp_path / "told"
     writers = [start_writer(ledger.path, told, first=1000 * n, count=50) for n in range(8)]

@@ -110,6 +110,7 @@ def meet(how: str) -> set[str]:
     return set(done.stdout.split())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the loopback device has another name")
 def test_a_meeting_point_on_loopback() -> None:
     assert meet("loopback") == {"127.0.0.1"}

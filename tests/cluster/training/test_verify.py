@@ -92,6 +92,7 @@ def method_options(*names: str) -> list[str]:
     return [word for name in names for word in ("--method", name)]
 
 
+@pytest.mark.slow
 def test_two_methods_are_the_same_on_two_processes(benchmark, capfd):
     done = call(
         capfd,

@@ -80,6 +80,7 @@ def _built(runs: list[RunView], tmp_path: Path) -> Page:
     return Page(build_report(runs, tmp_path / "report.html", title="Some runs"))
 
 
+@pytest.mark.slow
 def test_page_needs_nothing_from_outside(page: Page) -> None:
     assert not re.search(r"https?://|@import|//cdn", page.source)
     for value in page.values("src") + page.values("href"):
@@ -138,6 +139,7 @@ def test_configurations_and_provenance_are_there(page: Page) -> None:
     assert "method.alignment_weight" in text
 
 
+@pytest.mark.slow
 def test_same_runs_give_the_same_bytes(runs: list[RunView], tmp_path: Path) -> None:
     written = [
         build_report(runs[:1], tmp_path / name, title="Same").read_bytes() for name in ("a", "b")
@@ -285,6 +287,7 @@ def test_rows_that_are_not_finite_are_left_out(folders: list[Path], tmp_path: Pa
     assert 'id="confusion"' in _built([read], tmp_path).source
 
 
+@pytest.mark.slow
 def test_many_classes_fit(tmp_path: Path) -> None:
     classes = [f"class {index:02d}" for index in range(45)]
     run = view_run(write_run(tmp_path / "x", "astn", classes=classes, queries=2, shapes=4))

@@ -42,6 +42,7 @@ def fingerprint(result) -> tuple:
     return json.dumps(result.to_json()), result.per_query.to_pydict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arithmetic", ["exact", "float32"])
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 @pytest.mark.parametrize(("width", "items"), [(1, 9), (3, 61), (128, 130), (256, 4700)])

@@ -52,6 +52,7 @@ def state(folder: RunFolder) -> dict[str, torch.Tensor]:
     return found.state["method"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(benchmark, tmp_path, name):
     whole = run(small(benchmark, name), tmp_path / "whole")
