@@ -26,9 +26,8 @@ def locked(path: Path) -> Iterator[int]:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield file
     finally:
-        fcntl.flock(
-            file, fcntl.LOCK_UN
-        )  # closing is not enough: a forked child may hold a copy of the descriptor
+        # Closing is not enough: a forked child may hold a copy of the descriptor.
+        fcntl.flock(file, fcntl.LOCK_UN)
         os.close(file)
 
 

@@ -167,9 +167,8 @@ def node_clocks() -> dict[str, float]:
             there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             task = ask.options(scheduling_strategy=there)
             try:
-                ray.get(
-                    task.remote(), timeout=_NODE_SECONDS
-                )  # starts a process, which takes longer
+                # The first call starts a process, which takes longer.
+                ray.get(task.remote(), timeout=_NODE_SECONDS)
                 before = time.time()
                 theirs = ray.get(task.remote(), timeout=_NODE_SECONDS)
             except GetTimeoutError:

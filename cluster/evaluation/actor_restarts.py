@@ -1,7 +1,8 @@
 """Restarts of dead gallery actors: what is said about them, how long one is awaited, when to end.
 
 Ray starts an actor that died again, alone or with its node, where there is room. The caller then
-repeats the question. This file looks at the actors' states in the meantime.
+repeats the question. This file looks at the actors' states in the meantime. Actors that extract
+embeddings are restarted by Ray alone (:mod:`cluster.evaluation.extraction_actors`).
 """
 
 from __future__ import annotations
@@ -57,10 +58,7 @@ class ActorRestarts:
             for position in range(len(self._actors)):
                 state = self.state(position)
                 self._say_restarts(position, state)
-                if state["State"] in (
-                    "ALIVE",
-                    "DEAD",
-                ):  # the question to a dead one fails by itself
+                if state["State"] in ("ALIVE", "DEAD"):  # the question to a dead one fails
                     self._waiting_since_seconds.pop(position, None)
                     continue
                 since = self._waiting_since_seconds.setdefault(position, time.monotonic())

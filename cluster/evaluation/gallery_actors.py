@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MAX_RESTARTS = 3  # of one shard; a shard that is lost more often would be lost again
 PATIENCE_SECONDS = 120.0  # how long a shard may be without a place
-MAX_TRIES = 5  # of a question, at least, because Ray notices the loss of a node late
+MAX_TRIES = 5  # of a question at least: Ray notices the loss of a node late
 LOOK_SECONDS = 1.0  # between two looks at actors that do not answer
 CLOSE_SECONDS = 10.0
 STORE_BYTES = 256 << 20  # the object store of a local cluster, beside the gallery

@@ -165,7 +165,8 @@ class _Driver:
         """Report what the group does until it is ``done``, and ask it to leave when it has to.
 
         It has to when the user stops the run, or when there is room for more workers. A stopped
-        group gets ``SAVE_SECONDS`` for a last checkpoint, or none before its first step.
+        group has ``SAVE_SECONDS`` to save a last checkpoint. Before its first step it has nothing
+        to save and is not waited for.
         """
         stop, deadline_seconds, asked = stop_file(self.folder), float("inf"), False
         try:

@@ -66,9 +66,8 @@ class ShardReport:
 def shard_tasks(manifest: Manifest) -> list[ShardTask]:
     """A task for every shard that has samples, in the manifest's order."""
     tasks = []
-    numbered = (
-        "indexed" not in manifest.metadata
-    )  # adding tars of another data set renumbers the classes
+    # Adding tars of another data set renumbers the classes.
+    numbered = "indexed" not in manifest.metadata
     for shard_id, shard in enumerate(manifest.shards):
         rows = np.flatnonzero(manifest.shard_ids == shard_id).tolist()
         labels = manifest.labels[rows].tolist()

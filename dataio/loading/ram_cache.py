@@ -32,8 +32,8 @@ class RamCache:
     ends. Worker processes that are started with this object share it. Where the system has no such
     files, each process keeps its own part instead, and a warning says so.
 
-    A sample is written by one process and its channel count, which says that it is there, after
-    its pixels and under a lock; so no reader meets half a sample. Memory is taken page by page.
+    One process writes a sample: first its pixels, then, under the lock, its channel count. Readers
+    go by the channel count, so none meets half a sample. Memory is taken page by page.
     """
 
     def __init__(self, samples: int, *, side: int, limit_bytes: int, processes: int) -> None:
@@ -83,18 +83,19 @@ class RamCache:
         return int(self._used[0]) * self._side**2
 
     def places(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where samples lie, for `copy`, and their channels, 0 = not held; both int [n]."""
+        """For each sample its first plane, for `copy`, and its number of channels, 0 if it is not
+        held; both int [n]."""
         with self._locked():
             starts, channels = self._start[positions], self._channels[positions]
         channels[channels == _BUSY] = 0
         return starts, channels
 
     def copy(self, start: int, channels: int, views: np.ndarray, *, out: np.ndarray) -> None:
-        """Write `views` int64 [v] of one sample to `out` uint8 [v, C, S, S]; grey fills any C."""
+        """Write `views` int64 [v] of one sample to `out` uint8 [v, C, S, S]; a grey sample is
+        repeated in all C channels."""
         planes = start + views[:, None] * channels + np.arange(out.shape[1]) % channels
-        np.take(
-            self._pixels, planes, axis=0, out=out, mode="clip"
-        )  # the default mode "raise" would copy twice
+        # The default mode, "raise", would copy twice.
+        np.take(self._pixels, planes, axis=0, out=out, mode="clip")
 
     def add(self, position: int, pictures: Sequence[np.ndarray]) -> None:
         """Keep all views of one sample, uint8 [S, S, C] each, if there is room."""
@@ -128,7 +129,8 @@ class RamCache:
             fcntl.lockf(self._file, fcntl.LOCK_UN)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A file can only be handed to a process that is being started; other copies are empty.
+        # Only a process that is just being started can inherit the file. Any other pickled copy
+        # of this object is an empty cache.
         file = None
         if self._file is not None and get_spawning_popen() is not None:
             file = DupFd(self._file)

@@ -2,6 +2,8 @@
 
 Conventions: Z is up, the front of a shape looks to -Y, the shape lies in the unit sphere at the
 origin. A camera's image plane is scaled so that the square [-1, 1]² just holds that sphere.
+:class:`~dataio.meshes.rendering.RenderSpec` says how many views there are, from which height and at
+which first angle: by default twelve views from 30 degrees.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class RenderSpec:
     light: tuple[float, float, float] = (0.0, 0.0, 1.0)  # camera's right, up, back; (0,0,1) = head
     ground: float = 1.0  # grey level 0..1
     samples: int = 2  # per pixel and axis
-    up_axis: Literal["+z", "+y"] = "+z"  # of the meshes; +y is turned to +z, front to -Y
+    up_axis: Literal["+z", "+y"] = "+z"  # of the meshes; "+y" turns +y to +Z and -z to -Y
 
     def __post_init__(self) -> None:
         limits = {
@@ -239,7 +239,8 @@ def _frame(scene: Scene, camera: Camera, spec: RenderSpec, box: tuple[Floats, Fl
 
 
 def _pixel_range(centers: Floats, low: float, high: float, samples: int) -> slice:
-    """Pixels whose samples may lie in [low, high]; `centers` ascend, at least one pixel."""
+    """The pixels, at least one, that may have a sample in [low, high]; `centers` are the samples'
+    coordinates, ascending."""
     size = len(centers) // samples
     start = (int(np.searchsorted(centers, low)) - 1) // samples
     stop = -(-(int(np.searchsorted(centers, high)) + 1) // samples)
@@ -278,8 +279,11 @@ def _smooth(hits: Hits, corners: Floats) -> Floats:
 
 
 def _corner_normals(scene: Scene) -> Floats:
-    """Normals of the face corners, float32 [F, 3, 3]: the mean, weighted by area, of the faces
-    round the corner's vertex that turn away by less than the crease angle, whatever their winding.
+    """Normals of the face corners, float32 [F, 3, 3].
+
+    A corner's normal is the mean, weighted by area, of the normals of those faces at its vertex
+    that differ from its own face by less than the crease angle; faces of opposite winding are
+    flipped first.
     """
     normals = scene.face_normals
     _, merged = np.unique(np.round(scene.vertices, 5), axis=0, return_inverse=True)
@@ -299,8 +303,11 @@ def _corner_normals(scene: Scene) -> Floats:
 
 
 def _corners_round_a_vertex(corner_vertex: NDArray[np.int64]) -> tuple[Indices, Indices]:
-    """All ordered pairs of corners that share a vertex, itself included; fans wider than
-    `_MAX_FAN` are left flat, as their pairs grow with the square."""
+    """All ordered pairs of corners that share a vertex; each corner is paired with itself too.
+
+    A vertex with more than `_MAX_FAN` corners gives no pairs, since their number grows with the
+    square; it is shaded flat.
+    """
     order = np.argsort(corner_vertex, kind="stable")
     count = np.bincount(corner_vertex)
     start = np.cumsum(count) - count

@@ -35,11 +35,12 @@ Entry = tuple[str, str, int]  # URL, SHA-256 and size in bytes of a shard
 class ShardCache:
     """A folder of at most `limit_bytes` that holds shards by their SHA-256.
 
-    The name makes the content certain, so data sets share shards and a changed object is another
-    file. A shard is `<sha256>.tar`; while it is written it is `<sha256>.part`, whose writer holds
-    an exclusive `flock` on it: others wait for that and find the shard, and a file that nobody has
-    locked is left over from a killed process. What was used longest ago goes first. A process that
-    has an evicted shard open can go on reading it.
+    A shard's name is the hash of its content. So data sets can share it, and a changed object gets
+    another name. A whole shard is `<sha256>.tar`, one being written `<sha256>.part`. The writer
+    holds an exclusive `flock`; others wait for it and then find the shard. A `.part` file without a
+    lock was left by a killed process. When room is needed, shards that this process does not want
+    go first, and among them the one used longest ago. A process that has an evicted shard open can
+    go on reading it.
     """
 
     def __init__(self, folder: str | Path, *, limit_bytes: int) -> None:
@@ -193,9 +194,8 @@ class ShardCache:
                 if self._make_room(size_bytes):
                     os.ftruncate(part, size_bytes)
                     return
-            time.sleep(
-                _POLL_SECONDS
-            )  # what other processes fetch now can be evicted when they are done
+            # What other processes fetch now can be evicted when they are done.
+            time.sleep(_POLL_SECONDS)
 
     def _make_room(self, size_bytes: int) -> bool:
         with self._threading():
@@ -230,7 +230,7 @@ class ShardCache:
                 setattr(self, name, getattr(self, name) + number)
 
     def _threading(self) -> threading.Lock:
-        if self._process != os.getpid():  # forked: threads, and who held the lock, are back there
+        if self._process != os.getpid():  # after a fork, the threads exist only in the parent
             self._start_threading()
         return self._lock
 

@@ -3,8 +3,8 @@
 With the relevant items of a query in the order (distance, gallery index), the i-th has rank
 i + (irrelevant items ordered before it). The counts say how many items these are.
 
-For a group of t equally distant items of which m are relevant, the tie rule ``expected`` replaces a
-weight w(r) by (m/t) (w(s+1) + ... + w(s+t)), with s items before the group.
+Let s items stand before a group of t equally distant items, m of them relevant. Where the other
+tie rules add a weight w(rank) for each of the m, ``expected`` adds (m/t) (w(s+1) + ... + w(s+t)).
 
 Importing this file loads numba.
 
@@ -62,11 +62,14 @@ GROUP_START, GROUP_SIZE, GROUP_RELEVANT = range(3)
 class BlockScores:
     """What a block of queries adds; R tie rules in the order of ``TIE_RULES``.
 
-    ``sums`` float64 [R, Q, len(SUMS)]; ``ranks`` int32 [R, M], in row EXPECTED 0 for items of a
-    tie group; ``groups`` int32 [3, M]: start, size and relevant items of a tie group at its first
-    item, else 0; ``curve_hits`` int32 [Q, P], relevant items within each rank of the curve;
-    ``levels`` float64 [Q, 20], interpolated precision, both in index order of ties; ``tied`` how
-    many relevant items share their distance with an irrelevant one.
+    - ``sums`` float64 [R, Q, len(SUMS)];
+    - ``ranks`` int32 [R, M]; row EXPECTED is 0 for items of a tie group;
+    - ``groups`` int32 [3, M]: start, size and relevant items of a tie group at its first item,
+      else 0;
+    - ``curve_hits`` int32 [Q, P]: relevant items within each rank of the curve, by the tie rule
+      ``index``;
+    - ``levels`` float64 [Q, 20]: interpolated precision, by the same rule;
+    - ``tied``: how many relevant items share their distance with an irrelevant one.
     """
 
     sums: np.ndarray
@@ -175,8 +178,11 @@ def _gain(share, start, size, cut, up_to):
 
 @compiled
 def add_expected(sums, start, size, relevant, prior, cuts, running):
-    """Add the expectation over the orders of ``size`` equally distant items, ``relevant`` of them
-    relevant, behind ``start`` items of which ``prior`` are; ``running`` sums the weights."""
+    """Add the mean over all orders of a tie group.
+
+    The group has ``size`` items, ``relevant`` of them relevant; ``start`` items stand before it,
+    ``prior`` of them relevant. ``running`` holds the cumulative weights.
+    """
     n, window, cut_f, cut_e = cuts
     psb, rank2, log2p1, harmonic = running
     share = relevant / size
@@ -295,8 +301,8 @@ def _fill_curve(ranks, curve, hits):
 def _fill_levels(ranks, levels):
     """Precision at recall 1/20, 2/20, ..., 1: psbTable's interpolation between p_i = i / r_i.
 
-    NaN where a query takes no part: it needs n >= 2 and n j >= 20 at level j. Integer arithmetic
-    decides both the place and who takes part.
+    Level j is NaN for a query with fewer than 2 relevant items or with n j < 20, which is left out
+    of the mean. Places and exclusions are decided in integer arithmetic.
     """
     n, steps = len(ranks), len(levels)
     for level in range(1, steps + 1):

@@ -1,8 +1,8 @@
 """Count, inside a shard, the items of a tile that come before the thresholds of each query.
 
 A threshold is the (distance, gallery index) of a relevant item. The range of a query's thresholds
-is cut into equal parts. One multiplication gives the part of an item, and a part holds so few
-thresholds that the rest of the search needs no branches.
+is cut into equal parts. One multiplication gives an item's part. Most parts hold so few thresholds
+that a fixed number of steps without branches ends the search; bisection finds the other items.
 
 Shape letters: Q queries, M thresholds (relevant pairs, query after query), G items of a tile.
 """
@@ -14,10 +14,9 @@ import numpy as np
 from evalsuite.scoring.compiled import compiled
 from evalsuite.scoring.tie_rules import BEFORE, NEARER, NEARER_OR_EQUAL
 
-# Parts per threshold, and steps without a branch from the start of a part, which reach the places
-# of most items. More parts leave the cache; fewer need more steps.
-BUCKETS = 2
-STEPS = 2
+# With more parts the tables no longer fit the processor's cache; with fewer, more steps are needed.
+BUCKETS = 2  # parts for each threshold
+STEPS = 2  # without a branch, from the start of a part; most items reach their place within them
 
 
 @compiled
@@ -25,9 +24,12 @@ def search_tables(offsets, distance):
     """What ``count_tile`` searches: each query's sorted thresholds and entry points into them.
 
     ``offsets`` int64 [Q+1] into ``distance`` float32 [M], which ascends within a query, NaN last.
-    A query with n thresholds has ``BUCKETS`` n equal parts of their range. Returns ``first`` int32
-    [BUCKETS M + Q], where in 0..n each part begins, and an end; ``fenced`` float32 [M + 2Q], the
-    thresholds with NaN, which is behind everything, on both sides; ``low``, ``scale`` float32 [Q].
+    A query with n thresholds has ``BUCKETS`` n equal parts of their range.
+
+    Returns ``first`` int32 [BUCKETS M + Q]: for each part the number (0..n) of thresholds before
+    it, and one entry for the end of each query; ``fenced`` float32 [M + 2Q]: the thresholds of each
+    query between two NaN, for which no comparison is true; ``low``, ``scale`` float32 [Q]: an
+    item's part is (distance - low) * scale.
     """
     queries = len(offsets) - 1
     first = np.zeros(BUCKETS * len(distance) + queries, dtype=np.int32)
@@ -73,8 +75,9 @@ def count_tile(tile, place, row, offsets, index, first, fenced, low, scale, coun
     ``tile`` float32 [q, G] holds the distances of queries ``row``, ``row + 1``, ... to items with
     global indices ``place`` int64 [G]; of each query the thresholds (distance, ``index``) ascend.
     ``counts`` int32 [3, M + Q] has n + 1 places a query. Row NEARER counts an item at the first
-    threshold that is farther. Rows NEARER_OR_EQUAL and BEFORE hold the differences from that: for
-    the first threshold that is not nearer, and for the first that is ordered behind the item.
+    threshold that is farther. For an item at the distance of a threshold, row NEARER_OR_EQUAL has
+    +1 at the first threshold that is not nearer and -1 at the first that is farther; row BEFORE has
+    the same for the first threshold that is ordered behind the item.
     """
     items = tile.shape[1]
     part = np.empty(items, dtype=np.int32)
@@ -117,7 +120,7 @@ def count_tile(tile, place, row, offsets, index, first, fenced, low, scale, coun
         own = index[start : start + n]
         for k in range(ties):
             _count_tie(fence, at[tied[k]], place[tied[k]], own, counts, start + q)
-        if lost:  # NaN landed at the front, but comes before nothing
+        if lost:  # NaN items were counted at place 0, but come before no threshold
             found[0] -= lost
 
 
@@ -136,7 +139,7 @@ def _search(fence, u, end, value):
 
 @compiled
 def _count_tie(fence, u, place, index, counts, at):
-    """Count an item that is as far as a run of thresholds, which ends before u.
+    """Count an item whose distance equals that of a run of thresholds; ``u`` is behind the run.
 
     Finds where the run begins and which of its thresholds the item follows. ``at`` is where the
     query's counts begin.

@@ -63,9 +63,9 @@ def proxy_a_distance(
     Ben-David et al., "Analysis of Representations for Domain Adaptation", NeurIPS 2006. e is the
     error of a linear SVM that tells the sets apart, measured on items it was not trained on and
     averaged over `splits` random halvings; at most `samples` items a set are used, as many of one
-    as of the other. 0 means that the sets cannot be told apart, 2 that they are
-    separated without error. An error above one half
-    counts as one half. ValueError if a set has fewer than 4 items or the widths differ.
+    as of the other. 0 means that the sets cannot be told apart, 2 that they are separated without
+    error. An error above one half counts as one half. ValueError if a set has fewer than 4 items or
+    the widths differ.
     """
     from threadpoolctl import threadpool_limits
 

@@ -35,7 +35,8 @@ class Partitions(Protocol):
 class _Place:
     """Where a parameter lies: ``length`` elements at ``start``.
 
-    ``start`` counts in each of the W partitions (stage 3), or in all of them laid end to end.
+    ``start`` is an index into every rank's own partition (stage 3), or into all partitions laid end
+    to end (stages 1 and 2).
     """
 
     name: str
@@ -48,8 +49,8 @@ class _Place:
 class _Partition:
     """One flat partition and the parameters in it.
 
-    ``each`` says that every parameter is spread over all ranks (stage 3). Else all ranks'
-    partitions laid end to end hold the parameters one after the other (stages 1 and 2).
+    ``each`` is true at stage 3: every rank holds a piece of every parameter. It is false at stages
+    1 and 2: the partitions, laid end to end, hold one whole parameter after another.
     """
 
     flat: Tensor

@@ -72,9 +72,8 @@ class _GlobalStatistics(_BatchNorm):
         if self.running_mean is None or self.running_var is None:
             return
         assert self.num_batches_tracked is not None
-        seen = (
-            count > 0
-        )  # kept as a tensor: reading its value would make the host wait for a GPU in every layer
+        # A tensor, since reading its value would make the host wait for a GPU in every layer.
+        seen = count > 0
         self.num_batches_tracked.add_(seen.to(torch.int64))
         share = 1.0 / self.num_batches_tracked if self.momentum is None else self.momentum
         unbiased = var * count / (count - 1).clamp(min=1)

@@ -72,8 +72,8 @@ class Attempt:
 
         Without a ``reason`` a command started it.
 
-        Training goes on where the line cannot be written: a folder that stays read-only will end
-        the run at its next checkpoint, with an error of its own.
+        If the line cannot be written, training goes on. If the folder stays read-only, the next
+        checkpoint fails and ends the run.
         """
         if not self.number:  # a run folder that was not claimed
             return

@@ -216,9 +216,8 @@ def _write_state(path: Path, state: dict[str, Any]) -> None:
     with path.open("wb") as file:
         try:
             torch.save(state, file)
-        except (
-            RuntimeError
-        ) as err:  # torch closes its archive after a failed write, and fails again
+        except RuntimeError as err:
+            # torch closes its archive after a failed write, and fails again.
             if isinstance(err.__context__, OSError):
                 raise err.__context__ from None
             raise

@@ -26,8 +26,7 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Written:
     """A whole checkpoint: its step, when it was complete (Unix time), its size, and how long it
-    took
-    to write, None where an earlier attempt wrote it."""
+    took to write, None where an earlier attempt wrote it."""
 
     step: int
     time: float

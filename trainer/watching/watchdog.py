@@ -6,9 +6,9 @@ at once, but never a hung one. So each rank watches itself. After ``watchdog_sec
 change of phase or a :meth:`~trainer.watching.phase_clock.PhaseClock.beat` it writes a report, gives
 the other ranks a moment to write theirs, and exits with :data:`HUNG`. A rank that sees a report of
 another rank writes its own, so the reports of one hang show which rank waited for which. A rank
-without a report was stopped, or its node is gone. A rank that is at work, such as rank 0 while it
-scores or writes alone, instead withdraws the reports of ranks that wait for it. These go on
-waiting, for ``timeout_seconds`` at most.
+without a report was stopped, or its node is gone. The exception is a rank that is at work, such as
+rank 0 while it scores or writes alone: it writes no report and deletes those of the ranks that wait
+for it. These ranks go on waiting, for ``timeout_seconds`` at most.
 
 Reports are pairs of files in ``<run>/hangs``: the stacks of all threads in ``NAME.txt`` and,
 written last, :meth:`Watchdog.facts` in ``NAME.json``. The limit is the same during start-up and in
@@ -38,7 +38,7 @@ from trainer.watching.phase_clock import PhaseClock
 log = logging.getLogger(__name__)
 HUNG = 75  # exit code: EX_TEMPFAIL, "try again later"
 HANGS = "hangs"  # folder of the reports inside the run folder
-KEPT = 20  # newest reports that are kept; in large groups those of the newest two hangs
+KEPT = 20  # how many of the newest reports are kept, at least two for each rank
 LOOKS_SECONDS = 1.0  # longest pause between two looks at the clock and for other ranks' reports
 HEAD_START_SECONDS = 5.0  # longest wait for the reports of the other ranks
 WRITE_SECONDS = 10.0  # longest wait for this rank's own report: it may be the disk that hangs
