@@ -5,8 +5,9 @@
 copies ``docs`` to the given folder, adds CHANGELOG.md and CONTRIBUTING.md, and fills the places
 ``<!-- generated: NAME -->`` of the reference pages: the command line from the typer application,
 the configuration keys from the pydantic models, methods and data sets from the program's own
-``--json`` output. Formulas in blocks of ``math`` become MathML, so that the site needs no script
-for them. ``make docs`` then builds the site from that folder.
+``--json`` output, the names of the Python interface from ``img2shape``. Formulas in blocks of
+``math`` become MathML, so that the site needs no script for them. ``make docs`` then builds the
+site from that folder.
 """
 
 from __future__ import annotations
@@ -33,10 +34,12 @@ from pydantic.fields import FieldInfo
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import img2shape  # noqa: E402
 from trainer.config import RunConfig, Transfer  # noqa: E402
 from trainer.methods import METHODS, Method  # noqa: E402
 
 PLACE = re.compile(r"^<!-- generated: ([\w-]+) -->$", re.M)
+ROLE = re.compile(r":(?:attr|class|data|exc|func|meth|mod):(?=`)")
 MATH = re.compile(r"^```math\n(.*?)^```$", re.M | re.S)
 
 
@@ -213,6 +216,26 @@ def data_sets() -> str:
     return "\n".join(parts)
 
 
+# The Python interface.
+
+
+def python_names() -> str:
+    """Every name of ``import img2shape`` with the first sentence of its docstring."""
+    rows = []
+    for name in img2shape.__all__:
+        value = getattr(img2shape, name)
+        summary = (inspect.getdoc(value) or "").partition("\n\n")[0]
+        sentence = re.split(r"(?<=\w\.)\s+(?=[A-Z])", ROLE.sub("", summary), maxsplit=1)[0]
+        place = value.__name__ if inspect.ismodule(value) else _class_of(value).__module__
+        rows.append((f"`{name}`", f"`{place}`", _plain(sentence)))
+    return _table(("name", "defined in", "what it is"), rows)
+
+
+def _class_of(value: Any) -> Any:
+    """A class or function itself, and the class of any other value."""
+    return value if hasattr(value, "__name__") else type(value)
+
+
 # How pages are written.
 
 
@@ -250,6 +273,7 @@ PAGES = {
     "configuration": configuration,
     "data-sets": data_sets,
     "methods": methods,
+    "python": python_names,
 }
 
 

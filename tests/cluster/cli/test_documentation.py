@@ -19,6 +19,7 @@ from tests.command import ROOT, call
 from trainer.config import RunConfig, load_config
 from trainer.methods import METHODS, Domain, Now
 from trainer.networks.options import NetworkConfig
+from trainer.shipped import shipped_configs
 from trainer.transfer_pairs import Transfer
 
 DOCUMENTS = sorted((ROOT / "docs").rglob("*.md"))
@@ -47,7 +48,15 @@ def commands(page: str) -> list[str]:
 
 EVERY = sorted({command for page in NAMES for command in commands(page)})
 PACKING = [c for c in EVERY if c.startswith(("img2shape data pack ", "img2shape data render "))]
-DESCRIBED = [c for c in EVERY if any(word.endswith(".yaml") for word in shlex.split(c))]
+
+
+def described(command: str) -> str | None:
+    """The file or the shipped name of a description that a command is given."""
+    words = shlex.split(command)
+    return next((w for w in words if w.endswith(".yaml") or w in shipped_configs()), None)
+
+
+DESCRIBED = [c for c in EVERY if described(c)]
 RUNS = ("train", "model", "doctor", "explain", "replay", "render")
 
 
@@ -86,8 +95,10 @@ def test_only_the_data_are_missing(command, tmp_path, monkeypatch, capfd):
 @pytest.mark.parametrize("command", DESCRIBED)
 def test_configurations_and_overrides_are_read(command, monkeypatch):
     args = shlex.split(command)
-    config = next(arg for arg in args if arg.endswith(".yaml"))
-    if not any(name in args[1:4] for name in RUNS) or not config.startswith("configs/"):
+    config = described(command)
+    assert config is not None
+    shipped = config.startswith("configs/") or config in shipped_configs()
+    if not any(name in args[1:4] for name in RUNS) or not shipped:
         pytest.skip("not a run description of the repository")
     monkeypatch.chdir(ROOT)
     load_config(config, [arg for arg in args if "=" in arg and not arg.startswith("-")])
