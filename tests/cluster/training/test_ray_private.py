@@ -58,8 +58,9 @@ def test_the_public_state_needs_a_dashboard(ray_cluster):
     with socket.socket() as probe:
         if not probe.connect_ex(("127.0.0.1", 8265)):
             pytest.skip("another cluster of this machine has its dashboard there")
+    own = ray.get_runtime_context().gcs_address  # other tests may run clusters of their own
     with pytest.raises(RayStateApiException):
-        get_actor("0" * 32, timeout=5)
+        get_actor("0" * 32, address=own, timeout=5)
     assert not hasattr(ray, "available_resources_per_node")
 
 
