@@ -22,7 +22,7 @@ from trainer.watching.observer import Origin
 ON_THE_CPU = {
     "augment.py _coloured: _local_scalar_dense": "does this batch change colours?",
     "augment.py _inverted: _local_scalar_dense": "does this batch invert pictures?",
-    "statistics.py _local_sums: _local_scalar_dense": "one_hot: are labels in range?",
+    "class_centers.py _local_sums: _local_scalar_dense": "one_hot: are labels in range?",
     "data_parallel.py _may_step: _local_scalar_dense": "fused optimisers are told on the GPU",
     "read_back.py tolist: tolist": "on a GPU one update later, without a wait for this one",
 }

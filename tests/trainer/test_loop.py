@@ -232,7 +232,7 @@ def test_joint_training_draws_from_the_union_of_data_sets(benchmark, tmp_path):
     alone = Trainer(small(benchmark), RunFolder(tmp_path / "y"), device=torch.device("cpu"))
     for stream, source in trainer.sources.items():
         assert len(source.rows) == 2 * len(alone.sources[stream].rows)
-    assert trainer.classes == alone.classes
+    assert trainer.data.classes == alone.data.classes
     folder = run(config, tmp_path / "joint")
     moved = tmp_path / "moved"  # the fingerprint is of the content, not of the place
     other.rename(moved)
