@@ -23,7 +23,7 @@ from tests.faults.job import descendants, kept
 from trainer.runs.attempt import read_starts
 from trainer.runs.run_folder import RunFolder
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.faults, pytest.mark.ray, pytest.mark.slow]
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 LENGTH, EVERY = 400, 20  # some ten seconds: time to kill a node in
 STEPS = {"training__steps": LENGTH, "training__checkpoint_every": EVERY}
