@@ -10,14 +10,14 @@ import torch
 from dataio.shards import MANIFEST_NAME, exists
 from trainer.building import build_method
 from trainer.config import RunConfig
-from trainer.extraction import without_download
 from trainer.inputs import OpenData
-from trainer.networks import measure
+from trainer.networks import measure, without_weights
 
 
 def model_complexity(config: RunConfig) -> dict[str, Any]:
     """Parameters, multiply-adds and layers of a run's networks, without its data."""
-    method = build_method(without_download(config), num_classes=_class_count(config))
+    with without_weights():
+        method = build_method(config, num_classes=_class_count(config))
     size, dtype = config.network.input_size, next(method.parameters()).dtype
     image = torch.zeros(1, 3, size, size, dtype=dtype)
     return asdict(measure(method, lambda: method.trace(image)))

@@ -58,6 +58,22 @@ def lock_at_once(file: int, place: Path, *, doing: str) -> None:
 
 
 @contextlib.contextmanager
+def locked_at_once(path: Path) -> Iterator[int | None]:
+    """As `locked`, but None at once where another process or thread has the file locked."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield None
+            return
+        yield file
+        fcntl.flock(file, fcntl.LOCK_UN)
+    finally:
+        os.close(file)
+
+
+@contextlib.contextmanager
 def claimed(part: Path) -> Iterator[int]:
     """As `locked`, for a file that may be renamed; removed at the end if it is still there."""
     while True:

@@ -85,6 +85,7 @@ class RunConfig(Section):
             del tree["data"][stream]["root"]  # the fingerprint says which data they are
         for key in _EXECUTION_ONLY:
             del tree["training"][key]
+        _forget_trunk_defaults(tree)
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -99,11 +100,27 @@ _EXECUTION_ONLY = (
     "loader_workers",
     "cache",
     "cache_bytes",
+    "feature_store",
     "threads",
     "timeout_seconds",
     "watchdog_seconds",
     "max_failures",
 )
+
+
+def _forget_trunk_defaults(tree: dict[str, Any]) -> None:
+    """Take out what runs from before these options have not."""
+    network = tree["network"]
+    if "lora" not in (network["train"], network["shape_train"]):
+        del network["lora"]
+    for key, default in _TRUNK_DEFAULTS.items():
+        if network[key] == default:
+            del network[key]
+    if tree["training"]["feature_copies"] == 0:
+        del tree["training"]["feature_copies"]
+
+
+_TRUNK_DEFAULTS = {"preprocessing": None, "pool_tokens": None, "train": "all", "shape_train": None}
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
@@ -171,6 +188,11 @@ def parse_config(tree: Mapping[str, Any], *, where: str = "config") -> RunConfig
     _require_usable_streams(run, where=where)
     _require_validation_with_checkpoints(run, where=where)
     _require_usable_criterion(run, where=where)
+    if run.network.shape_train is not None and not cls.two_trunks:
+        raise ConfigError(
+            f"{where}: network.shape_train: {name} has one trunk for images and shapes; leave it "
+            "out"
+        )
     return _with_balanced_batch(run, tree, where=where) if cls.balanced else run
 
 

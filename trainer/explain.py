@@ -265,7 +265,7 @@ def _cache_bytes(source: StreamSource) -> int:
         headers = read_headers(manifest, chosen(manifest, near, _HEADERS))
         channels = max(header.channels for header in headers)
     views = max(1, int(manifest.views[rows].max()))
-    return len(rows) * views * channels * source.image_size**2
+    return len(rows) * views * channels * source.decoded_size**2
 
 
 def _name(manifest: Manifest) -> str:

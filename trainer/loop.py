@@ -24,7 +24,13 @@ from trainer.methods import Losses, Now
 from trainer.rounds import Rounds
 from trainer.runs import RunFolder
 from trainer.schedules import rate_factor
-from trainer.setting_up import RunObservers, describe, fresh_method, start_or_continue
+from trainer.setting_up import (
+    RunObservers,
+    describe,
+    fresh_method,
+    read_frozen_stages,
+    start_or_continue,
+)
 from trainer.synchronised import collectives
 from trainer.watching import Observer, OnRecord, Origin, PhaseClock, step_record, watching
 
@@ -54,18 +60,9 @@ class Trainer:
         self.config, self.folder, self.device = config, folder, device
         self.clock = clock or PhaseClock()
         self.data = data or OpenData(config)
-        self.sources = self.data.sources
         self.method = fresh_method(config, num_classes=len(self.data.classes), device=device)
         self.parameters = sum(p.numel() for p in self.method.parameters())
         self.strategy = strategy or open_strategy(config.strategy)
-        self.rounds = Rounds(
-            self.method,
-            self.strategy,
-            config=config,
-            sources=self.sources,
-            device=device,
-            clock=self.clock,
-        )
         description = describe(self.data)
         self.observers = RunObservers(
             self.data,
@@ -81,6 +78,16 @@ class Trainer:
         )
         self.model, found = start_or_continue(
             self.method, self.strategy, config=config, folder=folder, description=description
+        )
+        read_frozen_stages(self.data, self.method, self.strategy, beat=self.clock.beat)
+        self.sources = self.data.sources
+        self.rounds = Rounds(
+            self.method,
+            self.strategy,
+            config=config,
+            sources=self.sources,
+            device=device,
+            clock=self.clock,
         )
         self.step = 0
         if found is not None:

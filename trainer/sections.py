@@ -190,6 +190,17 @@ class TrainingConfig(Section):
         description="CPU threads per worker; null: OMP_NUM_THREADS (Ray and torchrun set it to 1), "
         "else cores / workers.",
     )
+    feature_copies: int = Field(
+        default=0,
+        ge=0,
+        description="Where stages are frozen (network.train): augmented copies of every training "
+        "sample whose outputs are kept, read in turn, one a pass; 0: the pictures as they are.",
+    )
+    feature_store: str | None = Field(
+        default=None,
+        description="Folder that keeps the outputs of frozen stages for all runs; null: "
+        "IMG2SHAPE_FEATURES, else ~/.cache/img2shape/features.",
+    )
     timeout_seconds: float = Field(default=600.0, gt=0, description="Longest wait in a collective.")
     watchdog_seconds: float | None = Field(
         default=300.0,

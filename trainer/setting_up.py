@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import nn
 from trainer.building import DTYPES, build_method
 from trainer.config import RunConfig
 from trainer.engines import Strategy, evaluating, set_layout, set_passes
-from trainer.inputs import OpenData
+from trainer.inputs import FeatureStore, OpenData
 from trainer.methods import Method
 from trainer.runs import (
     Checkpoint,
@@ -46,6 +47,7 @@ def describe(data: OpenData) -> dict[str, Any]:
         "fingerprint": data.fingerprint,
         "classes": list(data.classes),
         "config": data.config.to_dict(),
+        "preprocessing": asdict(data.config.network.resolved_preprocessing),
     }
 
 
@@ -102,6 +104,27 @@ def start_or_continue(
     torch.set_rng_state(found.state["generator"])
     log.info("continuing at step %d from %s", found.step, path)
     return model, found
+
+
+def read_frozen_stages(
+    data: OpenData,
+    method: Method,
+    strategy: Strategy,
+    *,
+    beat: Callable[[], None],
+) -> None:
+    """Where stages are frozen, let ``data`` read their outputs; computes those of training that
+    are not kept yet. Called by all ranks, which share the work, with the weights of the run."""
+    config = data.config
+    if not config.network.reads_features:
+        return
+    dtype = DTYPES[config.training.precision]
+    data.read_features(FeatureStore(config, method, dtype=dtype, beat=beat))
+    with evaluating(method, strategy):
+        for source in data.sources.values():
+            for augmented in (True, False):
+                if source.features is not None:
+                    source.features(augmented)
 
 
 class RunObservers(Observers):

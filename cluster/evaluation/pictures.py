@@ -81,7 +81,13 @@ def query_pixels(file: Path, source: StreamSource) -> np.ndarray:
     packed = source.manifest.metadata.get("options")
     size = packed.get("image_size") if isinstance(packed, dict) else None  # a union has none
     stored = encode(record, image_size=size, views="stack", render=None)
-    pixels = decode_image(stored.content, key=str(file), size=source.image_size, fit=source.fit)
+    pixels = decode_image(
+        stored.content,
+        key=str(file),
+        size=source.decoded_size,
+        fit=source.fit,
+        interpolation=source.preprocessing.interpolation,
+    )
     return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
 
 
@@ -95,7 +101,7 @@ def embed_pictures(run: TrainedRun, files: Sequence[Path], *, device: str = "cpu
         DataError: a file cannot be read, or is no picture; or the data set cannot be read.
     """
     config = run.config
-    source = run.data.evaluation_source(config.data.queries)
+    source = run.data.evaluation_source(config.data.queries, pictures=True)
     # All files are read before the first one costs time in the network.
     pictures = [query_pixels(file, source) for file in files]
     method, dtype = run.method.to(device).eval(), DTYPES[config.training.precision]
@@ -103,7 +109,7 @@ def embed_pictures(run: TrainedRun, files: Sequence[Path], *, device: str = "cpu
     for start in range(0, len(pictures), config.evaluation.batch):
         stack = np.stack(pictures[start : start + config.evaluation.batch]).transpose(0, 3, 1, 2)
         pixels = torch.from_numpy(np.ascontiguousarray(stack)).to(device)
-        pixels = apply(pixels, None, size=source.image_size)
+        pixels = apply(pixels, None, size=source.image_size, preprocessing=source.preprocessing)
         vectors.append(method.embed_queries(pixels.to(dtype)).float().cpu().numpy())
     return Embeddings(
         [str(number) for number in range(len(files))], [""] * len(files), np.concatenate(vectors)

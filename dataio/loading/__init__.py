@@ -5,13 +5,15 @@ May import: dataio, dataio.shards.
 """
 
 from dataio.loading import plan
-from dataio.loading.augment import AugmentConfig, apply
-from dataio.loading.batch import Batch
+from dataio.loading.augment import AugmentConfig, apply, draw
+from dataio.loading.batch import Batch, Stream
 from dataio.loading.class_balance import Balance
+from dataio.loading.features import StoredFeatures
 from dataio.loading.loader import Loader, LoaderOptions, walk
 from dataio.loading.loading_plan import LoadingPlan
 from dataio.loading.plan import random_words, stream_number
-from dataio.loading.sources import StreamSource
+from dataio.loading.preprocessing import Preprocessing
+from dataio.loading.sources import SampleTable, StreamSource
 
 __all__ = [
     "AugmentConfig",
@@ -20,8 +22,13 @@ __all__ = [
     "Loader",
     "LoaderOptions",
     "LoadingPlan",
+    "Preprocessing",
+    "SampleTable",
+    "StoredFeatures",
+    "Stream",
     "StreamSource",
     "apply",
+    "draw",
     "plan",
     "random_words",
     "stream_number",

@@ -8,7 +8,6 @@ batch, its rank, or the order of calls. `apply` treats every picture alone, on a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -16,10 +15,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from dataio.loading.preprocessing import IMAGENET, Preprocessing
 from dataio.records import DataError
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 # The P columns of `draw`. A point (x, y) of the result, in [-1, 1], shows the input's point
 # centre + rotate(half * (mirror * x, y), angle).
@@ -205,23 +202,23 @@ def apply(
     jitter: torch.Tensor | None,
     *,
     size: int,
-    mean: Sequence[float] = IMAGENET_MEAN,
-    std: Sequence[float] = IMAGENET_STD,
+    preprocessing: Preprocessing = IMAGENET,
 ) -> torch.Tensor:
     """Augment and normalise: float32 [n, 3, size, size] or [n, V, 3, size, size].
 
-    Without jitter, pictures of the right size keep their exact values and others are resized
-    (bilinear, antialiased). With jitter: crop, flip and rotation in one bilinear sampling (after
-    averaging blocks of pixels if pictures are at least twice the size asked for), then brightness,
-    contrast about the input picture's mean grey, saturation, a clip to [0, 1], and for negatives
-    1 minus all that. A picture's result does not depend on the others in its batch, bit for bit;
-    grey pictures give what the same picture with three equal channels gives.
+    Without jitter, pictures of the right size keep their exact values, others are resized
+    (bilinear, antialiased), and the centre is kept where the preprocessing crops. With jitter:
+    crop, flip and rotation in one bilinear sampling (after averaging blocks of pixels if pictures
+    are at least twice the size asked for), then brightness, contrast about the input picture's mean
+    grey, saturation, a clip to [0, 1], and for negatives 1 minus all that. A picture's result does
+    not depend on the others in its batch, bit for bit; grey pictures give what the same picture
+    with three equal channels gives.
 
     Args:
         pixels: uint8 [n, C, H, W] or [n, V, C, H, W] on any device, C = 1 or 3; n may be 0.
         jitter: float32 [n, P] or [n, V, P] from `draw` on the same device, or None.
         size: side of the result in pixels.
-        mean, std: three numbers each, for pixels in [0, 1].
+        preprocessing: mean, std, channel order, range and crop; pictures were resized before.
     """
     lead, (channels, height, width) = pixels.shape[:-3], pixels.shape[-3:]
     if pixels.dtype != torch.uint8 or len(lead) not in (1, 2) or channels not in (1, 3):
@@ -238,13 +235,22 @@ def apply(
     if len(flat) == 0:
         return torch.empty(*lead, 3, size, size, dtype=torch.float32, device=pixels.device)
     if jitter is None:
-        out = _resized(flat.float().div_(255), size)
+        out = _centre(_resized(flat.float().div_(255), preprocessing.decoded(size)), size)
     else:
         parameters = jitter.reshape(-1, len(PARAMETERS)).float()
         out = _coloured(_warped(flat, parameters, size), flat, parameters)
         out = _inverted(out, parameters[:, 9].view(-1, 1, 1, 1) > 0)
-    shift, scale = (_per_channel(tuple(values), out.device) for values in (mean, std))
-    return out.sub(shift).div_(scale).reshape(*lead, 3, size, size)
+    return _normalised(out, preprocessing).reshape(*lead, 3, size, size)
+
+
+def _normalised(x: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
+    """Float [m, C, S, S] in [0, 1] to [m, 3, S, S] in the numbers and the order of the weights."""
+    if preprocessing.channels == "bgr" and x.shape[1] == 3:
+        x = x.flip(1)
+    if preprocessing.range != 1:
+        x = x * preprocessing.range
+    mean, std = (_per_channel(v, x.device) for v in (preprocessing.mean, preprocessing.std))
+    return x.sub(mean).div_(std)
 
 
 @lru_cache(maxsize=64)
@@ -262,6 +268,12 @@ def _resized(x: torch.Tensor, size: int) -> torch.Tensor:
         planes, size=(size, size), mode="bilinear", align_corners=False, antialias=True
     )
     return planes.reshape(n, channels, size, size)
+
+
+def _centre(x: torch.Tensor, size: int) -> torch.Tensor:
+    """The middle [m, C, size, size] of [m, C, S, S], S >= size."""
+    start = round((x.shape[-1] - size) / 2)
+    return x[..., start : start + size, start : start + size]
 
 
 def _warped(flat: torch.Tensor, parameters: torch.Tensor, size: int) -> torch.Tensor:

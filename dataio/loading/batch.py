@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import get_worker_info
 
 from dataio.loading.augment import all_views
+from dataio.loading.features import StoredFeatures, read_copies
 from dataio.loading.fetch import PixelReader
 from dataio.loading.ram_cache import RamCache
 from dataio.loading.recycled_batches import packed, unpacked
@@ -24,7 +25,9 @@ class Batch:
     Each view of a shape has its own augmentation. Labels of a hidden stream are all -1.
     """
 
-    pixels: torch.Tensor  # uint8 [n, C, S, S], shapes [n, V, C, S, S]; C = 3, or 1 if all is grey
+    # uint8 [n, C, S, S], shapes [n, V, C, S, S]; C = 3, or 1 if all is grey. Where a stream has
+    # features: floats [n, A, B, C], shapes [n, V, A, B, C].
+    pixels: torch.Tensor
     label: torch.Tensor  # int64 [n], -1 = hidden, unlabelled or (in `walk`) not among the classes
     row: torch.Tensor  # int64 [n], rows in the manifest
     position: torch.Tensor  # int64 [n], places among the source's rows, in [0, N)
@@ -93,27 +96,35 @@ class Stream:
         labels: np.ndarray | None,
         cache_bytes: int = 0,
         processes: int = 0,
+        stores: tuple[StoredFeatures, ...] = (),
     ) -> None:
-        """`cache_bytes` limits a RamCache that `processes` workers share; 0 bytes = none."""
-        self.table = table
-        self.image_size, self._labels = source.image_size, labels
+        """`cache_bytes` limits a RamCache that `processes` workers share; 0 bytes = none.
+        `stores` are read in place of pixels."""
+        self.table, self.stores = table, stores
+        self.image_size, self._labels = source.decoded_size, labels
         self.shards = ShardReader(source.manifest.root, source.manifest.shards)
         cache = None
         if cache_bytes > 0:
             cache = RamCache(
                 len(self.table.rows),
-                side=source.image_size,
+                side=source.decoded_size,
                 limit_bytes=cache_bytes,
                 processes=processes,
             )
         self.reader = PixelReader(
             self.table,
             self.shards,
-            image_size=source.image_size,
+            image_size=source.decoded_size,
             fit=source.fit,
+            interpolation=source.preprocessing.interpolation,
             colour=bool((source.manifest.streams[source.rows] == "image").any()),
             cache=cache,
         )
+
+    @property
+    def reads_shards(self) -> bool:
+        """Whether shards far away are read, so that fetching them ahead pays."""
+        return self.shards.remote and not self.stores
 
     @property
     def held_bytes(self) -> int:
@@ -136,16 +147,23 @@ class Stream:
         end: int,
         *,
         views: np.ndarray,
+        passes: np.ndarray | None = None,
         jitter: np.ndarray | None = None,
         pixels: bool = True,
     ) -> Batch:
         """The batch of positions `real[start:end]`, of a global batch `real` without padding.
 
+        Features are those of the samples' `passes`, int64 [n]; None: of the pictures as they are.
+
         C is 0 without `pixels`, and in a loader worker where the cache holds them for the parent
         process. Raises FetchError for a sample that cannot be read.
         """
         positions = real[start:end]
-        if pixels and not self.reader.share(positions):
+        if self.stores:
+            passes = np.zeros_like(positions) if passes is None else passes
+            shown = read_copies(self.stores, self.table.rows[positions], views, passes)
+            shown, jitter = shown if self.table.stacked else shown[:, 0], None
+        elif pixels and not self.reader.share(positions):
             shown = self.pixels(positions, views)
         else:
             shown = torch.empty(len(positions), 0, self.image_size, self.image_size).byte()

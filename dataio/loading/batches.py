@@ -44,6 +44,7 @@ class StepBatches:
                 labels=loading.labels[name],
                 cache_bytes=shares[name],
                 processes=processes,
+                stores=() if source.features is None else source.features(True),
             )
             for name, source in loading.sources.items()
         }
@@ -51,7 +52,7 @@ class StepBatches:
     def __getitem__(self, step: int) -> dict[str, Batch | FetchError]:
         if self._with_pixels:
             for name, stream in self._streams.items():
-                ahead = self._draws.upcoming(name, step) if stream.shards.remote else []
+                ahead = self._draws.upcoming(name, step) if stream.reads_shards else []
                 if ahead:
                     stream.shards.prefetch(ahead)
         return {name: self._one(name, step) for name in self._streams}
@@ -73,7 +74,13 @@ class StepBatches:
         jitter = self._draws.jitter(name, local, passes, views=views.shape[1])
         try:
             return self._streams[name].batch(
-                real, start, end, views=views, jitter=jitter, pixels=self._with_pixels
+                real,
+                start,
+                end,
+                views=views,
+                passes=passes,
+                jitter=jitter,
+                pixels=self._with_pixels,
             )
         except FetchError as error:
             return error
@@ -88,7 +95,12 @@ class WalkBatches:
         check_source("source", source)
         self._batches = plan.sequential(len(source.rows), batch)
         self._rank, self._world_size = rank, world_size
-        self._stream = Stream(source, SampleTable.of(source), labels=class_numbers(source))
+        self._stream = Stream(
+            source,
+            SampleTable.of(source),
+            labels=class_numbers(source),
+            stores=() if source.features is None else source.features(False),
+        )
         self._shards = np.array(list(dict.fromkeys(self._stream.table.shard_ids.tolist())))
 
     def __len__(self) -> int:
@@ -98,7 +110,7 @@ class WalkBatches:
         positions = self._batches[step]
         real = positions[positions != plan.PADDING]
         start, end = plan.rank_bounds(len(real), self._rank, self._world_size)
-        if self._stream.shards.remote:
+        if self._stream.reads_shards:
             current = self._stream.table.shard_ids[real]
             ahead = plan.blocks_ahead(self._shards, current, block_shards=1, then=self._shards[:0])
             self._stream.shards.prefetch(ahead.tolist())
@@ -114,6 +126,6 @@ def _shares(sources: Mapping[str, StreamSource], cache_bytes: int) -> dict[str, 
     needs = {}
     for name, source in sources.items():
         views = max(1, int(source.manifest.views[source.rows].max()))
-        needs[name] = len(source.rows) * views * 3 * source.image_size**2
+        needs[name] = len(source.rows) * views * 3 * source.decoded_size**2
     total = sum(needs.values())
     return {name: min(need, cache_bytes * need // total) for name, need in needs.items()}

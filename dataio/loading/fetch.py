@@ -15,6 +15,7 @@ from dataio.loading.sources import DIGEST_BYTES, SampleTable
 from dataio.records import DataError
 from dataio.shards import (
     Fit,
+    Interpolation,
     ShardReader,
     decode_image,
     decode_views,
@@ -51,13 +52,14 @@ class PixelReader:
         *,
         image_size: int,
         fit: Fit = "stretch",
+        interpolation: Interpolation = "bilinear",
         colour: bool = False,
         cache: RamCache | None = None,
     ) -> None:
         """`colour` asks for C = 3 always, else C = 1 where all pictures of a batch are grey."""
         self.colour = colour
         self._table, self._reader, self._cache = table, reader, cache
-        self._fit: Fit = fit
+        self._resizing: dict[str, Any] = {"fit": fit, "interpolation": interpolation}
         self._size = image_size
         self._wide = colour  # whether colour is expected in the next batch
 
@@ -114,7 +116,7 @@ class PixelReader:
             if not self._cache.has_room(3 * max(1, int(self._table.views[position]))):
                 return False
             tiles = self._decode(position)
-            pictures = [resize(tile, self._size, fit=self._fit) for tile in tiles]
+            pictures = [resize(tile, self._size, **self._resizing) for tile in tiles]
             self._cache.add(position, pictures)
         return bool((self._cache.places(positions)[1] > 0).all())
 
@@ -130,7 +132,7 @@ class PixelReader:
         count, _, _, channels = tiles.shape
         keep = self._cache is not None and self._cache.has_room(count * channels)
         needed = range(count) if keep else {v for views in chosen.values() for v in views}
-        pictures = {v: resize(tiles[v], self._size, fit=self._fit) for v in needed}
+        pictures = {v: resize(tiles[v], self._size, **self._resizing) for v in needed}
         for i, views in chosen.items():
             for slot, view in enumerate(views):
                 out[i, slot] = pictures[view].transpose(2, 0, 1)
@@ -157,4 +159,4 @@ class PixelReader:
             )
         if self._table.stacked:
             return decode_views(data, key=name, views=int(self._table.views[position]))
-        return decode_image(data, key=name, size=self._size, fit=self._fit)[None]
+        return decode_image(data, key=name, size=self._size, **self._resizing)[None]

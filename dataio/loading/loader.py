@@ -124,8 +124,9 @@ class Loader:
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, Batch]]]:
         if self._options.cache == "device" and not self._resident:
-            for name in self._sources:
-                self._resident[name] = self._moved(name)
+            for name, source in self._sources.items():
+                if source.features is None:
+                    self._resident[name] = self._moved(name)
         running = self._run(self._batches, self._steps)
         self._running.append(running)
         try:

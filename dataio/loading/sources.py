@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from dataio.loading.augment import AugmentConfig
+from dataio.loading.features import FeatureCopies
+from dataio.loading.preprocessing import IMAGENET, Preprocessing
 from dataio.records import DataError
 from dataio.shards import CONTENT_SUFFIXES, Fit, Manifest, Member, content_member
 
@@ -26,10 +28,17 @@ class StreamSource:
     rows: np.ndarray  # int64 [N], distinct rows of the manifest
     classes: tuple[str, ...]
     labelled: bool
-    image_size: int  # side in pixels of the decoded pictures, before augmentation
+    image_size: int  # side in pixels of the network's input
     views: int | None = None  # views drawn of each shape in training, None = all
     augment: AugmentConfig | None = None
     fit: Fit = "stretch"  # how pictures that are not square become square
+    preprocessing: Preprocessing = IMAGENET  # what the trunk's weights were trained on
+    features: FeatureCopies | None = None  # read in place of pixels, where a trunk is frozen
+
+    @property
+    def decoded_size(self) -> int:
+        """Side in pixels of the decoded pictures, before augmentation or the crop of the centre."""
+        return self.preprocessing.decoded(self.image_size)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ from dataio.shards import read_bytes
 from dataio.shards.decode import (
     VIEWS_TAR,
     Fit,
+    Interpolation,
     decode_image,
     decode_views,
     resize,
@@ -43,6 +44,7 @@ __all__ = [
     "VIEWS_TAR",
     "ClassMap",
     "Fit",
+    "Interpolation",
     "Manifest",
     "Member",
     "NotFound",

@@ -15,6 +15,7 @@ from PIL import Image
 from dataio.records import DataError
 
 Fit = Literal["stretch", "crop"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 MAX_PIXELS = 1 << 27  # larger pictures are refused: a few kilobytes can unpack to gigabytes
 
@@ -56,7 +57,12 @@ def sniff(data: bytes) -> str | None:
 
 
 def decode_image(
-    data: bytes, *, key: str, size: int | None = None, fit: Fit = "stretch"
+    data: bytes,
+    *,
+    key: str,
+    size: int | None = None,
+    fit: Fit = "stretch",
+    interpolation: Interpolation = "bilinear",
 ) -> np.ndarray:
     """Decode one picture to uint8 [H, W, C], C = 1 (grey) or 3 (RGB).
 
@@ -69,6 +75,7 @@ def decode_image(
         key: names the sample in errors.
         size: side of the result in pixels, None = as stored.
         fit: how a picture that is not square becomes square.
+        interpolation: of resizing.
 
     Raises:
         DataError: not a picture, truncated, an unsupported kind, or above MAX_PIXELS.
@@ -80,7 +87,7 @@ def decode_image(
     pixels = _decode_jpeg(data, size) if kind == "jpeg" else None
     if pixels is None:
         pixels = _decode_pillow(data, key)
-    return pixels if size is None else resize(pixels, size, fit=fit)
+    return pixels if size is None else resize(pixels, size, fit=fit, interpolation=interpolation)
 
 
 def decode_views(data: bytes, *, key: str, views: int) -> np.ndarray:
@@ -115,7 +122,13 @@ def view_number(suffix: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def resize(pixels: np.ndarray, size: int, *, fit: Fit = "stretch") -> np.ndarray:
+def resize(
+    pixels: np.ndarray,
+    size: int,
+    *,
+    fit: Fit = "stretch",
+    interpolation: Interpolation = "bilinear",
+) -> np.ndarray:
     """Resize uint8 [H, W, C] to [size, size, C] with antialiasing; the same array if it fits.
 
     `stretch` keeps the whole picture and changes its proportions; `crop` keeps the proportions and
@@ -129,15 +142,18 @@ def resize(pixels: np.ndarray, size: int, *, fit: Fit = "stretch") -> np.ndarray
         side = min(height, width)
         left, top = (width - side) / 2, (height - side) / 2
         box = (left, top, left + side, top + side)
-    return _resample(pixels, (size, size), box)
+    return _resample(pixels, (size, size), box, Image.Resampling[interpolation.upper()])
 
 
 def _resample(
-    pixels: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float]
+    pixels: np.ndarray,
+    size: tuple[int, int],
+    box: tuple[float, float, float, float],
+    interpolation: Image.Resampling,
 ) -> np.ndarray:
     grey = pixels.shape[2] == 1
     picture = Image.fromarray(pixels[:, :, 0] if grey else pixels)
-    out = np.asarray(picture.resize(size, Image.Resampling.BILINEAR, box=box))
+    out = np.asarray(picture.resize(size, interpolation, box=box))
     return out[:, :, None] if grey else out
 
 

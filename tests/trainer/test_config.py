@@ -66,7 +66,7 @@ def test_method_shorthand(file):
         ("data.queries.splitt=val", "did you mean 'split'"),
         ("method=atsn", "unknown method 'atsn'; did you mean 'astn'"),
         ("training.steps=-1", "training.steps: Input should be greater than or equal to 0"),
-        ("network.backbone=vgg", "network.backbone: Input should be"),
+        ("network.backbone=vgg", "network.backbone: no trunk 'vgg'"),
         ("training.steps=0", "training.steps: 0 trains nothing; set init_from"),
         ("training.steps", "section.key=value"),
     ],

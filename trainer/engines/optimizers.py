@@ -33,6 +33,13 @@ class _FreezableAdam(_PassesOverFrozen, torch.optim.Adam):
     pass
 
 
+def learning_groups(method: Method) -> dict[str, list[torch.nn.Parameter]]:
+    """The method's groups without what is frozen for good: stages of a trunk, or all but its
+    adapters."""
+    groups = method.parameter_groups()
+    return {name: [p for p in held if p.requires_grad] for name, held in groups.items()}
+
+
 PLAIN = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
 FREEZABLE = {"sgd": _FreezableSGD, "adam": _FreezableAdam}
 """For engines without gradients by parameter, where a missing gradient cannot skip a parameter."""
@@ -47,7 +54,7 @@ def build_optimizer(
     """
     multiplier = config.new_layer_multiplier if method.pretrained else 1.0
     groups = []
-    for name, parameters in method.parameter_groups().items():
+    for name, parameters in learning_groups(method).items():
         rate = config.learning_rate * (1.0 if name.endswith("trunk") else multiplier)
         if parameters:
             groups.append({"params": parameters, "name": name, "lr": rate, "base_lr": rate})

@@ -19,6 +19,7 @@ from trainer.engines.optimizers import (
     build_optimizer,
     frozen_for,
     gradient_norm,
+    learning_groups,
     set_rates,
 )
 from trainer.engines.zero_state import open_partitions
@@ -72,7 +73,7 @@ class Zero:
     def gradients(self) -> dict[str, Tensor]:
         from deepspeed.utils import safe_get_full_grad
 
-        groups = self.method.parameter_groups()
+        groups = learning_groups(self.method)
         learning = {id(p) for name in self._learning for p in groups[name]}
         found = {
             n: safe_get_full_grad(p) for n, p in self.method.named_parameters() if id(p) in learning

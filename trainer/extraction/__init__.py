@@ -1,7 +1,7 @@
 """From a checkpoint to embeddings: every item of a stream exactly once, at any number of ranks.
 
-May import: dataio, trainer.building, trainer.config, trainer.inputs, trainer.methods, trainer.runs,
-trainer.synchronised.
+May import: dataio, trainer.building, trainer.config, trainer.inputs, trainer.methods,
+trainer.networks, trainer.runs, trainer.synchronised.
 """
 
 from trainer.extraction.embed_stream import embed_whole
@@ -10,7 +10,6 @@ from trainer.extraction.trained_run import (
     extract,
     load_run,
     untrained,
-    without_download,
 )
 
-__all__ = ["TrainedRun", "embed_whole", "extract", "load_run", "untrained", "without_download"]
+__all__ = ["TrainedRun", "embed_whole", "extract", "load_run", "untrained"]

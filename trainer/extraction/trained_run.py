@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from dataio.loading import StreamSource
+from dataio.loading import Preprocessing, StreamSource
 from dataio.shards import Manifest
 from trainer.building import DTYPES, build_method
 from trainer.config import RunConfig, parse_config
 from trainer.extraction.embed_stream import embed_batches
-from trainer.inputs import OpenData
+from trainer.inputs import FeatureStore, OpenData
 from trainer.methods import Method
+from trainer.networks import PreprocessingOptions, parsed_preprocessing, without_weights
 from trainer.runs import Checkpoint, Scored, open_selected, start_from
 
 
@@ -67,9 +69,27 @@ def load_run(
     if data is not None:
         section = config.data.model_copy(update={"root": data})
         config = config.model_copy(update={"data": section})
-    method = build_method(without_download(config), num_classes=len(description["classes"]))
+    config = _as_trained(config, description.get("preprocessing"))
+    with without_weights():
+        method = build_method(config, num_classes=len(description["classes"]))
     method.load_state_dict(checkpoint.state["method"])
-    return TrainedRun(method.eval(), OpenData(config, opened=opened), checkpoint, scored)
+    method, held = method.eval(), OpenData(config, opened=opened)
+    if config.network.reads_features:
+        dtype = DTYPES[config.training.precision]
+        held.read_features(FeatureStore(config, method, dtype=dtype))
+    return TrainedRun(method, held, checkpoint, scored)
+
+
+def _as_trained(config: RunConfig, preprocessing: dict[str, Any] | None) -> RunConfig:
+    """The run with the preprocessing that its checkpoint was trained with, whatever the registry of
+    a library says today."""
+    if preprocessing is None:  # from before it was kept: always this
+        known = Preprocessing(size=config.network.facts.size)
+    else:
+        known = parsed_preprocessing(preprocessing, where="checkpoint")
+    section = PreprocessingOptions.of(known)
+    network = config.network.model_copy(update={"preprocessing": section})
+    return config.model_copy(update={"network": network})
 
 
 def untrained(run: TrainedRun) -> Method:
@@ -79,15 +99,6 @@ def untrained(run: TrainedRun) -> Method:
     if run.config.training.init_from is not None:
         start_from(method, Path(run.config.training.init_from), classes=classes)
     return method.eval()
-
-
-def without_download(config: RunConfig) -> RunConfig:
-    """The same run with a trunk that starts from scratch: pre-trained weights are not fetched.
-
-    For networks whose weights come from a checkpoint, or do not matter.
-    """
-    network = config.network.model_copy(update={"weights": "none"})
-    return config.model_copy(update={"network": network})
 
 
 @torch.inference_mode()

@@ -1,10 +1,11 @@
-"""A run's data, opened once: manifests, label space, streams and plan; the training loader, and
-copies of batches to a GPU.
+"""A run's data, opened once: manifests, label space, streams and plan; the training loader, copies
+of batches to a GPU, and the kept outputs of frozen stages.
 
-May import: dataio, trainer.config, trainer.methods, trainer.sections.
+May import: dataio, trainer.config, trainer.methods, trainer.networks, trainer.sections.
 """
 
 from trainer.inputs.device_copies import on_device
+from trainer.inputs.feature_store import FeatureStore
 from trainer.inputs.open_data import OpenData, training_selections
 from trainer.inputs.streams import (
     to_domain,
@@ -14,6 +15,7 @@ from trainer.inputs.streams import (
 )
 
 __all__ = [
+    "FeatureStore",
     "OpenData",
     "on_device",
     "to_domain",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 
-from dataio.loading import Balance, LoadingPlan, StreamSource
+from dataio.loading import Balance, LoadingPlan, Preprocessing, StreamSource
 from dataio.records import DataError
 from dataio.shards import (
     MANIFEST_NAME,
@@ -24,6 +25,7 @@ from dataio.shards import (
     union,
 )
 from trainer.config import ConfigError, RunConfig
+from trainer.inputs.feature_store import FeatureStore
 from trainer.methods import METHODS
 from trainer.sections import Selection
 
@@ -58,6 +60,13 @@ class OpenData:
         self._opened = {} if opened is None else opened
         self._packed: dict[Roots, Manifest] = {}
         self._named: dict[Roots, Manifest] = {}
+        self._features: FeatureStore | None = None
+
+    def read_features(self, store: FeatureStore) -> None:
+        """From here on streams of frozen trunks read their features in place of pictures."""
+        self._features = store
+        for known in ("sources", "plan"):  # made with pictures
+            self.__dict__.pop(known, None)
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -149,14 +158,17 @@ class OpenData:
             self._named[roots] = renamed(self._union(roots), matched.names[0])
         return self._named[roots]
 
-    def evaluation_source(self, selection: Selection) -> StreamSource:
+    def evaluation_source(self, selection: Selection, *, pictures: bool = False) -> StreamSource:
         """The stream of queries or gallery items: all views, labels visible, no augmentation.
+
+        Args:
+            pictures: never features in place of pictures.
 
         Classes outside the label space are welcome: retrieval needs no classifier.
         """
         source = self._source(selection, labelled=True, training=False)
         _require_labels(source, where=f"{selection.stream}/{selection.split}")
-        return source
+        return replace(source, features=None) if pictures else source
 
     def criterion_source(self, selection: Selection, *, labelled: bool, where: str) -> StreamSource:
         """A stream that a criterion looks at: all views, no augmentation.
@@ -204,7 +216,7 @@ class OpenData:
         rows = manifest.select(selection.stream, selection.split)
         if data.restrict:
             rows = _restricted(rows, manifest, self.classes)
-        return StreamSource(
+        source = StreamSource(
             manifest=manifest,
             rows=rows,
             classes=self.classes,
@@ -212,7 +224,13 @@ class OpenData:
             image_size=self.config.network.input_size,
             views=data.train_views if training else None,
             augment=data.augment if training else None,
+            preprocessing=self._preprocessing,
         )
+        return source if self._features is None else self._features.attached(source)
+
+    @cached_property
+    def _preprocessing(self) -> Preprocessing:
+        return self.config.network.resolved_preprocessing
 
     @cached_property
     def _class_map(self) -> ClassMap | None:

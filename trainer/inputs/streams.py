@@ -47,9 +47,13 @@ def training_loader(
 def to_domain(
     batch: Batch, source: StreamSource, *, device: torch.device | str, dtype: torch.dtype
 ) -> Domain:
-    """Augment and normalise one batch of ``source`` on ``device``."""
+    """Augment and normalise one batch of ``source`` on ``device``; features stay as they are."""
     batch = batch.to(device)
-    pixels = apply(batch.pixels, batch.jitter, size=source.image_size)
+    pixels = batch.pixels
+    if source.features is None:
+        pixels = apply(
+            pixels, batch.jitter, size=source.image_size, preprocessing=source.preprocessing
+        )
     return Domain(
         pixels.to(dtype),
         batch.label,

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from trainer.losses import accuracy, mmd
-from trainer.networks import NetworkConfig, RetrievalNetwork, dropout_rows
+from trainer.networks import Backbone, NetworkConfig, RetrievalNetwork, dropout_rows
 from trainer.synchronised import PseudoLabels, all_reduce_sum, full_precision
 
 
@@ -30,9 +30,11 @@ class StreamNeed:
 class Domain:
     """This rank's part of one stream's global batch, ready for the network.
 
-    ``pixels`` is float ``[n, 3, H, W]`` for images and ``[n, V, 3, H, W]`` for shapes; ``labels
-    [n]`` is -1 where hidden; ``offset`` is the position of the first row in the global batch;
-    ``samples [n]`` are the rows' places in the whole stream, in [0, size), for per-sample state.
+    ``pixels`` is float ``[n, 3, H, W]`` for images and ``[n, V, 3, H, W]`` for shapes, or what the
+    frozen stages of the trunk have made of them (``[n, A, B, C]`` and ``[n, V, A, B, C]``);
+    ``labels [n]`` is -1 where hidden; ``offset`` is the position of the first row in the global
+    batch; ``samples [n]`` are the rows' places in the whole stream, in [0, size), for per-sample
+    state.
     """
 
     pixels: Tensor
@@ -141,6 +143,7 @@ class Method(nn.Module):
             its Config then has ``classes_per_batch`` and ``samples_per_class``.
         walked: streams that are only walked (in rounds or at the end), never drawn for a step.
         has_classifier: whether it learns a classifier, so that :meth:`class_logits` works.
+        two_trunks: whether images and shapes have a trunk each.
     """
 
     name: ClassVar[str]
@@ -151,6 +154,7 @@ class Method(nn.Module):
     balanced: ClassVar[bool] = False
     walked: ClassVar[frozenset[str]] = frozenset()
     has_classifier: ClassVar[bool] = True
+    two_trunks: ClassVar[bool] = False
 
     config: Any
     network: RetrievalNetwork
@@ -202,6 +206,10 @@ class Method(nn.Module):
     def pretrained(self) -> bool:
         """Whether the trunk started from weights trained elsewhere."""
         return self.network.pretrained
+
+    def trunk_of(self, modality: Literal["image", "shape"]) -> Backbone:
+        """The trunk of one modality; the same one unless :attr:`two_trunks`."""
+        return self.network.trunk
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """All parameters, each once, by group. Groups whose name ends in ``trunk`` learn at the

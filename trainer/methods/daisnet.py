@@ -30,7 +30,7 @@ from trainer.losses import (
     paired_squared_distance,
 )
 from trainer.methods.base import Domain, Losses, Method, MethodConfig, Now, StreamNeed
-from trainer.networks import NetworkConfig, RetrievalNetwork, pool_views
+from trainer.networks import Backbone, NetworkConfig, RetrievalNetwork, pool_views
 from trainer.synchronised import full_precision
 
 # Positions of shapes and images never overlap, so the two trunks drop different units.
@@ -93,6 +93,7 @@ class DaisNet(Method):
         "target_shapes": StreamNeed("shape", labelled=False),
     }
     Config = DaisNetConfig
+    two_trunks = True
     defaults = {  # noqa: RUF012
         # One learning rate for all parameters, as printed; the paper gives no weight decay.
         "optimizer": {
@@ -107,7 +108,10 @@ class DaisNet(Method):
     def __init__(self, config: Any, network: NetworkConfig, *, num_classes: int, seed: int) -> None:
         super().__init__(config, network, num_classes=num_classes, seed=seed)
         self.network = RetrievalNetwork(network, num_classes)  # G_q and C_q
-        self.shape_network = RetrievalNetwork(network, num_classes)  # G_r and C_r
+        self.shape_network = RetrievalNetwork(network.for_shapes, num_classes)  # G_r and C_r
+
+    def trunk_of(self, modality: Literal["image", "shape"]) -> Backbone:
+        return (self.network if modality == "image" else self.shape_network).trunk
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         groups: dict[str, list[nn.Parameter]] = {}

@@ -8,14 +8,14 @@ Axis letters: n rows of a stream on this rank, D embedding width.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from trainer.losses import mmd, nearest_mean_accuracy
 from trainer.methods.base import Domain, Losses, Method, MethodConfig, Now, StreamNeed
-from trainer.networks import MetricBranch, NetworkConfig
+from trainer.networks import Backbone, MetricBranch, NetworkConfig
 from trainer.synchronised import full_precision
 
 
@@ -42,16 +42,20 @@ class TwoBranch(Method):
     }
     balanced = True
     has_classifier = False
+    two_trunks = True
 
     def __init__(self, config: Any, network: NetworkConfig, *, num_classes: int, seed: int) -> None:
         super().__init__(config, network, num_classes=num_classes, seed=seed)
         self._pretrained = network.pretrained
         self.sketch = MetricBranch(network, config.metric_hidden)
-        self.shape = MetricBranch(network, config.metric_hidden)
+        self.shape = MetricBranch(network.for_shapes, config.metric_hidden)
 
     @property
     def pretrained(self) -> bool:
         return self._pretrained
+
+    def trunk_of(self, modality: Literal["image", "shape"]) -> Backbone:
+        return (self.sketch if modality == "image" else self.shape).trunk
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         return {

@@ -1,6 +1,6 @@
 """The parts of a method's network: trunks, views, heads, gates and weights.
 
-May import: trainer.synchronised.
+May import: dataio, trainer.synchronised.
 """
 
 from trainer.networks.compiled import CompilerError, require_compiler
@@ -11,9 +11,11 @@ from trainer.networks.local_discriminator import LocalDiscriminator, MapProjecti
 from trainer.networks.metric_network import MetricBranch, Transformation
 from trainer.networks.network import Encoding, RetrievalNetwork
 from trainer.networks.options import NetworkConfig
-from trainer.networks.trunk import Backbone
+from trainer.networks.preprocessing import PreprocessingOptions
+from trainer.networks.preprocessing import parsed as parsed_preprocessing
+from trainer.networks.trunk import Backbone, NetworkError
 from trainer.networks.views import pool_views
-from trainer.networks.weights import NetworkError
+from trainer.networks.weights import without_weights
 
 __all__ = [
     "Backbone",
@@ -26,13 +28,16 @@ __all__ = [
     "MetricBranch",
     "NetworkConfig",
     "NetworkError",
+    "PreprocessingOptions",
     "RetrievalNetwork",
     "Transformation",
     "dropout_rows",
     "map_channels",
     "measure",
+    "parsed_preprocessing",
     "pool_views",
     "require_compiler",
     "reverse_gradient",
     "row_positions",
+    "without_weights",
 ]

@@ -10,8 +10,7 @@ from torch import nn
 
 from trainer.networks.dropout import GlobalDropout
 from trainer.networks.torchvision_shim import import_torchvision
-from trainer.networks.trunk import Backbone
-from trainer.networks.weights import NetworkError
+from trainer.networks.trunk import Backbone, NetworkError
 
 # Input channels, output channels, kernel, stride, padding, groups.
 _CONVOLUTIONS = (

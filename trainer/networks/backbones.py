@@ -10,12 +10,13 @@ from itertools import pairwise
 import torch
 from torch import nn
 
+from trainer.networks import library
 from trainer.networks.alexnet import CaffeAlexNet, TorchvisionAlexNet
-from trainer.networks.normalization import convert_batch_norm
-from trainer.networks.options import NetworkConfig
+from trainer.networks.freezing import set_training
+from trainer.networks.options import OWN, NetworkConfig
 from trainer.networks.torchvision_shim import import_torchvision
 from trainer.networks.trunk import Backbone
-from trainer.networks.weights import initialise
+from trainer.networks.weights import initialise, weights_to_load
 
 
 class Tiny(Backbone):
@@ -75,7 +76,7 @@ class ResNet(Backbone):
 
 
 def build_backbone(config: NetworkConfig) -> Backbone:
-    """The configured trunk with its initial weights, drawn from torch's default generator.
+    """The configured trunk with its first weights, new ones from torch's default generator.
 
     Raises:
         NetworkError: weights cannot be had or do not fit, or the image size does not.
@@ -87,8 +88,15 @@ def build_backbone(config: NetworkConfig) -> Backbone:
         trunk = CaffeAlexNet(image_size=config.input_size, dropout=config.dropout)
     elif config.backbone == "alexnet-tv":
         trunk = TorchvisionAlexNet(image_size=config.input_size, dropout=config.dropout)
-    else:
+    elif config.backbone in OWN:
         trunk = ResNet(config.backbone)
+    else:
+        trunk = library.build(
+            config.backbone,
+            weights=weights_to_load(config),
+            size=config.input_size,
+            pool_tokens=config.pool_tokens,
+        )
     initialise(trunk, config)
-    convert_batch_norm(trunk, config.batch_norm)
+    set_training(trunk, config)
     return trunk

@@ -90,7 +90,7 @@ def measure(module: nn.Module, run: Callable[[], object]) -> Complexity:
     hooks = [
         layer.register_forward_hook(record(name))
         for name, layer in module.named_modules()
-        if next(layer.children(), None) is None
+        if next(layer.children(), None) is None or isinstance(layer, _NORMS)
     ]
     modes = {m: m.training for m in module.modules()}
     try:

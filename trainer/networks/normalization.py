@@ -101,14 +101,40 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
         )
 
 
+class _Activated(nn.Module):
+    """Normalisation and activation in one layer, as timm has them; children ``drop``, ``act``."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(input)))
+
+
+class _ActivatedGlobal(_Activated, GlobalBatchNorm2d):
+    pass
+
+
+class _ActivatedFrozen(_Activated, FrozenBatchNorm2d):
+    pass
+
+
+_KINDS = {
+    ("global", False): GlobalBatchNorm2d,
+    ("global", True): _ActivatedGlobal,
+    ("frozen", False): FrozenBatchNorm2d,
+    ("frozen", True): _ActivatedFrozen,
+}
+
+
 def convert_batch_norm(module: nn.Module, mode: Literal["global", "frozen"]) -> nn.Module:
-    """Replace every ``nn.BatchNorm2d`` in ``module``, in place, keeping parameters and buffers.
+    """Replace every ``nn.BatchNorm2d`` in ``module``, in place, keeping parameters and buffers,
+    and the activation of layers that have one.
 
     Returns ``module``, or its replacement where ``module`` itself is such a layer.
     """
-    kind = GlobalBatchNorm2d if mode == "global" else FrozenBatchNorm2d
     if isinstance(module, nn.BatchNorm2d):
-        return _converted(module, kind)
+        return _converted(module, _KINDS[mode, hasattr(module, "act")])
     for name, child in module.named_children():
         setattr(module, name, convert_batch_norm(child, mode))
     return module
@@ -122,4 +148,6 @@ def _converted(layer: nn.BatchNorm2d, kind: type[nn.BatchNorm2d]) -> nn.BatchNor
         setattr(new, name, getattr(layer, name))
     for name in layer._buffers:
         setattr(new, name, getattr(layer, name))
+    for name, child in layer.named_children():
+        setattr(new, name, child)
     return new.train(layer.training)

@@ -1,20 +1,24 @@
-"""Initial weights of a trunk: torchvision's ImageNet weights, or a state dict in a file."""
+"""Initial weights of a trunk: a library's, a Python package's, or a state dict in a file."""
 
 from __future__ import annotations
 
 import logging
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from trainer.networks.options import NetworkConfig
+from trainer.networks import library
+from trainer.networks.options import OWN, NetworkConfig
+from trainer.networks.preprocessing import safetensors_metadata
 from trainer.networks.torchvision_shim import import_torchvision
-from trainer.networks.trunk import Backbone
+from trainer.networks.trunk import Backbone, NetworkError
 
 logger = logging.getLogger(__name__)
 
@@ -22,26 +26,66 @@ _CHOICES = "network.weights=none or network.weights=/path/to/state_dict.pt"
 _SHOWN = 4
 
 
-class NetworkError(ValueError):
-    """A network that cannot be built as asked; the message names the option and the remedy."""
+_skipped: ContextVar[bool] = ContextVar("weights_skipped", default=False)
+
+
+@contextmanager
+def without_weights() -> Iterator[None]:
+    """In this block trunks are built with new weights, whatever ``network.weights`` says: theirs
+    come from a checkpoint, or do not matter. Nothing is read or downloaded."""
+    token = _skipped.set(True)
+    try:
+        yield
+    finally:
+        _skipped.reset(token)
+
+
+def weights_to_load(config: NetworkConfig) -> str:
+    """``network.weights``, or ``none`` where they are not wanted."""
+    return "none" if _skipped.get() else config.weights
 
 
 def initialise(trunk: Backbone, config: NetworkConfig) -> None:
-    """Load what ``config.weights`` names into ``trunk``; ``none`` leaves it as it is.
+    """Load what ``config.weights`` names into ``trunk``; ``none`` leaves it as it is, and a
+    library has loaded what is in its registry.
 
     Raises:
         NetworkError: the weights do not exist, cannot be downloaded or read, or do not fit.
     """
+    if _skipped.get():
+        return
     if config.weights == "none":
         if config.batch_norm == "frozen" and config.backbone.startswith("resnet"):
             logger.warning(
                 "network.batch_norm=frozen with network.weights=none: the frozen statistics are "
                 "mean 0 and variance 1, so nothing is normalised until weights are loaded"
             )
+    elif config.weights.startswith(library.PACKAGE):
+        name = library.require_package(config.backbone, config.weights)
+        state = read_state_dict(library.package_file(name))
+        load_trunk(trunk, _in_order(state, config.backbone), source=config.weights)
+    elif library.is_file(config.weights):
+        load_trunk(trunk, read_state_dict(config.weights), source=config.weights)
+    elif config.backbone not in OWN:
+        return
     elif config.weights == "imagenet":
         load_trunk(trunk, _download(config.backbone), source=f"ImageNet {config.backbone}")
     else:
-        load_trunk(trunk, read_state_dict(config.weights), source=config.weights)
+        raise NetworkError(
+            f"network.weights: '{config.weights}' is neither imagenet nor none, nor the path of a "
+            f"file (with a slash, or ending in .pt, .pth or .safetensors); {config.backbone} has "
+            "no registry of tags"
+        )
+
+
+def _in_order(state: Mapping[str, Tensor], backbone: str) -> dict[str, Tensor]:
+    """A state dict of other names for the same layers in the same order, under the library's."""
+    names = library.entry_names(backbone)
+    if len(names) != len(state):
+        raise NetworkError(
+            f"network.weights: {len(state)} entries where {backbone} has {len(names)}"
+        )
+    return dict(zip(names, state.values(), strict=True))
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -49,11 +93,16 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
     Accepted are a bare state dict and ``{"state_dict": ...}``. The prefix ``module.`` (a saved
     data-parallel wrapper) is cut off; if a file holds a whole network of this project, only its
-    trunk is taken.
+    trunk is taken. A ``.safetensors`` file can hold nothing else.
 
     Raises:
         NetworkError: no such file, or not such a state dict.
     """
+    if Path(path).suffix == ".safetensors":
+        safetensors_metadata(path)  # says what is wrong with the file
+        from safetensors.torch import load_file
+
+        return _trunk_only(load_file(str(path)))
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -84,8 +133,7 @@ def load_trunk(trunk: Backbone, state: Mapping[str, Tensor], *, source: str) -> 
     Raises:
         NetworkError: an entry is missing, unexpected or of another shape; ``source`` says whose.
     """
-    kept = {k: v for k, v in state.items() if not k.startswith(trunk.heads)}
-    given = {trunk.rename(k): v for k, v in kept.items()}
+    given = trunk.adapted(state)
     wanted = trunk.state_dict()
     # Old files lack this counter, which only matters without momentum.
     optional = {k for k in wanted if k.endswith("num_batches_tracked")}

@@ -5,8 +5,6 @@ import pytest
 import torch
 
 from dataio.loading.augment import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     PARAMETERS,
     AugmentConfig,
     apply,
@@ -14,6 +12,7 @@ from dataio.loading.augment import (
     draw_views,
     uniform,
 )
+from dataio.loading.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from dataio.records import DataError
 
 CONFIG = AugmentConfig(
@@ -246,7 +245,12 @@ def test_downscaling_is_antialiased():
     stripes = torch.zeros(1, 1, 64, 64, dtype=torch.uint8)
     stripes[..., ::2] = 255
     for jitter in (None, IDENTITY.repeat(1, 1)):
-        out = apply(stripes, jitter, size=16, mean=(0, 0, 0), std=(1, 1, 1))
+        out = apply(
+            stripes,
+            jitter,
+            size=16,
+            preprocessing=Preprocessing(mean=(0, 0, 0), std=(1, 1, 1)),
+        )
         assert (out - 0.5).abs().max() < 0.05
 
 

@@ -19,12 +19,12 @@ from trainer.networks.dropout import dropout_rows
 from trainer.networks.gates import AdaptiveGates
 from trainer.networks.heads import Discriminator, reverse_gradient
 from trainer.networks.network import RetrievalNetwork
-from trainer.networks.options import BackboneName, NetworkConfig
+from trainer.networks.options import OWN, NetworkConfig
 from trainer.networks.views import embed_views, pool_views
 from trainer.networks.weights import NetworkError
 from trainer.synchronised.collectives import all_reduce_sum
 
-BACKBONES = BackboneName.__args__
+BACKBONES = tuple(OWN)
 
 
 def build(backbone: str = "tiny", *, classes: int = 5, seed: int = 0, **kwargs) -> RetrievalNetwork:
