@@ -134,9 +134,18 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
             (with the nearest match) or a value does not fit.
     """
     tree = read_yaml(path, ready=RUNS, expected="sections (method, data, ...)")
+    return parse_config(overridden(tree, overrides), where=str(path))
+
+
+def overridden(tree: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """``tree``, a run description, changed in place by ``key=value`` overrides.
+
+    Raises:
+        ConfigError: one of them has another form.
+    """
     for override in overrides:
         _apply(tree, override)
-    return parse_config(tree, where=str(path))
+    return tree
 
 
 def read_yaml(path: str | Path, *, ready: str, expected: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ with all its statistics. :func:`compare` compares one rank's probe with that of 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -18,12 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from dataio.loading import StreamSource
-from trainer.config import RunConfig, parse_config
+from trainer.config import RunConfig, overridden, parse_config
 from trainer.engines import Strategy, open_strategy
+from trainer.inputs import OpenData
 from trainer.loop import Trainer
 from trainer.methods import METHODS, Losses, Method
 from trainer.runs import RunFolder
-from trainer.sections import OptimizerConfig
+from trainer.sections import OptimizerConfig, Selection
 
 QUANTITIES = ("grad", "loss", "state")
 TOLERANCES = {"float64": 1e-9, "float32": 1e-4}
@@ -53,7 +54,13 @@ BALANCED = ((3, 3), (5, 2))
 
 
 def probe_configs(
-    method: str, *, root: Path, precision: str, seed: int = 0, strategy: str = "ddp"
+    method: str,
+    *,
+    root: Path,
+    precision: str,
+    seed: int = 0,
+    strategy: str = "ddp",
+    overrides: Sequence[str] = (),
 ) -> list[RunConfig]:
     """The runs of a probe: the method's own options on a tiny network, by batch.
 
@@ -61,6 +68,7 @@ def probe_configs(
         root: a packed data set with training images and training shapes.
         precision: ``float64`` or ``float32``.
         strategy: one of :data:`STRATEGIES`.
+        overrides: ``key=value`` of a run description.
 
     Raises:
         ConfigError: the method refuses these settings.
@@ -69,23 +77,21 @@ def probe_configs(
     batches: list[tuple[dict[str, Any], dict[str, Any]]] = [({}, {"batch": b}) for b in BATCHES]
     if cls.balanced:
         batches = [({"classes_per_batch": p, "samples_per_class": k}, {}) for p, k in BALANCED]
-    return [
-        parse_config(
-            {
-                "method": {"name": method, **_narrow(cls), **options},
-                "data": {"root": str(root), "train_views": 2},
-                "network": {"tiny_width": 8, "embedding": 16, "image_size": 32},
-                # Not Adam, which divides by the gradient's size: rounding noise in a gradient of
-                # zero would become a whole step.
-                "optimizer": {"kind": "sgd", "learning_rate": 0.01, "clip_norm": 1.0},
-                "training": {"steps": STEPS, "seed": seed, "precision": precision, **training},
-                "evaluation": {"batch": 16},
-                "strategy": STRATEGIES[strategy],
-            },
-            where=f"verify {method}",
-        )
-        for options, training in batches
-    ]
+    found = []
+    for options, training in batches:
+        tree = {
+            "method": {"name": method, **_narrow(cls), **options},
+            "data": {"root": str(root), "train_views": 2},
+            "network": {"tiny_width": 8, "embedding": 16, "image_size": 32},
+            # Not Adam, which divides by the gradient's size: rounding noise in a gradient of zero
+            # would become a whole step.
+            "optimizer": {"kind": "sgd", "learning_rate": 0.01, "clip_norm": 1.0},
+            "training": {"steps": STEPS, "seed": seed, "precision": precision, **training},
+            "evaluation": {"batch": 16},
+            "strategy": STRATEGIES[strategy],
+        }
+        found.append(parse_config(overridden(tree, overrides), where=f"verify {method}"))
+    return found
 
 
 def _narrow(method: type[Method]) -> dict[str, Any]:
@@ -105,6 +111,7 @@ def probe(
     seed: int = 0,
     strategy: str = "ddp",
     scratch: Path | None = None,
+    overrides: Sequence[str] = (),
 ) -> Probe:
     """Train ``method`` a few steps on this rank; every rank of the process group calls it.
 
@@ -116,17 +123,23 @@ def probe(
         NonFiniteError: it diverged.
     """
     result: Probe = {quantity: {} for quantity in QUANTITIES}
-    settings = {"precision": precision, "seed": seed, "strategy": strategy}
-    for config in probe_configs(method, root=root, **settings):
+    configs = probe_configs(
+        method, root=root, precision=precision, seed=seed, strategy=strategy, overrides=overrides
+    )
+    for config in configs:
         recorder = Recorder(open_strategy(config.strategy))
         with tempfile.TemporaryDirectory(prefix="img2shape-", dir=scratch) as folder:
+            # Each process computes the outputs of frozen stages by itself.
+            kept = {"feature_store": str(Path(folder) / "features")}
+            training = config.training.model_copy(update=kept)
+            config = config.model_copy(update={"training": training})
             trainer = Trainer(
                 config,
                 RunFolder(Path(folder)),
                 device=torch.device("cpu"),
                 strategy=cast(Strategy, recorder),
+                data=_FewSamples(config),
             )
-            trainer.sources.update({name: _few(s) for name, s in trainer.sources.items()})
             trainer.run()
         found = {
             "grad": recorder.gradients,
@@ -139,11 +152,14 @@ def probe(
     return result
 
 
-def _few(source: StreamSource) -> StreamSource:
-    """Some rows of a stream, evenly spaced, since a data set lists class after class."""
-    count = min(SAMPLES, len(source.rows))
-    places = np.linspace(0, len(source.rows) - 1, count).astype(np.int64)
-    return replace(source, rows=source.rows[places])
+class _FewSamples(OpenData):
+    """Some rows of each stream of training, evenly spaced: a data set lists class after class."""
+
+    def _source(self, selection: Selection, *, labelled: bool, training: bool) -> StreamSource:
+        source = super()._source(selection, labelled=labelled, training=training)
+        count = min(SAMPLES, len(source.rows)) if training else len(source.rows)
+        places = np.linspace(0, len(source.rows) - 1, count).astype(np.int64)
+        return replace(source, rows=source.rows[places])
 
 
 class Recorder:

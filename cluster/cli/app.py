@@ -150,6 +150,12 @@ def methods(
 
 @app.command(epilog="Example: img2shape verify --method astn --method dann --world-sizes 2,5")
 def verify(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="Of the run description, such as network.train=head."
+        ),
+    ] = None,
     method: Annotated[
         list[str] | None,
         typer.Option(help="A method, or all; may be given again.", show_default="all"),
@@ -193,6 +199,7 @@ def verify(
             strategies=strategies,
             precision=precision,
             data=data or _built_in_data(),
+            overrides=overrides or [],
         )
         emit(result)
     if not as_json:

@@ -91,6 +91,7 @@ def verify(
     strategies: Sequence[str] = ("ddp",),
     precision: str | None = None,
     data: Path,
+    overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Compare gradients, losses and state of W processes with those of one plain process.
 
@@ -101,6 +102,7 @@ def verify(
         strategies: of :data:`trainer.verify.STRATEGIES`.
         precision: ``float64`` or ``float32``; None is the finest that a strategy supports.
         data: a packed data set with training images and shapes.
+        overrides: ``key=value`` of a run description, such as ``network.train=head``.
 
     Returns:
         ``ok``, ``data``, and ``strategies`` with an entry for each name:
@@ -118,12 +120,14 @@ def verify(
     root, names = data.absolute(), list(methods)
     opened: dict[str, Manifest] = {}
     for name in names:
-        for config in probe_configs(name, root=root, precision="float32"):
+        for config in probe_configs(name, root=root, precision="float32", overrides=overrides):
             OpenData(config, opened=opened).require_trainable()
     found = {}
     for strategy in strategies:
         finest = "float64" if strategy == "ddp" else "float32"
-        outcome = _Outcome(strategy, names, data=root, precision=precision or finest)
+        outcome = _Outcome(
+            strategy, names, data=root, precision=precision or finest, overrides=tuple(overrides)
+        )
         _verify_strategy(outcome, world_sizes)
         found[strategy] = outcome.to_dict()
     return {"ok": all(f["ok"] for f in found.values()), "strategies": found, "data": str(root)}
@@ -159,7 +163,16 @@ def shortfalls(result: dict[str, Any]) -> str:
 class _Outcome:
     """What was found so far about one strategy."""
 
-    def __init__(self, strategy: str, names: Sequence[str], *, data: Path, precision: str) -> None:
+    def __init__(
+        self,
+        strategy: str,
+        names: Sequence[str],
+        *,
+        data: Path,
+        precision: str,
+        overrides: tuple[str, ...],
+    ) -> None:
+        self.overrides = overrides
         self.strategy, self.data, self.precision = strategy, data, precision
         self.tolerance = TOLERANCES[precision]
         self.methods: dict[str, dict[str, Any]] = {name: {"world_sizes": {}} for name in names}
@@ -167,8 +180,10 @@ class _Outcome:
         self.errors: dict[str, str] = {}
         self.refused: dict[str, str] = {}
         for name in names:
-            options = {"root": data, "precision": precision, "strategy": strategy}
-            reasons = [r for config in probe_configs(name, **options) for r in refusals(config)]
+            configs = probe_configs(
+                name, root=data, precision=precision, strategy=strategy, overrides=overrides
+            )
+            reasons = [reason for config in configs for reason in refusals(config)]
             if reasons:
                 self.refused[name] = reasons[0]
 
@@ -220,7 +235,10 @@ def _measure(
         tempfile.TemporaryDirectory(prefix="img2shape-verify-") as folder,
         task(title, len(names) * (1 + len(world_sizes))) as bar,
     ):
-        reference, done = Job(outcome.data, outcome.precision, seed, Path(folder)), count(1)
+        done = count(1)
+        reference = Job(
+            outcome.data, outcome.precision, seed, Path(folder), overrides=outcome.overrides
+        )
         job = replace(reference, strategy=outcome.strategy)
         for world_size, part in ((1, reference), *((size, job) for size in world_sizes)):
             waiting = [name for name in names if name not in outcome.errors]

@@ -33,7 +33,8 @@ TIMEOUT_SECONDS = 60.0  # of a collective; the rank that another waits for longe
 class Job:
     """What every process gets: data, precision, seed, and a folder for the reference.
 
-    ``strategy`` None is for the reference, one process of the plain strategy.
+    ``strategy`` None is for the reference, one process of the plain strategy. ``overrides`` change
+    the probe's run description.
     """
 
     data: Path
@@ -41,6 +42,7 @@ class Job:
     seed: int
     folder: Path
     strategy: str | None = None
+    overrides: tuple[str, ...] = ()
 
     def run(self, method: str) -> Differences:
         """Probe one method in this process, then store the probe or compare it."""
@@ -52,6 +54,7 @@ class Job:
             seed=self.seed,
             strategy=self.strategy or "ddp",
             scratch=self.folder,
+            overrides=self.overrides,
         )
         if self.strategy is None:
             torch.save(found, file)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -121,7 +120,7 @@ class OpenData:
         needs = METHODS[self.config.method_name].streams
         for name, selection in training_selections(self.config).items():
             labelled = needs[name].labelled
-            found[name] = self._source(selection, labelled=labelled, training=True)
+            found[name] = self._attached(self._source(selection, labelled=labelled, training=True))
             if labelled:
                 _require_labels(found[name], where=f"data.{name}")
                 _require_within_classes(found[name], where=f"data.{name}")
@@ -168,7 +167,7 @@ class OpenData:
         """
         source = self._source(selection, labelled=True, training=False)
         _require_labels(source, where=f"{selection.stream}/{selection.split}")
-        return replace(source, features=None) if pictures else source
+        return source if pictures else self._attached(source)
 
     def criterion_source(self, selection: Selection, *, labelled: bool, where: str) -> StreamSource:
         """A stream that a criterion looks at: all views, no augmentation.
@@ -182,7 +181,7 @@ class OpenData:
         if labelled:
             _require_labels(source, where=where)
             _require_within_classes(source, where=where)
-        return source
+        return self._attached(source)
 
     def require_samples(self, selection: Selection, *, key: str, name: str, remedy: str) -> None:
         """Check that ``data.<name>`` has samples of ``selection``, which option ``key`` asks for.
@@ -216,7 +215,7 @@ class OpenData:
         rows = manifest.select(selection.stream, selection.split)
         if data.restrict:
             rows = _restricted(rows, manifest, self.classes)
-        source = StreamSource(
+        return StreamSource(
             manifest=manifest,
             rows=rows,
             classes=self.classes,
@@ -226,6 +225,9 @@ class OpenData:
             augment=data.augment if training else None,
             preprocessing=self._preprocessing,
         )
+
+    def _attached(self, source: StreamSource) -> StreamSource:
+        """``source``, with the features of its trunk where they are read."""
         return source if self._features is None else self._features.attached(source)
 
     @cached_property

@@ -7,17 +7,21 @@ Two conventions, both for one image through the whole network:
   element of a ReLU and per *input* element of a pooling layer. The published networks have no
   batch or group norm; these count two per element, as the same counting programs do. Local
   response normalisation, dropout, gates, residual sums and the pooling of views count 0.
-- ``bare_multiply_adds`` counts convolutions and linear layers without biases, nothing else.
+- ``bare_multiply_adds`` counts convolutions and linear layers without biases, and the products of
+  attention (queries with keys, weights with values); nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from trainer.networks.network import RetrievalNetwork
 
@@ -95,13 +99,17 @@ def measure(module: nn.Module, run: Callable[[], object]) -> Complexity:
     modes = {m: m.training for m in module.modules()}
     try:
         module.eval()
-        with torch.no_grad():
+        with torch.no_grad(), FlopCounterMode(display=False) as counter, _plain_attention():
             run()
     finally:
         for hook in hooks:
             hook.remove()
         for m, training in modes.items():
             m.training = training
+    seen = sum(layer.bare_multiply_adds for layer in layers.values())
+    products = counter.get_total_flops() // 2 - seen  # two operations are one multiply-add
+    if products:
+        layers["attention"] = LayerCost("attention", "products", (), 0, products, products)
     for name, layer in module.named_modules():  # layers that the pass does not call, such as gates
         own = sum(p.numel() for p in layer.parameters(recurse=False))
         if own and name not in layers:
@@ -112,6 +120,18 @@ def measure(module: nn.Module, run: Callable[[], object]) -> Complexity:
         bare_multiply_adds=sum(layer.bare_multiply_adds for layer in layers.values()),
         layers=list(layers.values()),
     )
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """In this block attention is made of operations that can be counted."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _multiply_adds(layer: nn.Module, x: Tensor, y: Tensor) -> tuple[int, int]:

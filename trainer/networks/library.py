@@ -369,6 +369,11 @@ class LibraryTrunk(Backbone):
         self._require_tokens()
         self.width = self._width()
 
+    @property
+    def head_projects(self) -> bool:
+        """Whether the network's head belongs to it: open_clip's projection, or nothing."""
+        return self.prefix == "visual.trunk."
+
     def stage_layers(self) -> dict[str, tuple[str, ...]]:
         """:attr:`Backbone.plan` of the network."""
         return {"model": ("_body",)}
@@ -413,6 +418,8 @@ class LibraryTrunk(Backbone):
         ends = [m for m in self.after.modules() if isinstance(m, nn.Linear)]
         if ends:
             return ends[-1].out_features
+        if self.head_projects and self.model.num_classes:
+            return int(self.model.num_classes)
         return int(getattr(self.model, "head_hidden_size", None) or self.model.num_features)
 
     def _body(self, x: Tensor) -> Tensor:
@@ -421,9 +428,11 @@ class LibraryTrunk(Backbone):
     def _head(self, x: Tensor) -> Tensor:
         """Features ``[n, F]`` of the last stage's output."""
         if self.pool_tokens is None:
-            return self.model.forward_head(x, pre_logits=True)
-        pooled = [self.model.fc_norm(token) for token in self.pooled(self._normalised(x))]
-        return torch.cat(pooled, dim=1)
+            return self.model.forward_head(x, pre_logits=not self.head_projects)
+        found = [self.model.fc_norm(token) for token in self.pooled(self._normalised(x))]
+        if self.head_projects:
+            found = [self.model.head(token) for token in found]
+        return torch.cat(found, dim=1)
 
     def _normalised(self, x: Tensor) -> Tensor:
         """Tokens ``[n, T, C]`` after the network's last normalisation."""
@@ -455,6 +464,8 @@ class LibraryTrunk(Backbone):
         return own, other if self.prefix == "visual.trunk." else {}
 
     def _classifier(self) -> tuple[str, ...]:
+        if self.head_projects:
+            return ()
         name = getattr(self.model, "pretrained_cfg", {}).get("classifier") or ()
         return tuple(f"{n}." for n in ((name,) if isinstance(name, str) else name))
 
@@ -481,7 +492,7 @@ class TimmVisionTransformer(LibraryTrunk):
 
     def _head(self, x: Tensor) -> Tensor:
         if self.pool_tokens is None:
-            return self.model.forward_head(self.model.norm(x), pre_logits=True)
+            x = self.model.norm(x)
         return super()._head(x)
 
     def _normalised(self, x: Tensor) -> Tensor:

@@ -154,7 +154,8 @@ def load_trunk(trunk: Backbone, state: Mapping[str, Tensor], *, source: str) -> 
 
 
 def _trunk_only(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    found = {k: re.search(r"(?:^|\.)trunk\.(.+)", k) for k in state}
+    # open_clip has a trunk of its own: `visual.trunk`, with a head that belongs to it.
+    found = {k: re.search(r"(?:^|(?<!^visual)\.)trunk\.(.+)", k) for k in state}
     inside = {match[1]: state[k] for k, match in found.items() if match}
     return inside or state
 
