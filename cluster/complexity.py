@@ -11,6 +11,7 @@ from dataio.shards import MANIFEST_NAME, exists
 from trainer.building import build_method
 from trainer.config import RunConfig
 from trainer.inputs import OpenData
+from trainer.methods import Method
 from trainer.networks import measure, without_weights
 
 
@@ -20,7 +21,34 @@ def model_complexity(config: RunConfig) -> dict[str, Any]:
         method = build_method(config, num_classes=_class_count(config))
     size, dtype = config.network.input_size, next(method.parameters()).dtype
     image = torch.zeros(1, 3, size, size, dtype=dtype)
-    return asdict(measure(method, lambda: method.trace(image)))
+    counted = asdict(measure(method, lambda: method.trace(image)))
+    trained = sum(p.numel() for p in method.parameters() if p.requires_grad)
+    return {"trunks": _trunks(method, config), "trained": trained, **counted}
+
+
+def _trunks(method: Method, config: RunConfig) -> list[dict[str, Any]]:
+    """What is built, by modality; one entry where images and shapes share a trunk."""
+    sections = {"images": config.network, "shapes": config.network.for_shapes}
+    if not method.two_trunks:
+        sections = {"images and shapes": config.network}
+    found = []
+    for of, network in sections.items():
+        trunk = method.trunk_of("shape" if of == "shapes" else "image")
+        found.append(
+            {
+                "of": of,
+                "backbone": network.backbone,
+                "weights": network.weights,
+                "train": network.train,
+                "stages": list(network.facts.stages),
+                "features": trunk.width,
+                "pool_tokens": getattr(trunk, "pooling", None),
+                "image_size": network.input_size,
+                "preprocessing": asdict(network.resolved_preprocessing),
+                "pictures": network.resolved_preprocessing.describe(),
+            }
+        )
+    return found
 
 
 def _class_count(config: RunConfig) -> int:

@@ -101,7 +101,8 @@ def _cell(value: float | None, *, bold: bool) -> str:
 
 
 def print_layers(result: Mapping[str, Any]) -> None:
-    """Layers with parameters and multiply-adds of one image's forward pass."""
+    """Layers with parameters and multiply-adds of one image's forward pass, and the trunks."""
+    print_trunks(result["trunks"])
     table = Table(caption="multiply-adds of one image through trunk and heads")
     for name in ("layer", "kind", "output"):
         table.add_column(name)
@@ -113,6 +114,19 @@ def print_layers(result: Mapping[str, Any]) -> None:
         table.add_row(layer["name"], layer["kind"], shape, *numbers)
     table.add_section()
     table.add_row("total", "", "", f"{result['parameters']:,}", f"{result['multiply_adds']:,}")
+    table.add_row("trained", "", "", f"{result['trained']:,}", "")
+    standard_output().print(table)
+
+
+def print_trunks(trunks: Sequence[Mapping[str, Any]]) -> None:
+    """What goes into each trunk and what is trained of it."""
+    table = Table(box=None, show_header=False)
+    for trunk in trunks:
+        table.add_row("trunk of", f"{trunk['of']}: {trunk['backbone']}, weights {trunk['weights']}")
+        table.add_row("trained", f"{trunk['train']}; stages {', '.join(trunk['stages'])}")
+        tokens = "" if trunk["pool_tokens"] is None else f", tokens pooled: {trunk['pool_tokens']}"
+        table.add_row("features", f"{trunk['features']}{tokens}")
+        table.add_row("pictures", f"{trunk['image_size']} pixels; {trunk['pictures']}")
     standard_output().print(table)
 
 

@@ -55,6 +55,13 @@ def explain_run(
         "method": config.method_name,
         "steps": config.training.steps,
         "world_size": world_size,
+        "trunk": {
+            "backbone": config.network.backbone,
+            "weights": config.network.weights,
+            "train": config.network.train,
+            "image_size": config.network.input_size,
+            "pictures": config.network.resolved_preprocessing.describe(),
+        },
         "streams": streams,
         "queries": {**queries, "missing_in_gallery": missing},
         "gallery": gallery,

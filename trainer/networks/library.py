@@ -388,8 +388,10 @@ class LibraryTrunk(Backbone):
         return getattr(self.model, "num_prefix_tokens", None)
 
     @property
-    def pooling(self) -> str:
-        """How the features come out of the last stage."""
+    def pooling(self) -> str | None:
+        """How tokens become features; None where there are none."""
+        if self.prefix_tokens is None:
+            return None
         own = getattr(self.model, "global_pool", None)
         names = {"token": "class", "avg": "mean", "map": "attention"}
         return self.pool_tokens or names.get(own if isinstance(own, str) else "", "mean")
@@ -540,7 +542,7 @@ class OpenClipVisionTransformer(TimmVisionTransformer):
         return True
 
     @property
-    def pooling(self) -> str:
+    def pooling(self) -> str | None:
         own = "attention" if self.model.attn_pool is not None else self.model.pool_type
         return self.pool_tokens or {"tok": "class", "avg": "mean"}.get(own, own)
 

@@ -152,9 +152,9 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(benchmark, tmp_pat
 
 def distributed(rank: int, world_size: int, root: Path, store: Path, out: Path) -> list[float]:
     settings = config(root, store, training={"batch": 7, "feature_store": str(store)})
-    trainer = Trainer(
-        settings, RunFolder(out / f"{rank}of{world_size}"), device=torch.device("cpu")
-    )
+    folder = RunFolder(out / f"{rank}of{world_size}")
+    folder.path.mkdir()
+    trainer = Trainer(settings, folder, device=torch.device("cpu"))
     found: list[float] = []
     trainer.method.register_forward_hook(lambda _m, _i, o: found.append(float(o.total)))
     trainer.run()
