@@ -20,6 +20,7 @@ from cluster.cli.kubernetes import kubernetes_app
 from cluster.cli.ledger import ledger_app
 from cluster.cli.monitoring import monitoring_app
 from cluster.cli.sweeps import sweep_app
+from cluster.cli.weights import weights_app
 from cluster.terminal import Json, Overrides, only_json, say, shown
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -30,6 +31,7 @@ app = typer.Typer(add_completion=False)
 app.add_typer(data_app, name="data")
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(kubernetes_app, name="k8s")
+app.add_typer(weights_app, name="weights")
 app.add_typer(evaluation_app)  # without a name: its commands stand beside train
 app.add_typer(sweep_app)
 app.add_typer(monitoring_app)

@@ -114,6 +114,59 @@ def _tags(backbone: str) -> list[str]:
     return [full.partition(".")[2] for full in tagged if full.partition(".")[0] == plain]
 
 
+def registered(backbone: str) -> dict[str, Path | None]:
+    """Tags of weights that the library's registry has for a trunk, or that of the trunk's name;
+    and the file of each in the local cache of downloads, None where there is none."""
+    library, name = split(backbone)
+    tag = tag_of(backbone)
+    module = _imported(library)
+    found: dict[str, Path | None] = {}
+    for each in _tags(backbone) if tag is None else [tag]:
+        if library == "open_clip":
+            config = module.get_pretrained_cfg(name, each)
+            repository, file = _split_repository(config.get("hf_hub") or "")
+            found[each] = _in_hub_cache(repository, file)
+        else:
+            config = module.get_pretrained_cfg(f"{name.partition('.')[0]}.{each}")
+            here = _in_hub_cache(config.hf_hub_id or "", config.hf_hub_filename or "")
+            found[each] = here or in_torch_cache(config.url or "")
+    return found
+
+
+def _split_repository(path: str) -> tuple[str, str]:
+    """Repository and file of open_clip's ``owner/name/file``."""
+    repository, _, file = path.rpartition("/")
+    return repository, file
+
+
+# What timm and open_clip ask a repository for, where the registry names no file.
+_HUB_FILES = (
+    "model.safetensors",
+    "pytorch_model.bin",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
+)
+
+
+def _in_hub_cache(repository: str, file: str) -> Path | None:
+    """A file of a repository of huggingface.co in the local cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    owner_and_name, _, revision = repository.partition("@")
+    safe = [file.removesuffix(".bin") + ".safetensors"] if file.endswith(".bin") else []
+    for each in ([file, *safe] if file else _HUB_FILES) if repository else ():
+        path = try_to_load_from_cache(owner_and_name, each, revision=revision or None)
+        if isinstance(path, str):
+            return Path(path)
+    return None
+
+
+def in_torch_cache(url: str) -> Path | None:
+    """The file that torch.hub has made of a download."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    return path if path.is_file() else None
+
+
 # ---- what goes with weights --------------------------------------------------------------------
 
 

@@ -116,6 +116,11 @@ def written_into(path: str | Path) -> Preprocessing | None:
     return None if text is None else parsed(json.loads(text), where=str(path))
 
 
+def header(preprocessing: Preprocessing) -> dict[str, str]:
+    """The texts for the header of a ``.safetensors`` file that :func:`written_into` reads."""
+    return {METADATA_KEY: json.dumps(asdict(preprocessing))}
+
+
 def safetensors_metadata(path: str | Path) -> dict[str, str]:
     """The texts in the header of a ``.safetensors`` file.
 

@@ -8,12 +8,14 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dataio.loading import Preprocessing
 from trainer.networks import library
 from trainer.networks.options import OWN, NetworkConfig
 from trainer.networks.preprocessing import safetensors_metadata
@@ -23,6 +25,7 @@ from trainer.networks.trunk import Backbone, NetworkError
 logger = logging.getLogger(__name__)
 
 _CHOICES = "network.weights=none or network.weights=/path/to/state_dict.pt"
+_NO_IMAGENET = ("tiny", "alexnet")
 _SHOWN = 4
 
 
@@ -86,6 +89,50 @@ def _in_order(state: Mapping[str, Tensor], backbone: str) -> dict[str, Tensor]:
             f"network.weights: {len(state)} entries where {backbone} has {len(names)}"
         )
     return dict(zip(names, state.values(), strict=True))
+
+
+@dataclass(frozen=True)
+class NamedWeights:
+    """Weights that have a name, so that no file need be given.
+
+    Attributes:
+        name: the value of ``network.weights``.
+        preprocessing: of the pictures that they were trained on.
+        file: where they are on this machine; None: they would be downloaded.
+    """
+
+    name: str
+    preprocessing: Preprocessing
+    file: Path | None
+
+
+def named_weights(backbone: str) -> list[NamedWeights]:
+    """The weights of a trunk that have a name: of installed packages, of torchvision or of a
+    library's registry. Nothing is downloaded.
+
+    Raises:
+        NetworkError: no such trunk, or its library is not installed.
+    """
+    files: dict[str, Path | None]
+    if backbone in OWN:
+        none = backbone in _NO_IMAGENET
+        files = (
+            {} if none else {"imagenet": library.in_torch_cache(_torchvision_weights(backbone).url)}
+        )
+    else:
+        try:
+            library.require_name(backbone, own=OWN)
+        except ValueError as err:
+            raise NetworkError(f"network.{err}") from None
+        here = [name for name, trunk in library.installed_packages().items() if trunk == backbone]
+        packages = {name: library.package_file(name.removeprefix(library.PACKAGE)) for name in here}
+        files = {**packages, **library.registered(backbone)}
+    return [
+        NamedWeights(
+            name, NetworkConfig(backbone=backbone, weights=name).resolved_preprocessing, file
+        )
+        for name, file in files.items()
+    ]
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -162,14 +209,13 @@ def _trunk_only(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _download(backbone: str) -> Mapping[str, Tensor]:
     """torchvision's ImageNet weights (the original ones, V1) through its registry."""
-    if backbone in ("tiny", "alexnet"):
+    if backbone in _NO_IMAGENET:
         remedy = "use network.backbone=alexnet-tv, or " if backbone == "alexnet" else "use "
         raise NetworkError(
             f"network.weights=imagenet: torchvision has no ImageNet weights for {backbone}; "
             f"{remedy}{_CHOICES}"
         )
-    models = import_torchvision().models
-    weights = models.get_model_weights(backbone.removesuffix("-tv"))["IMAGENET1K_V1"]
+    weights = _torchvision_weights(backbone)
     try:
         return weights.get_state_dict(progress=False, check_hash=True)
     except Exception as err:  # a download can fail in any way
@@ -177,6 +223,11 @@ def _download(backbone: str) -> Mapping[str, Tensor]:
             f"network.weights=imagenet: download of {weights.url} failed "
             f"({_first_line(err)}); the other choices are {_CHOICES}"
         ) from err
+
+
+def _torchvision_weights(backbone: str) -> Any:
+    models = import_torchvision().models
+    return models.get_model_weights(backbone.removesuffix("-tv"))["IMAGENET1K_V1"]
 
 
 def _first_line(err: Exception) -> str:
