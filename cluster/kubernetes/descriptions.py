@@ -85,7 +85,7 @@ def read_run(
         if value is not None and os.path.isabs(value):
             raise ConfigError(f"{path}: {key}: {_not_absolute(value)}")
     text = config.to_yaml()
-    downloads = (443,) if config.network.weights == "imagenet" else ()
+    downloads = (443,) if config.network.downloads else ()
     ports = {*_ports(text, where=str(path)), *downloads}
     return Description(_checked({CONFIG_FILE: text}, where=path), port, tuple(sorted(ports)))
 

@@ -146,7 +146,10 @@ def _environment(*, threads: int) -> list[dict[str, str]]:
         "HOME": _HOME,
         "MPLCONFIGDIR": "/tmp/matplotlib",
         "NUMBA_CACHE_DIR": "/tmp/numba",
-        "TORCH_HOME": f"{STORAGE_FOLDER}/cache/torch",  # weights are downloaded once for all pods
+        # Weights are downloaded once for all pods, and frozen stages computed once.
+        "TORCH_HOME": f"{STORAGE_FOLDER}/cache/torch",
+        "HF_HOME": f"{STORAGE_FOLDER}/cache/huggingface",
+        "IMG2SHAPE_FEATURES": f"{STORAGE_FOLDER}/cache/features",
         "OMP_NUM_THREADS": str(threads),  # Ray would set it to 1
         "RAY_USAGE_STATS_ENABLED": "0",
     }

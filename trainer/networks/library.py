@@ -182,7 +182,7 @@ def preprocessing(backbone: str, weights: str) -> Preprocessing:
     if weights.startswith(PACKAGE):
         require_package(backbone, weights)
     plain, _, tag = name.partition(".")
-    wanted = tag or (_require_tag(backbone, weights) if _is_tag(weights) else "")
+    wanted = tag or (_require_tag(backbone, weights) if is_tag(weights) else "")
     config = importlib.import_module("timm").get_pretrained_cfg(f"{plain}.{wanted}".rstrip("."))
     return Preprocessing(
         mean=_three(config.mean),
@@ -197,7 +197,7 @@ def _of_open_clip(name: str, weights: str) -> Preprocessing:
     module = _imported("open_clip")
     size = module.get_model_config(name)["vision_cfg"].get("image_size", 224)
     config: Mapping[str, Any] = {}
-    if _is_tag(weights):
+    if is_tag(weights):
         tag = _require_tag(f"open_clip/{name}", weights)
         config = module.get_pretrained_cfg(name, tag)
     size = size[0] if isinstance(size, tuple | list) else size
@@ -214,7 +214,8 @@ def _three(values: Any) -> tuple[float, float, float]:
     return float(red), float(green), float(blue)
 
 
-def _is_tag(weights: str) -> bool:
+def is_tag(weights: str) -> bool:
+    """Whether ``network.weights`` is the name of weights in a library's registry."""
     return (
         weights not in ("none", "imagenet")
         and not weights.startswith(PACKAGE)
@@ -307,7 +308,7 @@ def build(
         NetworkError: no such weights, they cannot be downloaded, or the size does not fit.
     """
     library, name = split(backbone)
-    registered = weights == "imagenet" or _is_tag(weights)
+    registered = weights == "imagenet" or is_tag(weights)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the libraries about themselves

@@ -225,6 +225,11 @@ class NetworkConfig(BaseModel):
         return self.facts.batch_norm and self.batch_norm == "global" and trained
 
     @property
+    def downloads(self) -> bool:
+        """Whether a run fetches its weights over the network, unless they are in a cache."""
+        return self.weights == "imagenet" or library.is_tag(self.weights)
+
+    @property
     def pretrained(self) -> bool:
         """Whether the trunk starts from weights trained elsewhere."""
         return self.weights != "none"

@@ -211,32 +211,6 @@ def test_the_example_of_a_method_trains(monkeypatch):
     assert all(parameter.grad is not None for parameter in method.parameters())
 
 
-def test_converted_caffe_weights_compute_the_same(tmp_path, monkeypatch):
-    """docs/guides/weights.md: the first convolution on our pixels equals the port's on its own."""
-    (source,) = [
-        text for kind, text in blocks("docs/guides/weights.md") if "alexnet-caffe-bgr" in text
-    ]
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "weights").mkdir()
-    torch.manual_seed(0)
-    port = {
-        "conv1.weight": torch.randn(4, 3, 11, 11).double(),
-        "conv1.bias": torch.randn(4).double(),
-    }
-    torch.save(port, "alexnet-caffe-bgr.pt")
-    exec(source, {})  # the page's own code
-    ours = torch.load("weights/alexnet-caffe-imagenet.pt", weights_only=True)
-    pixels = torch.rand(2, 3, 35, 35).double()  # RGB in [0, 1]
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    normalised = (pixels - mean[:, None, None]) / std[:, None, None]
-    subtracted = torch.tensor([104.0, 117.0, 123.0])[:, None, None]
-    expected = torch.conv2d(
-        255 * pixels.flip(1) - subtracted, port["conv1.weight"], port["conv1.bias"], stride=4
-    )
-    found = torch.conv2d(normalised, ours["conv1.weight"], ours["conv1.bias"], stride=4)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-3)
-
-
 def test_every_augmentation_has_its_row():
     from dataclasses import fields
 
