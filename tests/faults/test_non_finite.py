@@ -37,7 +37,7 @@ class Poisoner:
 def poison(module):
     import torch
 
-    from trainer import collectives
+    from trainer.synchronised import collectives
 
     losses = module.Astn.losses
 

@@ -156,7 +156,7 @@ def distributed(rank: int, world_size: int, root: Path, store: Path, out: Path) 
     folder.path.mkdir()
     trainer = Trainer(settings, folder, device=torch.device("cpu"))
     found: list[float] = []
-    trainer.method.register_forward_hook(lambda _m, _i, o: found.append(float(o.total)))
+    trainer.method.register_forward_hook(lambda _m, _i, o: found.append(o.total.item()))
     trainer.run()
     return found
 
