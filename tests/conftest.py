@@ -40,6 +40,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         spawn.start_server()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def feature_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the outputs of frozen stages out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IMG2SHAPE_FEATURES", str(tmp_path_factory.mktemp("features")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def benchmark(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The packed 'smoke' benchmark; it is shared, so tests only read it."""

@@ -194,6 +194,7 @@ def parse_config(tree: Mapping[str, Any], *, where: str = "config") -> RunConfig
         tree["data"] = _with_default_selections(tree.get("data", {}), cls)
     parsed = validated(cls.Config, options, where=where, prefix="method.")
     run = validated(RunConfig, {**tree, "method": parsed, "method_name": name}, where=where)
+    _require_something_to_do(run, where=where)
     _require_usable_streams(run, where=where)
     _require_validation_with_checkpoints(run, where=where)
     _require_usable_criterion(run, where=where)
@@ -236,6 +237,25 @@ def _with_default_selections(data: Mapping[str, Any], method: type[Method]) -> d
         if given is None or isinstance(given, dict):
             merged[name] = {**default, **(given or {})}
     return merged
+
+
+def _require_something_to_do(run: RunConfig, *, where: str) -> None:
+    name, steps, train = run.method_name, run.training.steps, run.network.train
+    if METHODS[name].trains:
+        if steps == 0 and run.training.init_from is None:
+            raise ConfigError(
+                f"{where}: training.steps: 0 trains nothing; set init_from, or at least one step"
+            )
+        return
+    if steps > 0:
+        raise ConfigError(
+            f"{where}: training.steps: {name} trains nothing; leave training.steps out"
+        )
+    if train != "head":
+        raise ConfigError(
+            f"{where}: network.train: {name} trains nothing, so '{train}' of the trunk cannot be "
+            "trained; leave network.train out"
+        )
 
 
 def _require_usable_streams(run: RunConfig, *, where: str) -> None:

@@ -60,7 +60,7 @@ class Trainer:
         self.config, self.folder, self.device = config, folder, device
         self.clock = clock or PhaseClock()
         self.data = data or OpenData(config)
-        self.method = fresh_method(config, num_classes=len(self.data.classes), device=device)
+        self.method = fresh_method(config, classes=self.data.classes, device=device)
         self.parameters = sum(p.numel() for p in self.method.parameters())
         self.strategy = strategy or open_strategy(config.strategy)
         description = describe(self.data)

@@ -217,12 +217,6 @@ class TrainingConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _something_to_do(self) -> TrainingConfig:
-        if self.steps == 0 and self.init_from is None:
-            raise ValueError("steps: 0 trains nothing; set init_from, or at least one step")
-        return self
-
-    @model_validator(mode="after")
     def _watchdog_before_timeout(self) -> TrainingConfig:
         watchdog, timeout = self.watchdog_seconds, self.timeout_seconds
         if watchdog is not None and watchdog >= timeout:

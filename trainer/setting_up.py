@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -51,12 +51,12 @@ def describe(data: OpenData) -> dict[str, Any]:
     }
 
 
-def fresh_method(config: RunConfig, *, num_classes: int, device: torch.device) -> Method:
+def fresh_method(config: RunConfig, *, classes: Sequence[str], device: torch.device) -> Method:
     """The method with its first weights on ``device``, its trunks set up as the run wants them."""
     # Nothing in training draws from the process's generator. Its first state would be a random
     # one, and it is saved with every checkpoint.
     torch.manual_seed(config.training.seed)
-    method = build_method(config, num_classes=num_classes).to(device)
+    method = build_method(config, num_classes=len(classes), classes=classes).to(device)
     set_layout(
         method,
         channels_last=config.strategy.channels_last,
@@ -120,6 +120,8 @@ def read_frozen_stages(
         return
     dtype = DTYPES[config.training.precision]
     data.read_features(FeatureStore(config, method, dtype=dtype, beat=beat))
+    if not method.trains:  # its last fit reads a stream or does not, and only then computes them
+        return
     with evaluating(method, strategy):
         for source in data.sources.values():
             for augmented in (True, False):

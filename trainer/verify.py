@@ -77,6 +77,7 @@ def probe_configs(
     batches: list[tuple[dict[str, Any], dict[str, Any]]] = [({}, {"batch": b}) for b in BATCHES]
     if cls.balanced:
         batches = [({"classes_per_batch": p, "samples_per_class": k}, {}) for p, k in BALANCED]
+    steps = {"steps": STEPS} if cls.trains else {}
     found = []
     for options, training in batches:
         tree = {
@@ -86,12 +87,19 @@ def probe_configs(
             # Not Adam, which divides by the gradient's size: rounding noise in a gradient of zero
             # would become a whole step.
             "optimizer": {"kind": "sgd", "learning_rate": 0.01, "clip_norm": 1.0},
-            "training": {"steps": STEPS, "seed": seed, "precision": precision, **training},
+            "training": {**steps, "seed": seed, "precision": precision, **training},
             "evaluation": {"batch": 16},
             "strategy": STRATEGIES[strategy],
         }
         found.append(parse_config(overridden(tree, overrides), where=f"verify {method}"))
     return found
+
+
+def _keeping_features(config: RunConfig, folder: Path) -> RunConfig:
+    """The run with the features of its frozen stages in ``folder``: those of a probe's random trunk
+    serve no other run."""
+    training = config.training.model_copy(update={"feature_store": str(folder)})
+    return config.model_copy(update={"training": training})
 
 
 def _narrow(method: type[Method]) -> dict[str, Any]:
@@ -129,10 +137,7 @@ def probe(
     for config in configs:
         recorder = Recorder(open_strategy(config.strategy))
         with tempfile.TemporaryDirectory(prefix="img2shape-", dir=scratch) as folder:
-            # Each process computes the outputs of frozen stages by itself.
-            kept = {"feature_store": str(Path(folder) / "features")}
-            training = config.training.model_copy(update=kept)
-            config = config.model_copy(update={"training": training})
+            config = _keeping_features(config, Path(folder) / "features")
             trainer = Trainer(
                 config,
                 RunFolder(Path(folder)),

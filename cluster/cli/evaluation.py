@@ -266,7 +266,16 @@ def build(
 )
 def search(
     run: Annotated[Path, typer.Argument(help="A run folder or a checkpoint folder.")],
-    image: Annotated[list[Path], typer.Option(help="A picture file; may be given again.")],
+    image: Annotated[
+        list[Path] | None, typer.Option(help="A picture file; may be given again.")
+    ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What to look for in words, in place of pictures; may be given again. Only in a "
+            "run of zero-shot on an open_clip trunk."
+        ),
+    ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Shapes to find.")] = 10,
     kind: Annotated[
         str, typer.Option(help="flat | ivf | hnsw | ivfpq; see `img2shape index`.")
@@ -278,11 +287,20 @@ def search(
     data: RunData = None,
     as_json: Json = False,
 ) -> None:
-    """Find the shapes of a trained run's gallery that are nearest to a picture."""
+    """Find the shapes of a trained run's gallery that are nearest to a picture, or to a text."""
     from cluster.evaluation import print_search, search_run
 
     with only_json(as_json) as emit:
-        result = search_run(run, image, k=k, kind=kind, html=html, open_page=open_page, data=data)
+        result = search_run(
+            run,
+            image or (),
+            texts=text or (),
+            k=k,
+            kind=kind,
+            html=html,
+            open_page=open_page,
+            data=data,
+        )
         emit(result)
     if not as_json:
         print_search(result)

@@ -1,4 +1,4 @@
-"""Pictures: of samples by key for pages, and files as queries of a run."""
+"""Pictures: of samples by key for pages, and files as queries of a run, beside texts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class SamplePictures:
 
     def __init__(self, runs: Sequence[OpenData]) -> None:
         self._sources = [
-            data.evaluation_source(selection)
+            data.evaluation_source(selection, pictures=True)
             for data in runs
             for selection in (data.config.data.queries, data.config.data.gallery)
         ]
@@ -114,6 +114,19 @@ def embed_pictures(run: TrainedRun, files: Sequence[Path], *, device: str = "cpu
     return Embeddings(
         [str(number) for number in range(len(files))], [""] * len(files), np.concatenate(vectors)
     )
+
+
+@torch.inference_mode()
+def embed_texts(run: TrainedRun, texts: Sequence[str], *, device: str = "cpu") -> Embeddings:
+    """Embeddings of texts by the text tower of the run's trunk; float32 [n, D].
+
+    Keys and labels as of :func:`embed_pictures`.
+
+    Raises:
+        NetworkError: the run's embeddings cannot be compared with texts.
+    """
+    vectors = run.method.to(device).eval().embed_texts(texts).float().cpu().numpy()
+    return Embeddings([str(number) for number in range(len(texts))], [""] * len(texts), vectors)
 
 
 def thumbnail(file: Path) -> bytes:

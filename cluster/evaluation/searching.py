@@ -21,7 +21,7 @@ from cluster.evaluation.extraction import (
     require_same_data,
     results_folder,
 )
-from cluster.evaluation.pictures import SamplePictures, embed_pictures, thumbnail
+from cluster.evaluation.pictures import SamplePictures, embed_pictures, embed_texts, thumbnail
 from cluster.tables import standard_output
 from cluster.terminal import say, shown, task
 from evalsuite.scoring import HEADLINES, Options
@@ -103,20 +103,24 @@ def index_run(
 
 def search_run(
     path: Path,
-    images: Sequence[Path],
+    images: Sequence[Path] = (),
     *,
+    texts: Sequence[str] = (),
     k: int = 10,
     kind: str = "flat",
     html: Path | None = None,
     open_page: bool = False,
     data: str | None = None,
 ) -> dict[str, Any]:
-    """Find the k shapes of a run's gallery that are nearest to each picture file.
+    """Find the k shapes of a run's gallery that are nearest to each picture file, or each text.
 
-    Returns plain JSON values: per image its results (rank, key, label, distance), nearest first.
+    Returns plain JSON values: per image or text its results (rank, key, label, distance), nearest
+    first.
 
     Args:
         path: run folder or checkpoint folder.
+        images: picture files; none where ``texts`` are given.
+        texts: what to look for in words; only in runs whose trunk has a text tower.
         kind: of the index. It is read from ``<run>/index-<kind>``; a flat one is built if there is
             none.
         html: file of the page with pictures.
@@ -125,10 +129,13 @@ def search_run(
 
     Raises:
         ConfigError, EvaluationError: as ``index_run``, or no index of that kind, or one that does
-            not belong to the gallery.
+            not belong to the gallery; neither images nor texts, or both.
+        NetworkError: the run's embeddings cannot be compared with texts.
         DataError: a file is no picture.
     """
     _require_kind(kind)
+    if bool(images) == bool(texts):
+        raise EvaluationError("search: give either pictures (--image FILE) or words (--text TEXT)")
     run, folder = _opened(path, data)
     stored = _index_folder(folder, kind)
     if kind != "flat" and not (stored / DESCRIPTION).is_file():
@@ -136,16 +143,21 @@ def search_run(
             f"{shown(stored)}: no {kind} index; `img2shape index {shown(path)} --kind {kind}` "
             "builds it"
         )
-    asked = embed_pictures(run, images, device="cuda" if torch.cuda.is_available() else "cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if texts:
+        asked = embed_texts(run, texts, device=device)
+    else:
+        asked = embed_pictures(run, images, device=device)
     (gallery,) = _embeddings(run, folder, ("gallery",))
     index = _index(stored, kind, gallery, configured_options(run), path)
     found = index.search(asked, k)
     target = html or (folder.path / "search.html" if open_page else None)
     if target is not None:
         with naming(target):
-            _write_page(target, run, images, gallery, index, found)
+            _write_page(target, run, images or texts, gallery, index, found)
         if open_page and not webbrowser.open(target.absolute().as_uri()):
             say(f"no browser found; open {shown(target)}")
+    asked_for = [{"text": text} for text in texts] or [{"image": str(image)} for image in images]
     return {
         "run": str(shown(path)),
         "kind": kind,
@@ -155,8 +167,10 @@ def search_run(
         "metric": index.gallery.metric,
         "html": None if target is None else str(target),
         "answers": [
-            {"image": str(image), "results": _results(gallery, rows, distances)}
-            for image, rows, distances in zip(images, found.indices, found.distances, strict=True)
+            {**query, "results": _results(gallery, rows, distances)}
+            for query, rows, distances in zip(
+                asked_for, found.indices, found.distances, strict=True
+            )
         ],
     }
 
@@ -210,7 +224,7 @@ def _results(
 def _write_page(
     target: Path,
     run: TrainedRun,
-    images: Sequence[Path],
+    queries: Sequence[Path] | Sequence[str],
     gallery: Embeddings,
     index: SearchIndex,
     found: Neighbours,
@@ -226,17 +240,20 @@ def _write_page(
         key = gallery.keys[row]
         return Hit(Thumb(key, gallery.labels[row], True, sources.get(key, "")), distance)
 
+    thumbs = [
+        Thumb(query, query, True)
+        if isinstance(query, str)
+        else Thumb(str(query), query.name, True, data_uri(str(query), thumbnail(query)))
+        for query in queries
+    ]
     answers = [
-        Answer(
-            Thumb(str(image), image.name, True, data_uri(str(image), thumbnail(image))),
-            tuple(map(hit, rows.tolist(), distances.tolist())),
-        )
-        for image, rows, distances in zip(images, found.indices, found.distances, strict=True)
+        Answer(thumb, tuple(map(hit, rows.tolist(), distances.tolist())))
+        for thumb, rows, distances in zip(thumbs, found.indices, found.distances, strict=True)
     ]
     write_search_page(
         target,
         answers,
-        title=images[0].name if len(images) == 1 else f"{len(images)} pictures",
+        title=thumbs[0].label if len(thumbs) == 1 else f"{len(thumbs)} queries",
         metric=index.gallery.metric,
         items=len(gallery),
         kind=index.kind,
@@ -244,10 +261,10 @@ def _write_page(
 
 
 def print_search(result: Mapping[str, Any]) -> None:
-    """One table per picture: rank, distance, class, key."""
+    """One table per picture or text: rank, distance, class, key."""
     console = standard_output()
     for answer in result["answers"]:
-        table = Table(box=box.SIMPLE_HEAD, title=escape(answer["image"]))
+        table = Table(box=box.SIMPLE_HEAD, title=escape(answer.get("image") or answer["text"]))
         table.add_column("rank", justify="right")
         table.add_column(f"{result['metric']} distance", justify="right")
         for name in ("class", "key"):

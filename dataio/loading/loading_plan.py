@@ -29,7 +29,8 @@ class LoadingPlan:
     A step's global batch does not depend on the number of ranks or of loader workers.
 
     Args:
-        sources: stream name -> what to load. A stream's order depends on its name.
+        sources: stream name -> what to load; none in a run without steps. A stream's order depends
+            on its name.
         seed: of orders, view choice and augmentation, in [0, 2^64).
         steps: steps of the whole run.
         batch: global batch size, one for all streams or one for each. A stream is read in passes;
@@ -56,7 +57,7 @@ class LoadingPlan:
     draws: Draws = field(init=False, repr=False)  # without the manifests and the hidden labels
 
     def __post_init__(self) -> None:
-        if not self.sources:
+        if not self.sources and self.steps > 0:  # without steps nothing is drawn
             raise DataError("sources is empty; name at least one stream")
         if (self.batch is None) == (self.balance is None):
             raise DataError("name either batch (rows) or balance (classes x samples)")

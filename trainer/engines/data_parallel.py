@@ -15,6 +15,7 @@ from trainer.engines.optimizers import (
     build_optimizer,
     frozen_for,
     gradient_norm,
+    learns,
     restored,
     set_rates,
 )
@@ -42,7 +43,7 @@ class DataParallel:
         self.optimizer = build_optimizer(method, config)
         self._batches = 0  # since the last step
         self._wrapped: DistributedDataParallel | None = None
-        if not is_distributed():
+        if not is_distributed() or not learns(method):  # DDP refuses what has no gradient
             return method
         # Buffers are global statistics, equal on all ranks by construction: nothing to broadcast.
         options: dict[str, Any] = {_BUFFER_OPTION: False}

@@ -40,6 +40,11 @@ def learning_groups(method: Method) -> dict[str, list[torch.nn.Parameter]]:
     return {name: [p for p in held if p.requires_grad] for name, held in groups.items()}
 
 
+def learns(method: Method) -> bool:
+    """Whether any parameter of ``method`` is trained."""
+    return any(p.requires_grad for p in method.parameters())
+
+
 PLAIN = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
 FREEZABLE = {"sgd": _FreezableSGD, "adam": _FreezableAdam}
 """For engines without gradients by parameter, where a missing gradient cannot skip a parameter."""
@@ -58,6 +63,9 @@ def build_optimizer(
         rate = config.learning_rate * (1.0 if name.endswith("trunk") else multiplier)
         if parameters:
             groups.append({"params": parameters, "name": name, "lr": rate, "base_lr": rate})
+    if not groups:  # an optimiser wants one group at least, which may be empty
+        rate = config.learning_rate
+        groups.append({"params": [], "name": "nothing", "lr": rate, "base_lr": rate})
     options: dict[str, Any] = {"weight_decay": config.weight_decay}
     if config.kind == "sgd":
         options["momentum"] = config.momentum

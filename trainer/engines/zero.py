@@ -20,6 +20,7 @@ from trainer.engines.optimizers import (
     frozen_for,
     gradient_norm,
     learning_groups,
+    learns,
     set_rates,
 )
 from trainer.engines.zero_state import open_partitions
@@ -39,14 +40,18 @@ class Zero:
         self.method, self.config = method, config
         self._names = [n for n, _ in method.named_parameters()]
         self.optimizer = build_optimizer(method, config, kinds=FREEZABLE)
+        self._batches = 0  # since the last step
+        self._learning: tuple[str, ...] = ()
+        if not learns(method):  # DeepSpeed refuses it; without steps there is nothing to spread
+            self.stage = 0
+            self._partitions = open_partitions(None, self.optimizer, method, stage=0)
+            return method
         self._freeze(())  # the engine may step once without gradients when it is built
         terms = _Terms(method)
         self.engine = open_engine(
             terms, self.optimizer, stage=self.stage, clip_norm=config.clip_norm
         )
         self._partitions = open_partitions(self.engine, self.optimizer, method, stage=self.stage)
-        self._batches = 0  # since the last step
-        self._learning: tuple[str, ...] = ()
         return _Model(self.engine, terms)
 
     @contextmanager

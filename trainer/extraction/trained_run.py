@@ -70,8 +70,9 @@ def load_run(
         section = config.data.model_copy(update={"root": data})
         config = config.model_copy(update={"data": section})
     config = _as_trained(config, description.get("preprocessing"))
+    classes = description["classes"]
     with without_weights():
-        method = build_method(config, num_classes=len(description["classes"]))
+        method = build_method(config, num_classes=len(classes), classes=classes)
     method.load_state_dict(checkpoint.state["method"])
     method, held = method.eval(), OpenData(config, opened=opened)
     if config.network.reads_features:
@@ -95,7 +96,7 @@ def _as_trained(config: RunConfig, preprocessing: dict[str, Any] | None) -> RunC
 def untrained(run: TrainedRun) -> Method:
     """The same method with the weights it had before its first step (same seed)."""
     classes = run.checkpoint.description["classes"]
-    method = build_method(run.config, num_classes=len(classes))
+    method = build_method(run.config, num_classes=len(classes), classes=classes)
     if run.config.training.init_from is not None:
         start_from(method, Path(run.config.training.init_from), classes=classes)
     return method.eval()

@@ -71,15 +71,17 @@ class OpenData:
     def classes(self) -> tuple[str, ...]:
         """The label space, class names in order of their ids: ``data.classes``; else, with
         ``data.restrict``, the classes that all data sets of the run have; else those of the
-        labelled streams, by name."""
+        labelled streams, by name, or of all streams where none is labelled."""
         config = self.config
         if config.data.classes is not None:
             return config.data.classes
         if self._class_map is not None:
             return self._class_map.classes
         needs = METHODS[config.method_name].streams
-        labelled = [s for name, s in training_selections(config).items() if needs[name].labelled]
-        return tuple(sorted({c for s in labelled for c in self.manifest(s).classes}))
+        selections = training_selections(config)
+        labelled = [s for name, s in selections.items() if needs[name].labelled]
+        named = labelled or list(selections.values())
+        return tuple(sorted({c for s in named for c in self.manifest(s).classes}))
 
     @cached_property
     def mapping(self) -> dict[str, dict[str, list[str]]] | None:

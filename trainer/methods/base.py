@@ -5,7 +5,7 @@ Axis letters: n rows of a domain on this rank, V views, H×W pixels, D embedding
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -14,7 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from trainer.losses import accuracy, mmd
-from trainer.networks import Backbone, NetworkConfig, RetrievalNetwork, dropout_rows
+from trainer.networks import (
+    Backbone,
+    NetworkConfig,
+    NetworkError,
+    RetrievalNetwork,
+    dropout_rows,
+)
 from trainer.synchronised import PseudoLabels, all_reduce_sum, full_precision
 
 
@@ -144,6 +150,8 @@ class Method(nn.Module):
         walked: streams that are only walked (in rounds or at the end), never drawn for a step.
         has_classifier: whether it learns a classifier, so that :meth:`class_logits` works.
         two_trunks: whether images and shapes have a trunk each.
+        trains: whether it takes steps; a method that takes none is only fitted (:meth:`finish`),
+            and its trunk is frozen.
     """
 
     name: ClassVar[str]
@@ -155,6 +163,7 @@ class Method(nn.Module):
     walked: ClassVar[frozenset[str]] = frozenset()
     has_classifier: ClassVar[bool] = True
     two_trunks: ClassVar[bool] = False
+    trains: ClassVar[bool] = True
 
     config: Any
     network: RetrievalNetwork
@@ -167,6 +176,10 @@ class Method(nn.Module):
         self.autocast_dtype: torch.dtype | None = None
         drawn = "target_shapes" in self.streams and "target_shapes" not in self.walked
         self.last_pseudo_labels = PseudoLabels() if drawn else None
+
+    def use_classes(self, classes: Sequence[str]) -> None:
+        """Take note of the class names, in order of their ids; called once, after it is built,
+        where they are known."""
 
     def forward(self, batch: dict[str, Domain], now: Now, update: str = "all") -> Losses:
         """Losses of one update on one global batch; ``batch`` has this rank's rows by stream."""
@@ -182,8 +195,9 @@ class Method(nn.Module):
         return self.losses(batch, now)
 
     def updates(self, step: int) -> tuple[Update, ...]:
-        """The optimiser steps on the batch of ``step``, in order; one of everything by default."""
-        return (Update("all", tuple(self.parameter_groups())),)
+        """The optimiser steps on the batch of ``step``, in order; one of everything by default, and
+        none where nothing is trained."""
+        return (Update("all", tuple(self.parameter_groups())),) if self.trains else ()
 
     @property
     def alternates(self) -> bool:
@@ -274,6 +288,17 @@ class Method(nn.Module):
     def embed_gallery(self, pixels: Tensor) -> Tensor:
         """Retrieval embedding ``[n, D]`` of gallery shapes ``[n, V, 3, H, W]``."""
         return full_precision(self.network.embed_shapes(pixels))
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Retrieval embedding ``[n, D]`` of ``texts``, to be compared with those of shapes.
+
+        Raises:
+            NetworkError: the embedding is not one of texts too; says why, and the remedy.
+        """
+        raise NetworkError(
+            f"{self.name} embeds pictures and shapes where no text tower embeds texts; search by "
+            "text in a run of method zero-shot on a trunk open_clip/NAME, without prompts"
+        )
 
     def class_logits(self, pixels: Tensor) -> Tensor:
         """Class logits ``[n, K]`` of one side's samples: images ``[n, 3, H, W]`` as queries, shapes

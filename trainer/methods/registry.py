@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 GROUP = "img2shape.methods"
 FILES = (  # a new method in this folder is one more line; `img2shape methods` lists in this order
     "source_only",
+    "zero_shot",
     "dann",
     "dan",
     "jan",

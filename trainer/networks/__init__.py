@@ -4,6 +4,7 @@ May import: dataio, trainer.synchronised.
 """
 
 from trainer.networks.alexnet import CaffeAlexNet
+from trainer.networks.clip_text import ClipTexts
 from trainer.networks.compiled import CompilerError, require_compiler
 from trainer.networks.complexity import measure
 from trainer.networks.dropout import dropout_rows, row_positions
@@ -11,7 +12,7 @@ from trainer.networks.heads import Classifier, Discriminator, reverse_gradient
 from trainer.networks.library import installed_packages
 from trainer.networks.local_discriminator import LocalDiscriminator, MapProjections, map_channels
 from trainer.networks.metric_network import MetricBranch, Transformation
-from trainer.networks.network import Encoding, RetrievalNetwork
+from trainer.networks.network import Encoding, RetrievalNetwork, TrunkFeatures, pool_views
 from trainer.networks.options import OWN as OWN_TRUNKS
 from trainer.networks.options import NetworkConfig
 from trainer.networks.preprocessing import KNOWN as KNOWN_PREPROCESSING
@@ -20,7 +21,6 @@ from trainer.networks.preprocessing import header as preprocessing_header
 from trainer.networks.preprocessing import parsed as parsed_preprocessing
 from trainer.networks.preprocessing import written_into as preprocessing_written_into
 from trainer.networks.trunk import Backbone, NetworkError
-from trainer.networks.views import pool_views
 from trainer.networks.weights import NamedWeights, named_weights, read_state_dict, without_weights
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Backbone",
     "CaffeAlexNet",
     "Classifier",
+    "ClipTexts",
     "CompilerError",
     "Discriminator",
     "Encoding",
@@ -41,6 +42,7 @@ __all__ = [
     "PreprocessingOptions",
     "RetrievalNetwork",
     "Transformation",
+    "TrunkFeatures",
     "dropout_rows",
     "installed_packages",
     "map_channels",

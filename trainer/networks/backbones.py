@@ -94,6 +94,7 @@ def build_backbone(config: NetworkConfig) -> Backbone:
         trunk = library.build(
             config.backbone,
             weights=weights_to_load(config),
+            named=config.weights,
             size=config.input_size,
             pool_tokens=config.pool_tokens,
         )

@@ -15,11 +15,11 @@ import logging
 import math
 import sys
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ from trainer.networks.torchvision_shim import import_torchvision
 from trainer.networks.trunk import Backbone, NetworkError
 
 PoolTokens = Literal["class", "mean", "both"]
+Made = TypeVar("Made")
 PACKAGE = "package:"
 _EXTRAS = {"timm": "timm", "open_clip": "clip"}
 _FILES = (".pt", ".pth", ".safetensors")
@@ -81,7 +82,7 @@ def require_name(backbone: str, *, own: Collection[str]) -> None:
     if library not in _EXTRAS or not name:
         known = [*own, "timm/NAME", "open_clip/NAME"]
         raise ValueError(f"backbone: no trunk '{backbone}'{nearest(backbone, known)}")
-    module = _imported(library)
+    module = imported(library)
     known = module.list_models()
     plain = name.partition(".")[0] if library == "timm" else name
     if plain not in known:
@@ -93,13 +94,19 @@ def require_name(backbone: str, *, own: Collection[str]) -> None:
         )
 
 
-def _imported(library: str) -> Any:
+def imported(library: str) -> Any:
+    """A library, or a module of open_clip, which must not be imported in any other way.
+
+    Raises:
+        ValueError: it is not installed; the message begins with ``backbone:``.
+    """
     import_torchvision()  # both import it
     try:
         return importlib.import_module(library)
     except ImportError:
         raise ValueError(
-            f"backbone: {library} is not installed; pip install 'img2shape[{_EXTRAS[library]}]'"
+            f"backbone: {library} is not installed; "
+            f"pip install 'img2shape[{_EXTRAS[library.partition('.')[0]]}]'"
         ) from None
 
 
@@ -107,7 +114,7 @@ def _tags(backbone: str) -> list[str]:
     """Tags of weights that the library's registry has for a trunk."""
     library, name = split(backbone)
     if library == "open_clip":
-        return list(_imported(library).list_pretrained_tags_by_model(name))
+        return list(imported(library).list_pretrained_tags_by_model(name))
     models = importlib.import_module("timm.models")
     plain = name.partition(".")[0]
     tagged = models.list_pretrained(f"{plain}.*")
@@ -119,7 +126,7 @@ def registered(backbone: str) -> dict[str, Path | None]:
     and the file of each in the local cache of downloads, None where there is none."""
     library, name = split(backbone)
     tag = tag_of(backbone)
-    module = _imported(library)
+    module = imported(library)
     found: dict[str, Path | None] = {}
     for each in _tags(backbone) if tag is None else [tag]:
         if library == "open_clip":
@@ -194,7 +201,7 @@ def preprocessing(backbone: str, weights: str) -> Preprocessing:
 
 
 def _of_open_clip(name: str, weights: str) -> Preprocessing:
-    module = _imported("open_clip")
+    module = imported("open_clip")
     size = module.get_model_config(name)["vision_cfg"].get("image_size", 224)
     config: Mapping[str, Any] = {}
     if is_tag(weights):
@@ -271,7 +278,7 @@ def package_file(name: str) -> Path:
 def entry_names(backbone: str) -> list[str]:
     """Names of the entries of the library's own state dict, classifier included, in order."""
     with torch.device("meta"):
-        return list(_imported("timm").create_model(split(backbone)[1]).state_dict())
+        return list(imported("timm").create_model(split(backbone)[1]).state_dict())
 
 
 def installed_packages() -> dict[str, str]:
@@ -296,25 +303,54 @@ def trunk_facts(backbone: str) -> TrunkFacts:
 
 
 def build(
-    backbone: str, *, weights: str, size: int | None, pool_tokens: PoolTokens | None
+    backbone: str,
+    *,
+    weights: str,
+    size: int | None,
+    pool_tokens: PoolTokens | None,
+    named: str | None = None,
 ) -> LibraryTrunk:
     """A library's trunk with new weights, or with those of the library's registry.
 
     Args:
         weights: as ``network.weights``; files and packages are loaded later.
+        named: what ``network.weights`` says where the weights come from a checkpoint instead, and
+            ``weights`` is ``none``. What belongs to them, such as the activation, stays theirs.
         size: side of the input in pixels; None: the library's own.
 
     Raises:
         NetworkError: no such weights, they cannot be downloaded, or the size does not fit.
     """
     library, name = split(backbone)
+
+    def made(registered: str | None) -> LibraryTrunk:
+        if library == "timm":
+            return _of_timm(name, registered, size, pool_tokens)
+        return _open_clip_trunk(name, registered, size, pool_tokens, named=named)
+
+    return _built(made, backbone, weights=weights, size=size)
+
+
+def text_model(backbone: str, *, weights: str, named: str, size: int | None) -> Any:
+    """open_clip's model of pictures and texts; arguments and errors as of :func:`build`."""
+    name = split(backbone)[1]
+    return _built(
+        lambda registered: clip_model(name, registered, size=size, named=named),
+        backbone,
+        weights=weights,
+        size=size,
+    )
+
+
+def _built(
+    make: Callable[[str | None], Made], backbone: str, *, weights: str, size: int | None
+) -> Made:
+    """What ``make`` makes of the registry's weights, or without; its errors name the option."""
     registered = weights == "imagenet" or is_tag(weights)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the libraries about themselves
-            if library == "timm":
-                return _of_timm(name, weights if registered else None, size, pool_tokens)
-            return _open_clip_trunk(name, weights if registered else None, size, pool_tokens)
+            return make(weights if registered else None)
     except NetworkError:
         raise
     except Exception as err:
@@ -335,7 +371,7 @@ def build(
 def _of_timm(
     name: str, weights: str | None, size: int | None, pool_tokens: PoolTokens | None
 ) -> LibraryTrunk:
-    timm = _imported("timm")
+    timm = imported("timm")
     plain, _, tag = name.partition(".")
     if weights not in (None, "imagenet"):
         tag = _require_tag(f"timm/{name}", str(weights))
@@ -349,14 +385,19 @@ def _of_timm(
 
 
 def _open_clip_trunk(
-    name: str, weights: str | None, size: int | None, pool_tokens: PoolTokens | None
+    name: str,
+    weights: str | None,
+    size: int | None,
+    pool_tokens: PoolTokens | None,
+    *,
+    named: str | None,
 ) -> LibraryTrunk:
     if weights == "imagenet":
         raise NetworkError(
             f"network.weights: open_clip has no ImageNet weights; it has "
             f"{', '.join(_tags(f'open_clip/{name}'))}"
         )
-    visual = clip_model(name, weights, size=size).visual
+    visual = clip_model(name, weights, size=size, named=named).visual
     if hasattr(visual, "trunk"):
         return _family(
             visual.trunk, after=visual.head, pool_tokens=pool_tokens, prefix="visual.trunk."
@@ -366,13 +407,17 @@ def _open_clip_trunk(
     return kind(visual, after=None, pool_tokens=pool_tokens, prefix="visual.")
 
 
-def clip_model(name: str, weights: str | None, *, size: int | None) -> Any:
+def clip_model(
+    name: str, weights: str | None, *, size: int | None, named: str | None = None
+) -> Any:
     """open_clip's model of pictures and texts, on the default device.
 
-    The activation belongs to the weights: QuickGELU where the registry says so.
+    The activation belongs to the weights: QuickGELU where the registry says so of ``weights``, or
+    of ``named``, whose weights a checkpoint brings.
     """
-    module = _imported("open_clip")
-    config = module.get_pretrained_cfg(name, weights) if weights else {}
+    module = imported("open_clip")
+    tag = weights or named
+    config = module.get_pretrained_cfg(name, tag) if tag and is_tag(tag) else {}
     options: dict[str, Any] = {"force_image_size": size} if size is not None else {}
     if config.get("quick_gelu"):
         options["force_quick_gelu"] = True

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from trainer.networks.backbones import build_backbone
 from trainer.networks.dropout import row_positions
+from trainer.networks.network import pool_views
 from trainer.networks.normalization import GlobalBatchNorm1d
 from trainer.networks.options import NetworkConfig
-from trainer.networks.views import pool_views
 
 # Positions of views and of images never overlap, so their dropout masks are independent.
 _VIEWS = 1 << 40

@@ -1,13 +1,17 @@
 """The network of all retrieval methods: trunk, gates, bottleneck, classifier, discriminator.
 
+A shape is a set of views (MVCNN, Su et al., ICCV 2015). Every view goes through the same network;
+the views' embeddings, taken after the bottleneck, are pooled element-wise.
+
 Axis letters: n images or shapes on this rank (may be 0), V views, H×W pixels, D embedding width,
 K classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +21,6 @@ from trainer.networks.dropout import row_positions
 from trainer.networks.gates import AdaptiveGates
 from trainer.networks.heads import Bottleneck, Classifier, Discriminator
 from trainer.networks.options import NetworkConfig
-from trainer.networks.views import embed_views, pool_views
 from trainer.networks.weights import NetworkError
 
 # Positions of different streams never overlap, so their dropout masks are independent.
@@ -213,6 +216,58 @@ class RetrievalNetwork(nn.Module):
     def gate_values(self) -> dict[str, Tensor]:
         """ψ of every gated stage, scalars without gradient."""
         return {} if self.gates is None else self.gates.values()
+
+
+def embed_views(x: Tensor, embed: Callable[[Tensor], Tensor]) -> Tensor:
+    """Embeddings ``[n, V, D]`` of the single views ``x [n, V, 3, H, W]``; n may be 0.
+
+    Args:
+        embed: maps images ``[n·V, 3, H, W]`` to embeddings ``[n·V, D]``.
+    """
+    assert x.dim() == 5, f"views of shapes are [n, V, 3, H, W], not {list(x.shape)}"
+    return embed(x.flatten(0, 1)).unflatten(0, (-1, x.shape[1]))
+
+
+def pool_views(views: Tensor, how: Literal["max", "mean"]) -> Tensor:
+    """Shape embeddings ``[n, D]`` from those of the views ``[n, V, D]``.
+
+    Equal maxima, as a symmetric shape has them, share the gradient evenly.
+    """
+    return views.amax(dim=1) if how == "max" else views.mean(dim=1)
+
+
+class TrunkFeatures(nn.Module):
+    """A trunk whose features are the embedding, without any head.
+
+    Args:
+        config: trunk and pooling.
+
+    Raises:
+        NetworkError: weights that cannot be had or do not fit.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.trunk = build_backbone(config)
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether the trunk started from weights trained elsewhere."""
+        return self.config.pretrained
+
+    def trunk_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters of the trunk, which are all there are."""
+        return self.trunk.parameters()
+
+    def trace(self, image: Tensor) -> None:
+        """Pass ``image [1, 3, H, W]`` through the trunk, to count costs."""
+        self.trunk(image)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features ``[n, F]`` of images ``[n, 3, H, W]``, and ``[n, V, F]`` of the single views of
+        shapes ``[n, V, 3, H, W]``."""
+        return embed_views(x, self.trunk) if x.dim() == 5 else self.trunk(x)
 
 
 def _positions(rows: Tensor, offset: int) -> Tensor:

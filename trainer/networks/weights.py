@@ -136,11 +136,15 @@ def named_weights(backbone: str) -> list[NamedWeights]:
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """:func:`read_tensors`; if a file holds a whole network of this project, only its trunk."""
+    return _trunk_only(read_tensors(path))
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a state dict file by name, on the CPU; no code in the file is run.
 
     Accepted are a bare state dict and ``{"state_dict": ...}``. The prefix ``module.`` (a saved
-    data-parallel wrapper) is cut off; if a file holds a whole network of this project, only its
-    trunk is taken. A ``.safetensors`` file can hold nothing else.
+    data-parallel wrapper) is cut off. A ``.safetensors`` file can hold nothing else.
 
     Raises:
         NetworkError: no such file, or not such a state dict.
@@ -149,7 +153,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         safetensors_metadata(path)  # says what is wrong with the file
         from safetensors.torch import load_file
 
-        return _trunk_only(load_file(str(path)))
+        return load_file(str(path))
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -168,7 +172,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     odd = [str(k) for k, v in content.items() if not isinstance(v, Tensor)]
     if odd:
         raise NetworkError(f"network.weights: {path}: {_some(odd)} not a tensor; {_EXPECTED}")
-    return _trunk_only({str(k).removeprefix("module."): v for k, v in content.items()})
+    return {str(k).removeprefix("module."): v for k, v in content.items()}
 
 
 _EXPECTED = "expected tensors by name, bare or under the key state_dict"
@@ -181,7 +185,19 @@ def load_trunk(trunk: Backbone, state: Mapping[str, Tensor], *, source: str) -> 
         NetworkError: an entry is missing, unexpected or of another shape; ``source`` says whose.
     """
     given = trunk.adapted(state)
-    wanted = trunk.state_dict()
+    require_fit(given, trunk.state_dict(), source=source, kind=type(trunk).__name__)
+    trunk.load_state_dict(given, strict=False)
+
+
+def require_fit(
+    given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, source: str, kind: str
+) -> None:
+    """Check that ``given`` has the entries of the state dict ``wanted``.
+
+    Raises:
+        NetworkError: an entry is missing, unexpected or of another shape; ``source`` says whose,
+            ``kind`` of what.
+    """
     # Old files lack this counter, which only matters without momentum.
     optional = {k for k in wanted if k.endswith("num_batches_tracked")}
     missing = [k for k in wanted if k not in given and k not in optional]
@@ -194,10 +210,7 @@ def load_trunk(trunk: Backbone, state: Mapping[str, Tensor], *, source: str) -> 
     found = {"missing": missing, "unexpected": unexpected, "shape of": shapes}
     faults = [f"{kind} {_some(names)}" for kind, names in found.items() if names]
     if faults:
-        raise NetworkError(
-            f"network.weights: {source} does not fit {type(trunk).__name__}: {'; '.join(faults)}"
-        )
-    trunk.load_state_dict(given, strict=False)
+        raise NetworkError(f"network.weights: {source} does not fit {kind}: {'; '.join(faults)}")
 
 
 def _trunk_only(state: dict[str, Tensor]) -> dict[str, Tensor]:

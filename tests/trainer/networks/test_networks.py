@@ -18,9 +18,8 @@ from trainer.networks.alexnet import CaffeAlexNet
 from trainer.networks.dropout import dropout_rows
 from trainer.networks.gates import AdaptiveGates
 from trainer.networks.heads import Discriminator, reverse_gradient
-from trainer.networks.network import RetrievalNetwork
+from trainer.networks.network import RetrievalNetwork, embed_views, pool_views
 from trainer.networks.options import OWN, NetworkConfig
-from trainer.networks.views import embed_views, pool_views
 from trainer.networks.weights import NetworkError
 from trainer.synchronised.collectives import all_reduce_sum
 

@@ -81,7 +81,7 @@ def test_another_trunk_and_a_missing_run_are_refused(benchmark, first, tmp_path)
         start(small(benchmark, "dann", init_from=str(tmp_path / "no")), tmp_path)
 
 
-@pytest.mark.parametrize("name", [n for n in METHODS if METHODS[n].walked])
+@pytest.mark.parametrize("name", [n for n in METHODS if METHODS[n].walked and METHODS[n].trains])
 def test_no_steps_fit_a_shallow_method_on_a_run_that_exists(benchmark, tmp_path, name):
     """The last fit alone gives what training and fitting in one run gives."""
     source_only = run(small(benchmark, "source-only", steps=3), tmp_path / "source-only")

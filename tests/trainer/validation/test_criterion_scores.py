@@ -29,7 +29,7 @@ from trainer.methods import METHODS
 from trainer.runs.run_folder import RunFolder
 from trainer.validation.criterion_scores import criterion_score, criterion_sources, whole_logits
 
-WITHOUT = ("siamese", "dcml", "dca", "coral", "gfk", "jgsa", "meda")
+WITHOUT = ("siamese", "dcml", "dca", "coral", "gfk", "jgsa", "meda", "zero-shot")
 CPU = torch.device("cpu")
 
 
@@ -205,7 +205,7 @@ def test_every_method_with_a_classifier_gives_logits_of_both_sides(benchmark):
 def test_a_method_without_a_classifier_is_refused(benchmark, name):
     words = (
         f"{name} has no classifier, which criterion 'im' needs; use validation.criterion=null"
-        if METHODS[name].balanced
+        if not METHODS[name].has_classifier
         else f"{name} is fitted after its last step, .*use validation.criterion=null"
     )
     tree = {"validation": {"every": 200, "criterion": "im"}, "data": {"root": str(benchmark)}}
