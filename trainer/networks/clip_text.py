@@ -8,6 +8,7 @@ Axis letters: n texts, F trunk features.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -20,6 +21,8 @@ from trainer.networks import library
 from trainer.networks.options import NetworkConfig
 from trainer.networks.trunk import NetworkError
 from trainer.networks.weights import read_tensors, require_fit, weights_to_load
+
+log = logging.getLogger(__name__)
 
 _AT_ONCE = 256  # texts in one pass
 _SCALES = ("logit_scale", "logit_bias")
@@ -58,13 +61,19 @@ class ClipTexts(nn.Module):
             raise NetworkError(f"{key}: {self.refusal}")
 
     def forward(self, texts: Sequence[str]) -> Tensor:
-        """Vectors ``[n, F]`` of length 1; texts beyond the tower's context length are cut.
+        """Vectors ``[n, F]`` of length 1; what a longer text has more is cut, with a warning.
 
         Raises:
             NetworkError: there is no text tower, or its tokenizer cannot be downloaded.
         """
         self.require("texts")
-        tokens = self._tokens(list(texts)).to(self.tower.logit_scale.device)
+        tokens = self._tokens(list(texts))
+        for text, ends in zip(texts, tokens[:, -1].tolist(), strict=True):
+            if ends:  # the last place holds the end mark of a text that fills the tower, or more
+                log.warning(
+                    "text '%s': only the first %d tokens are read", text, tokens.shape[1] - 2
+                )
+        tokens = tokens.to(self.tower.logit_scale.device)
         passes = [self.tower.encode_text(part) for part in tokens.split(_AT_ONCE)]
         return normalize(torch.cat(passes), dim=1)
 

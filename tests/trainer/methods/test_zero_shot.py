@@ -263,6 +263,17 @@ def test_a_tokenizer_that_cannot_be_had_is_told(monkeypatch):
         method.embed_texts(["a cup"])
 
 
+def test_a_text_that_is_cut_is_named(caplog):
+    method = zero_shot({"backbone": f"open_clip/{CLIP}"})
+    method.embed_texts(["a cup"])
+    assert not caplog.records
+    long = "chair " * 40
+    found = method.embed_texts([long, "chair " * 60])
+    assert torch.equal(found[0], found[1])
+    expected = f"text '{long}': only the first 14 tokens are read"
+    assert [r.getMessage() for r in caplog.records][:1] == [expected]
+
+
 def test_pooling_of_tokens_differs():
     pixels = rows_of("source_images")
     backbone = {"backbone": f"open_clip/{CLIP}"}
