@@ -16,6 +16,14 @@ SETTINGS = {
     "sketches and shapes against photos and shapes of another style": ["daisnet"],
 }
 
+FROZEN_TRUNK = [
+    "network.backbone=timm/tf_efficientnet_lite0",
+    "network.weights=package:efficientnet-lite0",
+    "network.train=head",
+    "network.image_size=96",
+    "data.train_views=null",
+]
+
 _NO_ENTROPY = "method.entropy_weight=0"
 
 ABLATIONS: dict[str, dict[str, list[str]]] = {
