@@ -23,6 +23,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from dataio.loading import Preprocessing
 from dataio.names import nearest
@@ -298,7 +299,7 @@ def trunk_facts(backbone: str) -> TrunkFacts:
     """What is known of a library's trunk; it is built without memory for its weights."""
     with torch.device("meta"):
         trunk = build(backbone, weights="none", size=None, pool_tokens=None)
-    norms = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in trunk.modules())
+    norms = any(isinstance(m, _BatchNorm) for m in trunk.modules())
     return TrunkFacts(preprocessing(backbone, "none").size, tuple(trunk.plan), batch_norm=norms)
 
 
@@ -524,7 +525,14 @@ class LibraryTrunk(Backbone):
         return int(getattr(self.model, "head_hidden_size", None) or self.model.num_features)
 
     def _body(self, x: Tensor) -> Tensor:
-        return self.model.forward_features(x)
+        return self._of_any_number(self.model.forward_features, x)
+
+    def _of_any_number(self, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """``run(x)``, also of no pictures. Transformers do not take them, so one is passed and left
+        out; with batch normalisation it would count, but these networks take none as they are."""
+        if len(x) or any(isinstance(m, _BatchNorm) for m in self.modules()):
+            return run(x)
+        return run(x.new_zeros(1, *x.shape[1:]))[:0]
 
     def _head(self, x: Tensor) -> Tensor:
         """Features ``[n, F]`` of the last stage's output."""
@@ -588,6 +596,9 @@ class TimmVisionTransformer(LibraryTrunk):
 
     def _embed(self, x: Tensor) -> Tensor:
         """Tokens ``[n, T, C]`` of images."""
+        return self._of_any_number(self._embedded, x)
+
+    def _embedded(self, x: Tensor) -> Tensor:
         m = self.model
         return m.norm_pre(m.patch_drop(m._pos_embed(m.patch_embed(x))))
 
@@ -618,7 +629,7 @@ class OpenClipNetwork(LibraryTrunk):
         return int(self.model.output_dim)
 
     def _body(self, x: Tensor) -> Tensor:
-        return self.model(x)
+        return self._of_any_number(self.model, x)
 
     def _head(self, x: Tensor) -> Tensor:
         return x
@@ -648,7 +659,7 @@ class OpenClipVisionTransformer(TimmVisionTransformer):
     def own_width(self) -> int:
         return int(self.model.output_dim)
 
-    def _embed(self, x: Tensor) -> Tensor:
+    def _embedded(self, x: Tensor) -> Tensor:
         return self.model._embeds(x)
 
     def _head(self, x: Tensor) -> Tensor:

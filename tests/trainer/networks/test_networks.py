@@ -24,6 +24,10 @@ from trainer.networks.weights import NetworkError
 from trainer.synchronised.collectives import all_reduce_sum
 
 BACKBONES = tuple(OWN)
+LIBRARY = tuple(
+    f"timm/{name}"
+    for name in ("test_vit", "test_vit3", "test_convnext", "test_efficientnet", "test_resnet")
+)
 
 
 def build(backbone: str = "tiny", *, classes: int = 5, seed: int = 0, **kwargs) -> RetrievalNetwork:
@@ -55,7 +59,7 @@ def test_configuration_defaults_and_limits():
 
 
 @pytest.mark.parametrize("joint", [True, False])
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", [*BACKBONES, *LIBRARY])
 def test_no_rows_give_zero_gradients_for_every_parameter(backbone, joint):
     stages = NetworkConfig(backbone=backbone).stages[-2:]
     network = build(backbone, gated_stages=stages, discriminator=True).train()
@@ -71,7 +75,7 @@ def test_no_rows_give_zero_gradients_for_every_parameter(backbone, joint):
         assert not p.grad.any(), name
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", [*BACKBONES, *LIBRARY])
 def test_stages_are_those_of_the_configuration(backbone):
     with torch.device("meta"):
         network = build(backbone)
