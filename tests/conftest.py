@@ -23,12 +23,14 @@ STARTERS = {"run_processes", "run_alone", "process", "subprocess"}  # names in a
 
 @pytest.hookimpl(tryfirst=True)  # before pytest picks by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests that start processes, and put files with long tests first: at the end the
+    """Mark tests that start processes or Ray, and put files with long tests first: at the end the
     processes of pytest-xdist then share short files, and none waits long for another."""
     for item in items:
         body = getattr(getattr(item, "function", None), "__code__", None)
         if body is not None and not STARTERS.isdisjoint(body.co_names):
             item.add_marker("processes")
+        if "ray_cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker("ray")
     long = Counter(item.path for item in items if any(map(item.get_closest_marker, LONG)))
     items.sort(key=lambda item: -long[item.path])
 
@@ -51,16 +53,22 @@ def feature_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def benchmark(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The packed 'smoke' benchmark; it is shared, so tests only read it."""
-    return _made_once(tmp_path_factory, "procedural-smoke", style="a")
+    return _made_once(tmp_path_factory, "procedural-smoke", size="smoke", style="a")
 
 
 @pytest.fixture(scope="session")
 def benchmark_b(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The packed 'smoke' benchmark in the other style; tests only read it."""
-    return _made_once(tmp_path_factory, "procedural-smoke-b", style="b")
+    """A benchmark of few pictures in the other style; tests only read it."""
+    from dataio.datasets.procedural import SIZES, BenchmarkSize
+
+    SIZES["few"] = BenchmarkSize(SIZES["smoke"].classes, (12, 2, 4), (6, 2, 3), (2, 1, 1))
+    try:
+        return _made_once(tmp_path_factory, "procedural-few-b", size="few", style="b")
+    finally:
+        del SIZES["few"]
 
 
-def _made_once(factory: pytest.TempPathFactory, name: str, *, style: str) -> Path:
+def _made_once(factory: pytest.TempPathFactory, name: str, *, size: str, style: str) -> Path:
     """A benchmark in a folder that all processes of pytest-xdist share."""
     from cluster.data_jobs import make_benchmark
 
@@ -70,7 +78,7 @@ def _made_once(factory: pytest.TempPathFactory, name: str, *, style: str) -> Pat
     out = shared / "made" / name
     out.parent.mkdir(exist_ok=True)
     with FileLock(f"{out}.lock"):
-        make_benchmark(out, size="smoke", seed=0, style=style, workers=1)
+        make_benchmark(out, size=size, seed=0, style=style, workers=1)
     return out
 
 

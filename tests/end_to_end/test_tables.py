@@ -14,6 +14,8 @@ from cluster.sweeps.tables.table_description import PaperTable
 from cluster.sweeps.tables.table_points import table_skips
 from tests.command import call
 
+FEW_STEPS = ("training.steps=2", "training.checkpoint_every=2")  # instead of the eight of --quick
+
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
 
@@ -36,7 +38,7 @@ def test_all_tables_are_run_and_stand_beside_the_papers(place, benchmark_b, monk
 
     monkeypatch.chdir(place)
     monkeypatch.setattr("cluster.sweeps.tables.table_results.make_benchmark", make)
-    result = call(capfd, "table", "all", "--quick", "--json", "--to", "all.csv").json
+    result = call(capfd, "table", "all", "--quick", "--json", "--to", "all.csv", *FEW_STEPS).json
     assert set(made) == {
         ("procedural-smoke", "smoke", "a", 0),
         ("procedural-smoke-b", "smoke", "b", 0),
@@ -50,7 +52,8 @@ def test_all_tables_are_run_and_stand_beside_the_papers(place, benchmark_b, monk
     assert {line["side"] for line in lines} >= {"ours", "published"}
     assert Path(result["page"]).exists()
     # Tables share their cells, and what one has is there for another.
-    one = call(capfd, "table", "ftspl-IV", "--quick", "--json", "--to", "one.tex").json
+    options = ("--quick", "--json", "--to", "one.tex", *FEW_STEPS)
+    one = call(capfd, "table", "ftspl-IV", *options).json
     assert one["ran"] == 0
     assert one["tables"][0] == result["tables"][table_names().index("ftspl-4")]
     assert "toprule" in (place / "one.tex").read_text()

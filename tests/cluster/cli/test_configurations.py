@@ -133,6 +133,7 @@ def own(benchmark, tmp_path_factory) -> Path:
     return root / "packed-mine"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in shipped_configs() if n.startswith("own/")])
 def test_the_configurations_for_own_data_train_and_choose_without_labels(
     name, own, tmp_path, capfd

@@ -174,6 +174,7 @@ def test_cache_need_is_what_the_decoded_samples_take(root):
     assert facts["cache_bytes"] == sum(s["cache_bytes"] for s in facts["streams"].values())
 
 
+@pytest.mark.slow
 def test_balanced_numbers_are_expected_values(root):
     config = balanced(root, training__steps=400)
     facts = explain_run(OpenData(config), world_size=2)

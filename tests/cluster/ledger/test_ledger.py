@@ -55,6 +55,7 @@ def test_eight_processes_write_whole_lines(ledger, tmp_path):
     assert set(keys) == {key(1000 * n + i) for n in range(8) for i in range(50)}
 
 
+@pytest.mark.processes
 def test_several_processes_add_a_cell_once(ledger, tmp_path):
     writers = [start_writer(ledger.path, tmp_path / "told", first=0, count=20) for _ in range(4)]
     for running in writers:

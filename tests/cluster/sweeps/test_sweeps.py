@@ -18,6 +18,9 @@ ONE = ("--max-concurrent", 1)  # cell at a time: each process of Ray Tune import
 
 TINY = {
     "data.num_classes": None,
+    "data.train_views": 2,
+    "network.tiny_width": 8,
+    "network.embedding": 16,
     "training.steps": 4,
     "training.batch": 8,
     "training.checkpoint_every": 2,

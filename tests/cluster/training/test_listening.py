@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -16,7 +17,9 @@ import ray  # brings psutil
 
 from cluster.training import ray_cluster
 from cluster.training.loopback import on_loopback, torch_config
-from tests.command import CONFIGS, outcome, process, small
+from dataio.shards import MANIFEST_NAME
+from tests.command import CONFIGS, Outcome, outcome, process, small
+from tests.dataio.faulty_server import FaultyServer, Request
 from tests.spawn import free_port
 
 psutil = pytest.importorskip("psutil", reason="psutil comes with Ray")
@@ -59,30 +62,62 @@ def test_the_look_sees_what_is_open() -> None:
     assert not beyond_loopback({("a", "127.0.0.1"), ("b", "::ffff:127.0.0.1"), ("c", "::1")})
 
 
+@dataclass
+class Trained:
+    """What was seen of a training with two workers that started a cluster of its own."""
+
+    outcome: Outcome
+    found: Listening
+    requests: list[Request]  # to the server of its data
+
+
+@pytest.fixture(scope="module")
+def trained(benchmark, tmp_path_factory) -> Iterator[Trained]:
+    """It looks at its training streams, queries and gallery on its way."""
+    folder = tmp_path_factory.mktemp("listening")
+    settings = {"steps": 30, "checkpoint_every": 15}
+    options = {f"training__{name}": value for name, value in settings.items()}
+    options |= {"validation__every": 15, "validation__criterion": "source-val"}
+    with FaultyServer(benchmark) as server, pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setenv("IMG2SHAPE_CACHE", str(folder / "cache"))
+        keys = [key for key in small(folder, **options) if not key.startswith("data.root=")]
+        keys.append(f"data.root={server.url}")
+        command = ["train", CONFIGS / "astn.yaml", *keys, "--workers", 2, "--out", folder / "run"]
+        running = process(*command)
+        found: Listening = set()
+        known: dict[int, Any] = {}
+        try:
+            while running.poll() is None:
+                try:
+                    found |= listening(running.pid, known)
+                except psutil.NoSuchProcess:
+                    break
+                time.sleep(0.25)  # a look takes time too; what listens stays for seconds
+            ended = outcome(running)
+        finally:
+            running.kill()
+        yield Trained(ended, found, server.requests)
+
+
 @pytest.mark.ray
 @pytest.mark.slow
-def test_training_with_workers_listens_on_loopback_alone(benchmark, tmp_path) -> None:
+def test_training_with_workers_listens_on_loopback_alone(trained) -> None:
     """Ray's servers, its agents, the workers' meeting point, gloo and the metrics."""
-    options = small(benchmark, training__steps=30)
-    out = tmp_path / "run"
-    running = process("train", CONFIGS / "astn.yaml", *options, "--workers", 2, "--out", out)
-    found: Listening = set()
-    known: dict[int, Any] = {}
-    try:
-        while running.poll() is None:
-            try:
-                found |= listening(running.pid, known)
-            except psutil.NoSuchProcess:
-                break
-            time.sleep(0.25)  # a look takes time too; what listens stays for seconds
-        ended = outcome(running)
-    finally:
-        running.kill()
-    assert ended.code == 0, ended.err
-    names = {name for name, _ in found}
+    assert trained.outcome.code == 0, trained.outcome.err
+    names = {name for name, _ in trained.found}
     assert any("RayTrainWorker" in name for name in names), names  # the look came in time
     assert any("raylet" in name or "plasma" in name for name in names), names
-    assert not beyond_loopback(found)
+    assert not beyond_loopback(trained.found)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_launcher_and_each_worker_open_the_data_once(trained) -> None:
+    """As ``tests/trainer/inputs/test_open_data.py`` says of one process."""
+    asked = [request for request in trained.requests if request.name == MANIFEST_NAME]
+    begun = [request for request in asked if request.range is None or request.range[0] == 0]
+    assert len(begun) == 1 + 2
 
 
 MEET = """

@@ -77,6 +77,7 @@ def test_a_method_of_another_distribution_is_found(distribution, caplog):
         assert reason in told
 
 
+@pytest.mark.slow
 def test_it_trains_and_is_listed_and_may_be_imported_first(distribution, benchmark, tmp_path):
     (tmp_path / "run.yaml").write_text(f"method: length\ndata: {{root: {benchmark}}}\n")
     script = (

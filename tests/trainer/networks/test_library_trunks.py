@@ -33,7 +33,7 @@ timm = pytest.importorskip("timm")
 open_clip = pytest.importorskip("open_clip")
 
 SMALL = ("timm/test_vit", "timm/test_convnext", "timm/test_efficientnet", "timm/test_resnet")
-WHOLE = ("timm/swin_tiny_patch4_window7_224",)  # as one stage
+WHOLE = (pytest.param("timm/swin_tiny_patch4_window7_224", marks=pytest.mark.slow),)  # one stage
 LITE = {"backbone": "timm/tf_efficientnet_lite0", "weights": "package:efficientnet-lite0"}
 
 
