@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 from typing import Any
 
@@ -14,9 +15,12 @@ from trainer.inputs import OpenData
 from trainer.methods import Method
 from trainer.networks import measure, without_weights
 
+log = logging.getLogger(__name__)
+
 
 def model_complexity(config: RunConfig) -> dict[str, Any]:
-    """Parameters, multiply-adds and layers of a run's networks, without its data."""
+    """Parameters, multiply-adds and layers of a run's networks, without its data and weights."""
+    config = _without_absent_file(config)
     with without_weights():
         method = build_method(config, num_classes=_class_count(config))
     size, dtype = config.network.input_size, next(method.parameters()).dtype
@@ -49,6 +53,17 @@ def _trunks(method: Method, config: RunConfig) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def _without_absent_file(config: RunConfig) -> RunConfig:
+    """The same network from scratch where the file of its weights is not here: it counts the same,
+    at the size of its backbone."""
+    file = config.network.weights_file
+    if file is None or file.exists():
+        return config
+    log.warning("network.weights: %s is not here, so its pictures are not known", file)
+    network = config.network.model_copy(update={"weights": "none"})
+    return config.model_copy(update={"network": network})
 
 
 def _class_count(config: RunConfig) -> int:

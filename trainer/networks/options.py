@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -223,6 +224,11 @@ class NetworkConfig(BaseModel):
             c.train == "all" or (c.train.startswith("last:")) for c in (self, self.for_shapes)
         )
         return self.facts.batch_norm and self.batch_norm == "global" and trained
+
+    @property
+    def weights_file(self) -> Path | None:
+        """The file that the weights come from, if they come from one."""
+        return Path(self.weights) if library.is_file(self.weights) else None
 
     @property
     def downloads(self) -> bool:

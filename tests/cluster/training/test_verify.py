@@ -346,6 +346,18 @@ def state_of(value: float, **more: torch.Tensor):
     return {quantity: dict(tensors) for quantity in QUANTITIES}
 
 
+def test_settings_reach_every_process(benchmark, capfd):
+    """With a frozen trunk no gradient of the trunk is compared, since there is none."""
+    overrides = ("network.train=head",)
+    for config in probe_configs("dann", root=benchmark, precision="float64", overrides=overrides):
+        assert config.network.train == "head"
+    frozen = probe("dann", root=benchmark, precision="float64", overrides=overrides)
+    assert not any("trunk" in name for name in frozen["grad"])
+    done = call(capfd, "verify", "network.trian=head", "--method", "dann", "--data", benchmark)
+    assert done.code == 2
+    assert "did you mean 'train'" in done.err
+
+
 def test_a_difference_is_relative_to_the_largest_number_and_names_the_tensor():
     found = compare(state_of(2.0), state_of(2.5))
     assert {q: d.tensor for q, d in found.items()} == dict.fromkeys(QUANTITIES, "b")
