@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
+from typing import Any
 
 from dataio.records import DataError
 
@@ -32,6 +33,7 @@ class Findings:
     strict: bool = False
     skipped: list[Finding] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    metadata: dict[str, Any] = field(default_factory=dict)  # for the manifest's; JSON-serialisable
 
     def defect(self, item: str, reason: str, *, remedy: str = "") -> None:
         """Leave `item` out; raises DataError `<dataset>: <reason>` with the remedy if not lenient.

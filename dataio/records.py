@@ -42,8 +42,9 @@ class Record:
     source_path: str = ""  # relative posix path of the file or folder under the data set's root
     crop: tuple[float, float, float, float] | None = None  # x0, y0, x1, y1 in pixels, upright image
     mask: Path | None = None  # picture of the image's size; where it is black the image turns white
-    up_axis: UpAxis = "+z"  # of the mesh
+    up_axis: UpAxis = "+z"  # of the mesh, once it is turned by `rotation`
     extra: Mapping[str, Any] = field(default_factory=dict)  # JSON-serialisable
+    rotation: tuple[float, ...] | None = None  # of the mesh: 3x3, row by row; vertex v becomes R v
 
     def __post_init__(self) -> None:
         if not _SAFE.fullmatch(self.key):
@@ -63,6 +64,8 @@ class Record:
             )
         if self.image is None and (self.crop, self.mask) != (None, None):
             raise DataError(f"record {self.key}: crop and mask are for images, not for shapes")
+        if self.rotation is not None and len(self.rotation) != 9:
+            raise DataError(f"record {self.key}: rotation is {self.rotation}, not nine numbers")
 
 
 def slug(raw: str) -> str:

@@ -67,6 +67,7 @@ def pack_data(
         spec = view_spec(preset, size=size)
         render, metadata["render"] = partial(render_mesh, spec=spec), described(spec)
     _drop_place(findings, root)
+    findings.metadata["source_root"] = root.resolve().name  # the origins begin under it
     with naming(out), task(f"{findings.dataset}: packing", len(records)) as bar:
         manifest = pack(
             records,

@@ -18,6 +18,7 @@ from cluster.evaluation.extraction import (
     results_folder,
 )
 from cluster.evaluation.gallery_actors import gallery_transport
+from cluster.evaluation.origins import sample_origins
 from cluster.evaluation.pictures import SamplePictures
 from cluster.terminal import say, task
 from dataio.shards import Manifest
@@ -209,8 +210,7 @@ def write_report(runs: Sequence[Path], out: Path, *, title: str) -> Path:
         before = [replace(side, name=f"initial-{side.name}", initial=True) for side in sides]
         embed(run, RunFolder(path).embeddings, before)
     views = [view_run(path) for path in runs]
-    pictures = SamplePictures(
-        [(trained.get(path) or load_run(path, opened=opened)).data for path in runs]
-    )
+    data = [(trained.get(path) or load_run(path, opened=opened)).data for path in runs]
+    pictures, origins = SamplePictures(data), sample_origins(data)
     with naming(out), task("writing the report"):
-        return build_report(views, out, title=title, pictures=pictures)
+        return build_report(views, out, title=title, pictures=pictures, origins=origins)

@@ -21,6 +21,7 @@ from cluster.evaluation.extraction import (
     require_same_data,
     results_folder,
 )
+from cluster.evaluation.origins import sample_origins
 from cluster.evaluation.pictures import SamplePictures, embed_pictures, embed_texts, thumbnail
 from cluster.tables import standard_output
 from cluster.terminal import say, shown, task
@@ -76,6 +77,7 @@ def index_run(
     with task(f"building the {kind} index"):
         index = build_index(gallery, kind, **space, parameters=parameters)
     about: dict[str, Any] = {"build_seconds": round(time.monotonic() - start, 3)}
+    origins = sample_origins([run.data])
     if queries:
         with task("comparing with exact search") as bar:
             about["report"] = approximation_report(
@@ -88,7 +90,8 @@ def index_run(
             )
     target = _index_folder(folder, kind)
     with naming(target):
-        write_index(target, index, gallery, about=about)
+        named = {"origins": [origins.get(key, key) for key in gallery.keys]}
+        write_index(target, index, gallery, about=about | named)
     return {
         "run": str(shown(path)),
         "folder": str(shown(target)),
@@ -114,8 +117,8 @@ def search_run(
 ) -> dict[str, Any]:
     """Find the k shapes of a run's gallery that are nearest to each picture file, or each text.
 
-    Returns plain JSON values: per image or text its results (rank, key, label, distance), nearest
-    first.
+    Returns plain JSON values: per image or text its results (rank, key, origin, label, distance),
+    nearest first; the origin is the key where none is known.
 
     Args:
         path: run folder or checkpoint folder.
@@ -151,10 +154,11 @@ def search_run(
     (gallery,) = _embeddings(run, folder, ("gallery",))
     index = _index(stored, kind, gallery, configured_options(run), path)
     found = index.search(asked, k)
+    origins = sample_origins([run.data])
     target = html or (folder.path / "search.html" if open_page else None)
     if target is not None:
         with naming(target):
-            _write_page(target, run, images or texts, gallery, index, found)
+            _write_page(target, run, images or texts, gallery, index, found, origins=origins)
         if open_page and not webbrowser.open(target.absolute().as_uri()):
             say(f"no browser found; open {shown(target)}")
     asked_for = [{"text": text} for text in texts] or [{"image": str(image)} for image in images]
@@ -167,7 +171,7 @@ def search_run(
         "metric": index.gallery.metric,
         "html": None if target is None else str(target),
         "answers": [
-            {**query, "results": _results(gallery, rows, distances)}
+            {**query, "results": _results(gallery, rows, distances, origins)}
             for query, rows, distances in zip(
                 asked_for, found.indices, found.distances, strict=True
             )
@@ -208,12 +212,16 @@ def _index(
 
 
 def _results(
-    gallery: Embeddings, rows: Sequence[int], distances: Sequence[float]
+    gallery: Embeddings,
+    rows: Sequence[int],
+    distances: Sequence[float],
+    origins: Mapping[str, str],
 ) -> list[dict[str, Any]]:
     return [
         {
             "rank": rank,
             "key": gallery.keys[row],
+            "origin": origins.get(gallery.keys[row], gallery.keys[row]),
             "label": gallery.labels[row],
             "distance": float(distance),
         }
@@ -228,6 +236,8 @@ def _write_page(
     gallery: Embeddings,
     index: SearchIndex,
     found: Neighbours,
+    *,
+    origins: Mapping[str, str],
 ) -> None:
     from evalsuite.pages import Answer, Hit, Thumb, data_uri, write_search_page  # loads matplotlib
 
@@ -238,7 +248,14 @@ def _write_page(
 
     def hit(row: int, distance: float) -> Hit:
         key = gallery.keys[row]
-        return Hit(Thumb(key, gallery.labels[row], True, sources.get(key, "")), distance)
+        thumb = Thumb(
+            key,
+            gallery.labels[row],
+            right=True,
+            source=sources.get(key, ""),
+            origin=origins.get(key, ""),
+        )
+        return Hit(thumb, distance)
 
     thumbs = [
         Thumb(query, query, True)
@@ -261,17 +278,17 @@ def _write_page(
 
 
 def print_search(result: Mapping[str, Any]) -> None:
-    """One table per picture or text: rank, distance, class, key."""
+    """One table per picture or text: rank, distance, class, and where the shape came from."""
     console = standard_output()
     for answer in result["answers"]:
         table = Table(box=box.SIMPLE_HEAD, title=escape(answer.get("image") or answer["text"]))
         table.add_column("rank", justify="right")
         table.add_column(f"{result['metric']} distance", justify="right")
-        for name in ("class", "key"):
+        for name in ("class", "origin"):
             table.add_column(name, overflow="fold")
         for hit in answer["results"]:
             # Names may hold brackets, rich's markup.
-            cells = Text(hit["label"]), Text(hit["key"])
+            cells = Text(hit["label"]), Text(hit["origin"])
             table.add_row(str(hit["rank"]), f"{hit['distance']:.4g}", *cells)
         console.print(table)
     if result["html"]:

@@ -23,6 +23,7 @@ _MODULES = (
     "shapenet",
     "imagenet",
     "modelnet",
+    "sh3f",
     "procedural",
 )  # each has ADAPTERS, a tuple of Adapter
 

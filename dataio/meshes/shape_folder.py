@@ -34,11 +34,16 @@ class Outcome:
 def render_mesh(record: Record, *, spec: RenderSpec) -> NDArray[np.uint8]:
     """Views of a record's mesh, uint8 [V, H, W]; the record's own `up_axis` replaces the spec's.
 
+    The mesh is turned by the record's `rotation` before that.
+
     Raises DataError naming the mesh's file.
     """
     assert record.mesh is not None
     turned = replace(spec, up_axis=record.up_axis)
-    return render_views(load_mesh(record.mesh), turned, name=str(record.mesh))
+    mesh = load_mesh(record.mesh)
+    if record.rotation is not None:
+        mesh.vertices = mesh.vertices @ np.reshape(record.rotation, (3, 3)).T
+    return render_views(mesh, turned, name=str(record.mesh))
 
 
 def render_shape(record: Record, folder: Path, *, spec: RenderSpec) -> Outcome:
@@ -76,6 +81,7 @@ def _described(record: Record, mesh: Path) -> dict[str, Any]:
         "key": record.key,
         "source_path": record.source_path,
         "up_axis": record.up_axis,
+        "rotation": None if record.rotation is None else list(record.rotation),
         "mesh_bytes": size,
         "mesh_sha256": digest.hexdigest(),
     }
@@ -83,7 +89,8 @@ def _described(record: Record, mesh: Path) -> dict[str, Any]:
 
 def _is_current(folder: Path, wanted: Mapping[str, Any]) -> bool:
     note = read_note(folder)
-    if note is None or {**note, **wanted} != note:
+    # Notes from before there were rotations say nothing of one.
+    if note is None or {"rotation": None, **note, **wanted} != {"rotation": None, **note}:
         return False
     sizes = note["view_bytes"]
     try:

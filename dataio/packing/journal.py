@@ -154,6 +154,8 @@ def identity(record: Record) -> bytes:
         record.key, record.stream, record.split, record.label, record.source_path, record.crop,
         record.up_axis, dict(record.extra), [_examined(file) for file in files if file],
     ]  # fmt: skip
+    if record.rotation is not None:
+        about.append(record.rotation)
     return json.dumps(about, sort_keys=True, default=str).encode()
 
 

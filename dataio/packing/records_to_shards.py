@@ -84,8 +84,8 @@ def pack(
             all that its pixels depend on.
         run: encodes, by default in threads of this process; the result does not depend on it.
         findings: with `lenient`, a record with a broken or missing file is left out and listed in
-            it and, with what it lists already, in `out/skipped.jsonl`. Its warnings are kept in
-            the manifest.
+            it and, with what it lists already, in `out/skipped.jsonl`. Its warnings and
+            metadata are kept in the manifest.
         metadata: more for the manifest's, JSON-serialisable.
         progress: called with (records done, records in all).
 
@@ -113,7 +113,7 @@ def pack(
         if existing is not None and _read(out / _INPUTS_NAME) == inputs:
             staging.remove()  # a kill may have left it behind
             findings.skipped += _skipped_before(out)
-            return existing
+            return _with_origins(existing, groups)
         staging.begin({"about": about, "classes": classes})
         writer = SetWriter(staging, classes, shard_size_bytes=shard_size_bytes)
         before = [Skipped(None, one.item, one.reason) for one in findings.skipped]
@@ -126,7 +126,7 @@ def pack(
         manifest = _described(writer, out, about, findings)
         if existing is not None:
             staging.remove()
-            manifest = _same(existing, manifest)
+            manifest = _with_origins(_same(existing, manifest), groups)
             write_whole(out / _INPUTS_NAME, inputs.encode())
         else:
             _publish(manifest, staging, skipped, inputs)
@@ -252,7 +252,7 @@ def _described(writer: SetWriter, out: Path, about: dict[str, Any], findings: Fi
     for (stream, split, label), number in sorted(Counter(groups).items(), key=str):
         counts.setdefault(f"{stream}/{split}", {})[label or ""] = number
     more = {"counts": counts, "skipped": len(findings.skipped), "warnings": findings.warnings}
-    return dataclasses.replace(manifest, metadata={**about, **more})
+    return dataclasses.replace(manifest, metadata={**findings.metadata, **about, **more})
 
 
 def _collect(records: Iterable[Record], *, seed: int) -> tuple[Groups, tuple[str, ...]]:
@@ -299,6 +299,18 @@ def _existing(out: Path, *, dataset: str, options: dict[str, Any]) -> Manifest |
 def _same(existing: Manifest, manifest: Manifest) -> Manifest:
     if existing.fingerprint != manifest.fingerprint or existing.shards != manifest.shards:
         raise _another_version(existing.root)
+    return existing
+
+
+def _with_origins(existing: Manifest, groups: Groups) -> Manifest:
+    """The data set that is there; its manifest gets the origins that older ones do not have."""
+    if any(existing.origins):
+        return existing
+    origin_of = {r.key: r.source_path for group in groups.values() for r in group}
+    origins = [origin_of.get(key, "") for key in existing.keys]
+    if any(origins):
+        existing = dataclasses.replace(existing, origins=origins)
+        write_manifest(existing)
     return existing
 
 

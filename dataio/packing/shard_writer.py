@@ -242,6 +242,7 @@ class SetWriter:
             shards=tuple(self._shards),
             classes=self._classes,
             metadata=metadata,
+            origins=[row.record.source_path for row in rows],
         )
 
 

@@ -24,6 +24,7 @@ SCHEMA_VERSION = 1
 
 META_KEY = b"img2shape"
 _UNION = "union"
+_ORIGIN = "origin"  # a column that manifests of older programs lack
 _MEMBER = pa.struct([("suffix", pa.string()), ("offset", pa.int64()), ("size", pa.int64())])
 _SCHEMA = pa.schema(
     [
@@ -36,6 +37,7 @@ _SCHEMA = pa.schema(
         ("members", pa.list_(_MEMBER)),
         ("content_sha256", pa.string()),
         ("views", pa.int64()),
+        (_ORIGIN, pa.string()),
     ]
 )
 
@@ -64,7 +66,9 @@ class Manifest:
     """A packed data set of N samples, row by row in the order they lie in the shards.
 
     `fingerprint` is a SHA-256 over keys, labels, contents and order; it does not depend on where
-    the data set lies, and two data sets with one fingerprint train alike.
+    the data set lies, and two data sets with one fingerprint train alike. `origins` say where the
+    samples came from: the path of the file or folder under the root of the data set that was
+    packed, or `library.sh3f#id`; never where that lay on the machine that packed it.
     """
 
     root: str
@@ -81,8 +85,11 @@ class Manifest:
     classes: tuple[str, ...]  # sorted names
     metadata: dict[str, Any] = field(default_factory=dict)  # creator, dataset, options, versions
     fingerprint: str = ""
+    origins: list[str] = field(default_factory=list)  # [N], "" = not known; none given: all ""
 
     def __post_init__(self) -> None:
+        if not self.origins:
+            object.__setattr__(self, "origins", [""] * len(self.keys))
         counts = {len(column) for column in self._columns()}
         assert counts == {len(self.keys)}, f"manifest columns of unequal length: {counts}"
         if not self.fingerprint:
@@ -107,7 +114,7 @@ class Manifest:
     def _columns(self) -> list[Sequence[Any] | np.ndarray]:
         return [
             self.keys, self.streams, self.splits, self.labels, self.class_ids, self.shard_ids,
-            self.members, self.content_sha256, self.views,
+            self.members, self.content_sha256, self.views, self.origins,
         ]  # fmt: skip
 
 
@@ -175,6 +182,7 @@ def union(manifests: Sequence[Manifest]) -> Manifest:
         views=joined(part.views for part in manifests),
         shards=tuple(_absolute(shard, part.root) for part in manifests for shard in part.shards),
         classes=classes,
+        origins=[origin for part in manifests for origin in part.origins],
         metadata={_UNION: [{**p.metadata, "fingerprint": p.fingerprint} for p in manifests]},
         fingerprint=hashlib.sha256(json.dumps([_UNION, prints]).encode()).hexdigest(),
     )
@@ -236,11 +244,14 @@ def _arrow_columns(manifest: Manifest) -> list[Sequence[Any]]:
         manifest.keys, manifest.streams.tolist(), manifest.splits.tolist(),
         manifest.labels.tolist(), manifest.class_ids.tolist(), manifest.shard_ids.tolist(),
         members, manifest.content_sha256, manifest.views.tolist(),
+        [origin or None for origin in manifest.origins],
     ]  # fmt: skip
 
 
 def from_table(table: pa.Table, header: Mapping[str, Any], *, root: str, path: str) -> Manifest:
     try:
+        if _ORIGIN not in table.column_names:
+            table = table.append_column(_ORIGIN, pa.nulls(len(table), pa.string()))
         columns = {name: table.column(name).combine_chunks() for name in _SCHEMA.names}
         manifest = Manifest(
             root=root,
@@ -256,6 +267,7 @@ def from_table(table: pa.Table, header: Mapping[str, Any], *, root: str, path: s
             shards=tuple(_inside(Shard(**shard)) for shard in header["shards"]),
             classes=tuple(header["classes"]),
             metadata=dict(header["metadata"]),
+            origins=[origin or "" for origin in columns[_ORIGIN].to_pylist()],
         )
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: damaged manifest ({error}); pack again") from error

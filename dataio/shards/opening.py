@@ -120,6 +120,7 @@ def without_quarantined(manifest: Manifest, quarantine: Quarantine) -> Manifest:
         members=[manifest.members[row] for row in rows],
         content_sha256=[manifest.content_sha256[row] for row in rows],
         views=manifest.views[rows],
+        origins=[manifest.origins[row] for row in rows],
         shards=shards,
         fingerprint="",
     )

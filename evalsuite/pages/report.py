@@ -39,13 +39,19 @@ _TOTALS = {
 
 
 def build_report(
-    runs: Sequence[RunView], out: Path, *, title: str, pictures: PicturesByKey | None = None
+    runs: Sequence[RunView],
+    out: Path,
+    *,
+    title: str,
+    pictures: PicturesByKey | None = None,
+    origins: Mapping[str, str] | None = None,
 ) -> Path:
     """Write the report of `runs` to the file `out`, replacing it in one step, and return `out`.
 
     `pictures` maps sample keys to encoded PNG or JPEG bytes for the retrieval strips (a shape's
-    views may be stacked vertically); without it the strips show class names. A sentence takes the
-    place of a part for which a run has no files. Raises EvaluationError if there is no run.
+    views may be stacked vertically); without it the strips show class names. `origins` maps sample
+    keys to the files that they were made of. A sentence takes the place of a part for which a run
+    has no files. Raises EvaluationError if there is no run.
     """
     if not runs:
         raise EvaluationError("a report needs at least one run folder")
@@ -56,7 +62,7 @@ def build_report(
         title=title,
         lines=lines,
         **_summary(runs, lines),
-        strips=retrieval_strips(runs, lines, pictures=pictures),
+        strips=retrieval_strips(runs, lines, pictures=pictures, origins=origins),
         **_curves(runs, lines),
         bars=class_bars(runs, lines),
         confusions=confusions(runs, lines),

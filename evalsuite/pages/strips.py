@@ -30,12 +30,21 @@ _MOST_RUNS = 4
 
 @dataclass(frozen=True)
 class Thumb:
-    """One picture of a strip; `source` is a data URI, or empty where there is no picture."""
+    """One picture of a strip; `source` is a data URI, or empty where there is no picture.
+
+    `origin` is the file that it was made of, as far as that is known.
+    """
 
     key: str
     label: str
     right: bool
     source: str = ""
+    origin: str = ""
+
+    @property
+    def place(self) -> str:
+        """What to find the item by: its origin, or else its key."""
+        return self.origin or self.key
 
 
 @dataclass(frozen=True)
@@ -60,12 +69,13 @@ def retrieval_strips(
     lines: Sequence[RunLine],
     *,
     pictures: PicturesByKey | None = None,
+    origins: Mapping[str, str] | None = None,
     count: int = 6,
     seed: int = 0,
 ) -> list[Strip]:
     """`count` queries with the ten nearest shapes of the source-only run and the three best others.
 
-    Runs without embeddings or per-query results are left out.
+    Runs without embeddings or per-query results are left out. `origins` are by key.
     """
     shown = _shown_runs(runs)
     if not shown:
@@ -79,6 +89,8 @@ def retrieval_strips(
         Strip(Thumb(key, labels[key], right=True), tuple(rows[position] for rows in found))
         for position, key in enumerate(keys)
     ]
+    if origins:
+        strips = _changed(strips, lambda thumb: replace(thumb, origin=origins.get(thumb.key, "")))
     return strips if pictures is None else _with_pictures(strips, pictures)
 
 
@@ -171,13 +183,15 @@ def _with_pictures(strips: Sequence[Strip], pictures: PicturesByKey) -> list[Str
     encoded = pictures(list(keys))
     sources = {key: data_uri(key, encoded[key]) for key in keys if key in encoded}
 
-    def shown(thumb: Thumb) -> Thumb:
-        return replace(thumb, source=sources.get(thumb.key, ""))
+    return _changed(strips, lambda thumb: replace(thumb, source=sources.get(thumb.key, "")))
 
+
+def _changed(strips: Sequence[Strip], change: Callable[[Thumb], Thumb]) -> list[Strip]:
+    """The strips with every picture changed."""
     return [
         Strip(
-            shown(strip.query),
-            tuple(replace(row, thumbs=tuple(map(shown, row.thumbs))) for row in strip.rows),
+            change(strip.query),
+            tuple(replace(row, thumbs=tuple(map(change, row.thumbs))) for row in strip.rows),
         )
         for strip in strips
     ]

@@ -146,8 +146,11 @@ def test_search_answers_as_the_metrics_rank(photos, run, embedded, capfd):
     assert not (run / "index-flat").exists()
 
 
-def test_the_table_and_the_page(photos, run, embedded, tmp_path, monkeypatch, capfd):
+def test_the_table_and_the_page(photos, run, embedded, benchmark, tmp_path, monkeypatch, capfd):
     _, gallery = embedded
+    manifest = load_manifest(benchmark)
+    origin_of = dict(zip(manifest.keys, manifest.origins, strict=True))
+    assert origin_of[gallery.keys[0]].startswith("view/test/")  # MI3DOR's layout
     opened = []
     monkeypatch.setattr("webbrowser.open", lambda url: opened.append(url) or True)
     file = tmp_path / 'photo <b> & "[red]".png'
@@ -155,9 +158,10 @@ def test_the_table_and_the_page(photos, run, embedded, tmp_path, monkeypatch, ca
     done = call(capfd, "search", run, "--image", file, "-k", 5, "--open")
     assert done.code == 0, done.err
     assert "[red]" in done.out
-    for heading in ("rank", "distance", "class", "key"):
+    for heading in ("rank", "distance", "class", "origin"):
         assert heading in done.out
-    assert sum(key in done.out for key in gallery.keys) == 5
+    origins = {origin_of[key] for key in gallery.keys}
+    assert sum(f" {origin} " in done.out for origin in origins) == 5
     page = run / "search.html"
     assert opened == [page.as_uri()]
     text = page.read_text()
@@ -167,7 +171,8 @@ def test_the_table_and_the_page(photos, run, embedded, tmp_path, monkeypatch, ca
     assert pieces.tags.count("img") == 6
     assert all(source.startswith("data:image/jpeg;base64,") for source in pieces.sources)
     assert pieces.titles[0] == str(file)
-    assert set(pieces.titles[1:]) < set(gallery.keys)
+    assert set(pieces.titles[1:]) < origins
+    assert sum(f"<small>{origin}</small>" in text for origin in origins) == 5
 
 
 def test_html_without_open_opens_nothing(photos, run, tmp_path, monkeypatch, capfd):
@@ -203,6 +208,8 @@ def test_a_built_index_is_measured_stored_and_used(kind, photos, run, embedded, 
     folder = run / f"index-{kind}"
     about = json.loads((folder / "index.json").read_text())
     assert about["keys"] == gallery.keys
+    assert all(origin.startswith("view/test/") for origin in about["origins"])
+    assert "origins" not in built
     if kind == "flat":
         assert "report" not in built
     else:

@@ -322,3 +322,17 @@ def test_progress_counts_every_shape(tmp_path, shapes):
         progress=lambda *at: seen.append(at),
     )
     assert seen == [(k, 5) for k in range(1, 6)]
+
+
+def test_another_rotation_is_rendered_again_and_older_notes_know_none(tmp_path, shapes):
+    out = tmp_path / "out"
+    rendered(shapes, out)
+    for note in out.rglob("shape.json"):
+        said = json.loads(note.read_text())
+        assert said.pop("rotation") is None
+        note.write_text(json.dumps(said))
+    assert rendered(shapes, out).made == 0
+    turned = [*shapes[:3], replace(shapes[3], rotation=(0, 1, 0, 0, 0, 1, 1, 0, 0))]
+    assert rendered(turned, out).made == 1
+    assert rendered(turned, out).made == 0
+    assert rendered(shapes, out).made == 1

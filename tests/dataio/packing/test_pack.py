@@ -5,6 +5,7 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -250,3 +251,14 @@ def test_bad_options(tmp_path, options):
     long = dataclasses.replace(record, key="k" * 95)
     with pytest.raises(DataError, match="longer than"):
         pack([long], tmp_path / "set", dataset="d")
+
+
+def test_packing_again_adds_origins_to_an_older_manifest(tmp_path):
+    manifest = packed(tmp_path)
+    path = tmp_path / "set" / "manifest.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["origin"]), path)
+    assert not any(load_manifest(tmp_path / "set").origins)
+    assert packed(tmp_path).origins == manifest.origins
+    again = load_manifest(tmp_path / "set")
+    assert again.origins == manifest.origins
+    assert again.fingerprint == manifest.fingerprint

@@ -98,6 +98,21 @@ def test_edited_rows_are_noticed(copy):
         load_manifest(copy)
 
 
+def test_samples_keep_where_they_came_from(manifest):
+    origin_of = dict(zip(manifest.keys, manifest.origins, strict=True))
+    assert origin_of["photo-003"] == "photo3.jpg"
+    assert origin_of["shape-012"] == "shape12"
+
+
+def test_a_manifest_without_origins_is_read(manifest, copy):
+    """As earlier versions wrote it."""
+    table = pq.read_table(copy / MANIFEST_NAME)
+    pq.write_table(table.drop_columns(["origin"]), copy / MANIFEST_NAME)
+    loaded = load_manifest(copy)
+    assert loaded.origins == [""] * len(manifest)
+    assert (loaded.fingerprint, loaded.keys) == (manifest.fingerprint, manifest.keys)
+
+
 def test_missing_shard(manifest, copy):
     (copy / manifest.shards[1].name).unlink()
     with pytest.raises(DataError, match=rf"{manifest.shards[1].name}: shard is missing"):

@@ -304,3 +304,19 @@ def test_broken_pictures_fall_back_to_words(runs: list[RunView], tmp_path: Path)
         pictures=lambda keys: dict.fromkeys(keys, b"not a picture"),
     )
     assert Page(out).count("img") == 0
+
+
+def test_origins_stand_under_pictures_and_keys_where_none_is_known(
+    runs: list[RunView], tmp_path: Path
+) -> None:
+    gallery = runs[0].gallery
+    assert gallery is not None
+    origins = {key: f"meshes/<{key}>.obj" for key in gallery.keys}
+    out = build_report(runs[:1], tmp_path / "r.html", title="", origins=origins)
+    text = out.read_text()
+    named = [key for key in gallery.keys if f"meshes/&lt;{key}&gt;.obj</small>" in text]
+    assert named
+    assert not any(f">{key}</small>" in text for key in named)
+    queries = runs[0].queries
+    assert queries is not None
+    assert any(f">{key}</small>" in text for key in queries.keys)
