@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from evalsuite.vectors.embeddings import Embeddings, EvaluationError
+from evalsuite.vectors.embeddings import Embeddings, EvaluationError, in_one_form
 
 MANIFEST_NAME = "embeddings.json"
 FORMAT = "img2shape-embeddings-1"
@@ -237,7 +237,7 @@ class EmbeddingParts:
             if not whole:
                 raise self._altered(part)
             keys += table.column("key").to_pylist()
-            labels += table.column("label").to_pylist()
+            labels += map(in_one_form, table.column("label").to_pylist())
         seen: dict[str, int] = {}
         for row, key in enumerate(keys):
             if seen.setdefault(key, row) != row:

@@ -39,6 +39,12 @@ def test_round_trip_keeps_bits_order_and_metadata(tmp_path):
     )
 
 
+def test_labels_come_in_one_unicode_form(tmp_path):
+    names = ["chair", "chair", "St\u00fchle", "Stu\u0308hle"]
+    path = save(tmp_path / "e.parquet", pa.array(VECTORS.tolist()), label=names)
+    assert read_embeddings(path).labels == ["chair", "chair", "St\u00fchle", "St\u00fchle"]
+
+
 @pytest.mark.parametrize(
     "kind",
     [
