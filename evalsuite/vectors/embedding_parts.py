@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -45,6 +46,11 @@ class Part:
 def part_name(first: int) -> str:
     """Name of the file whose first row is row ``first`` of the stream; names sort as the rows."""
     return f"part-{first:012d}.parquet"
+
+
+def is_part_name(name: str) -> bool:
+    """Whether a file has a name of :func:`part_name`; part-00000.parquet of others is none."""
+    return re.fullmatch(r"part-\d{12}\.parquet", name) is not None
 
 
 def encoded(
