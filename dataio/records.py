@@ -43,6 +43,8 @@ class Record:
     crop: tuple[float, float, float, float] | None = None  # x0, y0, x1, y1 in pixels, upright image
     mask: Path | None = None  # picture of the image's size; where it is black the image turns white
     up_axis: UpAxis = "+z"  # of the mesh
+    up_because: str = "as the data set has them"  # why that axis
+    up_certain: bool = True  # False: taken because the format has no axis of its own
     extra: Mapping[str, Any] = field(default_factory=dict)  # JSON-serialisable
 
     def __post_init__(self) -> None:

@@ -149,10 +149,17 @@ def test_views_win_over_the_mesh_of_the_same_shape(tree):
     assert "meshes/v1.obj" in by_source(made)  # not of that class
 
 
-def test_up_is_y_for_gltf_and_z_for_others_unless_said(tmp_path):
-    root = touch(tmp_path, *(f"meshes/a.{kind}" for kind in ("glb", "gltf", "obj", "ply")))
-    assert [one.up_axis for one in read(root)[0]] == ["+y", "+y", "+z", "+z"]
-    assert {one.up_axis for one in read(root, up_axis="+y")[0]} == {"+y"}
+def test_up_follows_the_format_unless_said(tmp_path):
+    kinds = ("GLB", "gltf", "obj", "off", "ply", "stl")
+    root = touch(tmp_path, *(f"meshes/{k}.{kind}" for k, kind in enumerate(kinds)))
+    made = read(root)[0]
+    assert [one.up_axis for one in made] == ["+y", "+y", "+y", "+z", "+z", "+z"]
+    assert [one.up_certain for one in made] == [True, True, False, False, False, False]
+    assert "Blender, three.js and obj2gltf take +y" in made[2].up_because
+    given = read(root, up_axis="+y")[0]
+    assert {(one.up_axis, one.up_because, one.up_certain) for one in given} == {
+        ("+y", "given by -o up_axis", True)
+    }
 
 
 def test_ids_that_occur_twice_get_keys_of_their_own(tmp_path):
