@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Iterable
 
 _LISTED = 30  # names in an error message
@@ -20,15 +21,24 @@ SYNONYMS: tuple[frozenset[str], ...] = (
 )
 
 
+def one_form(text: str) -> str:
+    """The text in Unicode's form NFC: names from macOS, in NFD, look the same and compare unequal.
+
+    >>> one_form("Stu\u0308hle") == "St\u00fchle"
+    True
+    """
+    return unicodedata.normalize("NFC", text)
+
+
 def canonical_name(raw: str) -> str:
-    """A class name to compare by: case-folded, trimmed, spaces and hyphens to `_`, without a
-    bracketed suffix.
+    """A class name to compare by: in NFC, case-folded, trimmed, spaces and hyphens to `_`, without
+    a bracketed suffix.
 
     >>> canonical_name("Flower-Pot (2)")
     'flower_pot'
     """
-    bare = re.sub(r"[\s_-]*[(\[][^)\]]*[)\]]\s*$", "", raw).strip().casefold()
-    return re.sub(r"[\s-]+", "_", bare)
+    bare = re.sub(r"[\s_-]*[(\[][^)\]]*[)\]]\s*$", "", one_form(raw)).strip().casefold()
+    return one_form(re.sub(r"[\s-]+", "_", bare))
 
 
 def synonyms(name: str) -> frozenset[str]:

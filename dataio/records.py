@@ -40,9 +40,13 @@ class Record:
     views: tuple[Path, ...] | None = None
     mesh: Path | None = None
     source_path: str = ""  # relative posix path of the file or folder under the data set's root
-    crop: tuple[float, float, float, float] | None = None  # x0, y0, x1, y1 in pixels, upright image
+    crop: tuple[float, float, float, float] | None = None  # x0, y0, x1, y1 in pixels, see drawn_on
     mask: Path | None = None  # picture of the image's size; where it is black the image turns white
+    drawn_on: tuple[int, int] | None = None  # width, height that crop and mask are for, which may
+    # be those of the pixels as stored, before EXIF turns them; None = the upright image
     up_axis: UpAxis = "+z"  # of the mesh, once it is turned by `rotation`
+    up_because: str = "as the data set has them"  # why that axis
+    up_certain: bool = True  # False: taken because the format has no axis of its own
     extra: Mapping[str, Any] = field(default_factory=dict)  # JSON-serialisable
     rotation: tuple[float, ...] | None = None  # of the mesh: 3x3, row by row; vertex v becomes R v
 

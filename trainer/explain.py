@@ -14,7 +14,7 @@ from dataio.loading import StreamSource, plan
 from dataio.records import DataError
 from dataio.shards import Manifest, content_member, shown
 from trainer.config import RunConfig
-from trainer.inputs import OpenData, training_selections
+from trainer.inputs import OpenData, differing_renderings, training_selections
 from trainer.methods import METHODS
 from trainer.sections import Selection
 from trainer.validation import require_scorable
@@ -71,7 +71,7 @@ def explain_run(
         "memory_bytes": _machine_bytes() if memory_bytes is None else memory_bytes,
         "mapping": data.mapping,
     }
-    return {**result, "warnings": _cautions(config, result)}
+    return {**result, "warnings": [*_cautions(config, result), *differing_renderings(data)]}
 
 
 def replay_step(data: OpenData, *, step: int, world_size: int) -> dict[str, Any]:

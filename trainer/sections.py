@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from dataio.loading import AugmentConfig
-from dataio.names import nearest
+from dataio.names import nearest, one_form
 from evalsuite.scoring import HEADLINES, FeaturesName, MetricName, Options, ProtocolName
 from trainer.schedules import Schedule
 
@@ -101,6 +101,11 @@ class DataConfig(Section):
     augment: AugmentConfig | None = Field(
         default=AugmentConfig(), description="Augmentation of training samples; null: none."
     )
+
+    @field_validator("classes")
+    @classmethod
+    def _classes_in_one_form(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return None if value is None else tuple(map(one_form, value))
 
 
 class OptimizerConfig(Section):

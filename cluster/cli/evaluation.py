@@ -140,10 +140,16 @@ def embed_streams(
 @evaluation_app.command()
 def metrics(
     queries: Annotated[
-        Path, typer.Option(help="Parquet with key, label, embedding, or a folder of `embed`.")
+        Path,
+        typer.Option(
+            help="Parquet file with key, label, embedding, or a folder of `embed` or of such files."
+        ),
     ],
     gallery: Annotated[
-        Path, typer.Option(help="Parquet with key, label, embedding, or a folder of `embed`.")
+        Path,
+        typer.Option(
+            help="Parquet file with key, label, embedding, or a folder of `embed` or of such files."
+        ),
     ],
     shards: Annotated[int, typer.Option(min=1, help="Parts of the gallery.")] = 1,
     actors: Actors = False,
@@ -157,6 +163,14 @@ def metrics(
         str,
         typer.Option(help="NaN and Inf vectors are an error (raise) or are ranked last (last)."),
     ] = "raise",
+    drop_self: Annotated[
+        bool,
+        typer.Option(
+            "--drop-self",
+            help="Queries are items of the gallery: leave the item with a query's key out of its "
+            "ranking.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Score any embeddings with every metric of both protocols."""
@@ -175,6 +189,7 @@ def metrics(
             arithmetic=arithmetic,
             ties=ties,
             nan_policy=nan_policy,
+            drop_self=drop_self,
         )
         emit(result)
     if not as_json:

@@ -12,11 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from cluster.data_jobs.parallel import mapping
-from cluster.data_jobs.rendering import read_dataset, view_spec, with_up_axis
+from cluster.data_jobs.rendering import (
+    SHEET_NAME,
+    read_dataset,
+    say_upright,
+    view_spec,
+    with_up_axis,
+    write_picture,
+)
 from cluster.terminal import Bar, say, shown, task
+from dataio.checking import contact_sheet
 from dataio.datasets import Adapter, AdapterOptions
 from dataio.findings import Finding, Findings
-from dataio.meshes import described, open_rendered, render_mesh
+from dataio.meshes import described, open_rendered, render_mesh, upright
 from dataio.packing import SKIPPED_NAME, Views, index, pack
 from dataio.records import SPLITS, DataError, Record
 from dataio.shards import Manifest, is_remote, normal
@@ -65,7 +73,8 @@ def pack_data(
         records, metadata["render"] = _with_views(records, views_from, findings)
     elif any(record.mesh for record in records):
         spec = view_spec(preset, size=size)
-        render, metadata["render"] = partial(render_mesh, spec=spec), described(spec)
+        axes = {k.suffix: {"axis": k.axis, "because": k.because} for k in upright(records)}
+        render, metadata["render"] = partial(render_mesh, spec=spec), described(spec, axes)
     _drop_place(findings, root)
     findings.metadata["source_root"] = root.resolve().name  # the origins begin under it
     with naming(out), task(f"{findings.dataset}: packing", len(records)) as bar:
@@ -83,6 +92,9 @@ def pack_data(
             metadata=metadata,
             progress=_Progress(bar),
         )
+    if render is not None:
+        write_picture(contact_sheet(manifest), out / SHEET_NAME)
+        findings.warnings += say_upright(records, out / SHEET_NAME)
     result = {
         **_result(manifest),
         "root": str(shown(out)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,14 @@ from cluster.evaluation.origins import sample_origins
 from cluster.evaluation.pictures import SamplePictures
 from cluster.terminal import say, task
 from dataio.shards import Manifest
-from evalsuite.scoring import Evaluation, Options, evaluate, items_fingerprint
+from evalsuite.scoring import (
+    Evaluation,
+    Options,
+    evaluate,
+    items_fingerprint,
+    own_items,
+    require_own_items,
+)
 from evalsuite.search import searched_space
 from evalsuite.statistics import proxy_a_distance
 from evalsuite.vectors import (
@@ -30,10 +38,13 @@ from evalsuite.vectors import (
     Embeddings,
     EvaluationError,
     is_finished,
+    open_parts,
     read_embeddings,
 )
 from trainer.extraction import TrainedRun, load_run
 from trainer.runs import RunFolder, naming
+
+logger = logging.getLogger(__name__)
 
 # The SVM of the A-distance sees 1,000 items a domain and split. It needs no more rows than this.
 ROWS_A_DOMAIN = 20_000
@@ -125,6 +136,7 @@ def _score(
     actors: bool,
     shard_cpus: float | None,
     options: Options,
+    own: np.ndarray | None = None,
 ) -> Evaluation:
     with (
         task("scoring the gallery", len(queries.keys)) as bar,
@@ -138,7 +150,9 @@ def _score(
         ) as transport,
     ):
         held = gallery if isinstance(gallery, Embeddings) else None
-        return evaluate(queries, held, options=options, transport=transport, progress=bar.at)
+        return evaluate(
+            queries, held, options=options, transport=transport, progress=bar.at, own=own
+        )
 
 
 def _scoring_device(options: Options) -> str:
@@ -176,9 +190,12 @@ def score_files(
     shards: int,
     actors: bool = False,
     shard_cpus: float | None = None,
+    drop_self: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
     """Score two files or folders of embeddings; returns the JSON object of ``img2shape metrics``.
+
+    With ``drop_self`` the item that has a query's key is not in that query's ranking.
 
     Raises:
         EvaluationError: an unknown option, or files that cannot be read or compared.
@@ -187,15 +204,35 @@ def score_files(
     non_finite = "keep" if chosen.nan_policy == "last" else "raise"
     q = read_embeddings(queries, non_finite=non_finite)
     # Actors read their own shards of a folder.
-    g = gallery if actors and gallery.is_dir() else read_embeddings(gallery, non_finite=non_finite)
+    in_parts = actors and is_finished(gallery)
+    g = gallery if in_parts else read_embeddings(gallery, non_finite=non_finite)
     if isinstance(g, Embeddings) and q.width != g.width:
         raise EvaluationError(
             f"{queries} has vectors of {q.width} components, {gallery} of {g.width}; "
             "extract both with one network"
         )
-    return _score(
-        q, g, shards=shards, actors=actors, shard_cpus=shard_cpus, options=chosen
-    ).to_json()
+    named = g if isinstance(g, Embeddings) else open_parts(g)
+    own = own_items(q, named)
+    if drop_self:
+        require_own_items(q, named, own)
+    warnings = []
+    if not drop_self and (own >= 0).any():
+        warnings.append(
+            f"{(own >= 0).sum()} of {len(q)} queries are in the gallery under the same key; each "
+            "finds itself first. --drop-self leaves each query out of its own ranking"
+        )
+        logger.warning("%s", warnings[0])
+    result = _score(
+        q,
+        g,
+        shards=shards,
+        actors=actors,
+        shard_cpus=shard_cpus,
+        options=chosen,
+        own=own if drop_self else None,
+    )
+    scored = result.to_json()
+    return {**scored, "drop_self": drop_self, "warnings": [*warnings, *scored["warnings"]]}
 
 
 def write_report(runs: Sequence[Path], out: Path, *, title: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from cluster.training.group_size import GroupSize
 from cluster.training.launching import launch
 from evalsuite.run_records import read_records
 from trainer.config import RunConfig
-from trainer.inputs import OpenData
+from trainer.inputs import OpenData, differing_renderings
 from trainer.runs import RunFolder, best_first
+
+logger = logging.getLogger(__name__)
 
 
 def train_run(
@@ -34,6 +37,8 @@ def train_run(
         folder = launch(config, out, workers=workers, data=data)
         say(f"{out}: was finished already, nothing to do")
         return folder
+    for difference in differing_renderings(data):
+        logger.warning("%s", difference)
     with monitored(config, out) as monitor:
         with (
             reporting(sinks, config, out) as told,

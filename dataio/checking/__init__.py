@@ -11,7 +11,7 @@ from dataio.checking.inspection import (
     one_sided,
     read_headers,
 )
-from dataio.checking.sheet import contact_sheet
+from dataio.checking.sheet import contact_sheet, views_sheet
 from dataio.checking.soundness import SameContent, Soundness, check, repair
 
 __all__ = [
@@ -26,4 +26,5 @@ __all__ = [
     "one_sided",
     "read_headers",
     "repair",
+    "views_sheet",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
@@ -42,6 +43,16 @@ def contact_sheet(
     finally:
         reader.close()
     return _laid_out(blocks, columns=columns, cell=cell)
+
+
+def views_sheet(shapes: Sequence[tuple[str, Sequence[Path]]], *, cell: int = 96) -> Image.Image:
+    """A row of pictures for each shape, (caption, files of its views in order); RGB."""
+    lines = []
+    for caption, files in shapes:
+        pictures = [decode_image(file.read_bytes(), key=str(file)) for file in files]
+        lines.append([(f"{caption} {number}", one) for number, one in enumerate(pictures, 1)])
+    columns = max((len(line) for line in lines), default=1)
+    return _laid_out([(f"{len(shapes)} shapes", lines)], columns=columns, cell=cell)
 
 
 Cell = tuple[str, "np.ndarray | None"]  # caption, pixels uint8 [H, W, C]; None = undecodable

@@ -38,7 +38,14 @@ _EXPECTED = (
     "views/<class>/<shape>/<picture> (<class>/ may be left out)"
 )
 _STREAMS = {"images": "image", "sketches": "sketch", "views": "shape", "meshes": "shape"}
-_Y_UP = frozenset({".glb", ".gltf"})  # by their standard; the other formats do not define it
+# The axis that is up, and why: what most programs write where the format leaves it open.
+_UP: dict[str, tuple[UpAxis, str]] = {
+    **dict.fromkeys((".glb", ".gltf"), ("+y", "by the standard of glTF")),
+    ".obj": ("+y", "the format does not say; Blender, three.js and obj2gltf take +y"),
+    **dict.fromkeys((".ply", ".stl"), ("+z", "the format does not say; Blender takes +z")),
+    ".off": ("+z", "the format does not say; ModelNet and SHREC have +z"),
+}
+_DEFINED = frozenset({".glb", ".gltf"})
 
 
 class Options(AdapterOptions):
@@ -46,7 +53,9 @@ class Options(AdapterOptions):
 
     views: int = Field(default=12, ge=1, description="Views that every shape of views/ gets.")
     up_axis: UpAxis | None = Field(
-        default=None, description="+z | +y: of the meshes; null: +y for .glb and .gltf, else +z."
+        default=None,
+        description="+z | +y: of the meshes; null: +y for .obj, .glb and .gltf, +z for .off, .ply "
+        "and .stl.",
     )
     seed: int = Field(default=0, ge=0, description="Of the split by hash.")
     test_share: float = Field(
@@ -212,8 +221,20 @@ def _record(key: str, stream: str, split: Split, item: Item, options: Options) -
     if stream != "shape":
         return Record(key, stream, split, item.label, image=file, source_path=source)
     if item.top == "meshes":
-        up = options.up_axis or ("+y" if file.suffix.lower() in _Y_UP else "+z")
-        return Record(key, stream, split, item.label, mesh=file, source_path=source, up_axis=up)
+        up, because = _UP[file.suffix.lower()]
+        if options.up_axis is not None:
+            up, because = options.up_axis, "given by -o up_axis"
+        return Record(
+            key,
+            stream,
+            split,
+            item.label,
+            mesh=file,
+            source_path=source,
+            up_axis=up,
+            up_because=because,
+            up_certain=options.up_axis is not None or file.suffix.lower() in _DEFINED,
+        )
     held = len(item.files)
     views = tuple(item.files[k * held // options.views] for k in range(options.views))
     extra = {} if item.mesh is None else {"mesh": item.mesh}

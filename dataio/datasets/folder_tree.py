@@ -11,7 +11,7 @@ from typing import cast
 
 from dataio.datasets.listing import is_picture, visible
 from dataio.findings import Findings
-from dataio.names import canonical_name
+from dataio.names import canonical_name, one_form
 from dataio.records import SPLITS, DataError, Split
 
 _MESH_SUFFIXES = frozenset({".off", ".obj", ".ply", ".stl", ".glb", ".gltf"})
@@ -27,7 +27,7 @@ class Item:
     top: str  # the one of TOPS it is in
     label: str | None
     split: Split | None  # by the folder it is in
-    item_id: str  # name of the file less its suffix, or of the folder of views
+    item_id: str  # name of the file less its suffix, or of the folder of views, in NFC
     source: str  # path under the root
     files: tuple[Path, ...]  # one file, or the views in order
     mesh: str | None = None  # path under the root of the mesh of the views, where there is one
@@ -142,7 +142,8 @@ class _Lister:
                     self._source(file), reason, remedy="move it to views/<class>/<shape>/"
                 )
             else:
-                yield Item(self.top, label, split, file.stem, self._source(file), (file,))
+                item_id = one_form(file.stem)
+                yield Item(self.top, label, split, item_id, self._source(file), (file,))
 
     def _shapes(
         self, folders: list[os.DirEntry[str]], label: str | None, split: Split | None
@@ -157,7 +158,7 @@ class _Lister:
             self._refuse_folders(inside)
             if views:
                 files = tuple(Path(folder.path) / name for name in views)
-                yield Item(self.top, label, split, folder.name, source, files)
+                yield Item(self.top, label, split, one_form(folder.name), source, files)
             else:
                 self.findings.defect(
                     source, f"{source!r} holds no views", remedy="add some, or remove the folder"

@@ -75,7 +75,15 @@ def mesh_records(root: Path, options: MeshOptions, findings: Findings) -> list[R
             key = keys.make(folder.split, folder.label, shape, source=source)
             mesh = root / source
             made.append(
-                Record(key, "shape", folder.split, folder.label, mesh=mesh, source_path=source)
+                Record(
+                    key,
+                    "shape",
+                    folder.split,
+                    folder.label,
+                    mesh=mesh,
+                    source_path=source,
+                    up_axis="+z",
+                )
             )
     published = Published("modelnet40", MODELNET40_CLASSES, _FULL)
     return _counted(made, published, options, findings)

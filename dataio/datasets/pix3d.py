@@ -4,6 +4,9 @@ A shape is a *folder*, `model/<category>/<shape>`: several of the 395 folders ho
 mesh, fitted to single photos. A shape's mesh is `model.obj`, otherwise the first variant by name;
 each photo notes the variant it was fitted with. Meshes are y up, their front is -z.
 
+Boxes and masks are in the pixels as stored, before EXIF turns the photo, where its size there is
+that of the table, `img_size`; otherwise in the upright photo. A photo of neither size is a defect.
+
 There is no official split. By default a hash puts 20 % of the photos and of the shapes into test,
 each on its own: a test photo's own shape may be a training shape. With `train_file` and `test_file`
 (COCO-style, such as the S1 and S2 of Mesh R-CNN) the photos follow the files, and a shape is of
@@ -128,6 +131,10 @@ class _Pix3D:
         file = file_under(self.root, row.img)
         if file is None:
             return self._defect(row, f"{row.where}: there is no such photo under {self.root}")
+        size = _picture_size(file)  # None: packing names it
+        if self.options.crop != "none" and size and row.size and sorted(size) != sorted(row.size):
+            sizes = "photo {}x{}, {} says {}x{}".format(*size, INDEX_NAME, *row.size)
+            return self._defect(row, f"{row.where}: {sizes}", other="none")
         mask = None
         if row.item_id in _KNOWN_BAD:
             self._note_bad_mask(row)
@@ -148,13 +155,14 @@ class _Pix3D:
             source_path=row.img,
             crop=self._crop(row),
             mask=mask,
+            drawn_on=row.size,
             extra={"shape_id": row.shape, "model": row.model, **row.flags},
         )
 
-    def _defect(self, row: Row, reason: str) -> None:
+    def _defect(self, row: Row, reason: str, *, other: str = "bbox") -> None:
         remedy = "restore the file"
-        if self.options.crop == "mask":
-            remedy += ", pass crop=bbox"
+        if self.options.crop == "mask" or other == "none":
+            remedy += f", pass crop={other}"
         self.findings.defect(row.img, reason, remedy=remedy)
 
     def _note_bad_mask(self, row: Row) -> None:

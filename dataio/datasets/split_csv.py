@@ -10,7 +10,7 @@ from typing import cast
 
 from dataio.datasets.listing import read_text
 from dataio.findings import Findings
-from dataio.names import nearest
+from dataio.names import nearest, one_form
 from dataio.records import SPLITS, DataError, Split
 
 SPLIT_CSV = "split.csv"
@@ -18,7 +18,7 @@ SPLIT_CSV = "split.csv"
 
 @dataclass
 class SplitTable:
-    """Splits by path under the root; remembers which rows were of use."""
+    """Splits by path under the root, in NFC; remembers which rows were of use."""
 
     splits: dict[str, Split] = field(default_factory=dict)
     lines: dict[str, int] = field(default_factory=dict)
@@ -28,7 +28,7 @@ class SplitTable:
         """The split of the row for `source`, or for the innermost folder around it that has one."""
         if source is None:
             return None
-        path = PurePosixPath(source)
+        path = PurePosixPath(one_form(source))
         for one in (path, *path.parents):
             if one.as_posix() in self.splits:
                 self.used.add(one.as_posix())
@@ -64,18 +64,30 @@ def read_split_csv(root: Path, findings: Findings) -> SplitTable:
         if split not in SPLITS:
             raise DataError(f"{where}: unknown split {fields[1]!r}{nearest(split, SPLITS)}")
         relative = PurePosixPath(given.replace("\\", "/"))
-        path = relative.as_posix()
+        path = one_form(relative.as_posix())
         if relative.is_absolute() or ".." in relative.parts:
             raise DataError(f"{where}: {given!r}; give paths under {str(root)!r}, relative to it")
         if path in table.splits:
             raise DataError(f"{where}: {path!r} is on line {table.lines[path]} too; list it once")
-        if not (root / path).exists():
+        if not _is_there(root, relative):
             reason = f"{str(file)!r} line {line}: there is no {path!r} under {str(root)!r}"
             findings.defect(f"{SPLIT_CSV} line {line}", reason, remedy="correct or remove the line")
             continue
         table.splits[path] = cast(Split, split)
         table.lines[path] = line
     return table
+
+
+def _is_there(root: Path, relative: PurePosixPath) -> bool:
+    """Whether there is such a path under the root, in whatever Unicode form its names are."""
+    if (root / relative).exists():
+        return True
+    places = [root]
+    for part in relative.parts:
+        name = one_form(part)
+        folders = (place for place in places if place.is_dir())
+        places = [e for folder in folders for e in folder.iterdir() if one_form(e.name) == name]
+    return bool(places)
 
 
 def _rows(text: str) -> Iterator[tuple[int, list[str]]]:

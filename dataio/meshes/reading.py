@@ -1,8 +1,9 @@
 """Mesh files to geometry: vertices and triangles, and nothing else that a file may hold.
 
 OFF and OBJ, the formats of the field's data sets, are read here: tolerant of what their many
-writers did, exact about what is broken, and fast. The others go through trimesh. Materials,
-textures and colours are never looked at, so a missing file of those does not matter.
+writers did, exact about what is broken, and fast. PLY and glTF have a file of their own, STL goes
+through trimesh. Materials, textures and colours are never looked at, so a missing file of those
+does not matter.
 
 Shape legend: V vertices, F triangles, R rows (lines) of text, T numbers in them.
 """
@@ -16,8 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import trimesh
-from numpy.typing import NDArray
 
+from dataio.meshes.gltf import read_gltf
+from dataio.meshes.ply import read_ply
+from dataio.meshes.polygons import Floats, Indices, fans, unfolded
 from dataio.meshes.rendering import MAX_FACES
 from dataio.records import DataError
 
@@ -29,15 +32,12 @@ _INDENT = re.compile(rb"^[ \t]+", re.MULTILINE)
 _MAGIC = re.compile(rb"\s*(?:ST)?C?N?(4?n?)OFF(\s+BINARY)?")
 _COUNTS = re.compile(rb"\s*(\d+)\s+(\d+)[^\n]*")  # the magic word may be glued to them
 
-Floats = NDArray[np.float64]
-Indices = NDArray[np.int64]
-
 
 def load_mesh(path: Path) -> trimesh.Trimesh:
-    """The geometry of a mesh file; polygons become fans of triangles, parts and scenes one mesh.
+    """The geometry of a mesh file; polygons become triangles, parts and scenes one mesh.
 
-    Vertices are neither merged nor reordered. No other file is opened, save the buffers of a .gltf
-    in its own folder.
+    A polygon covers its own area, concave or not (see `polygons.unfolded`). Vertices are neither
+    merged nor reordered. No other file is opened, save the buffers of a .gltf in its own folder.
 
     Raises DataError, naming the file, the line where there is one, and the remedy: for an unknown
     suffix, a missing or too large file, one that is cut short or damaged, an index outside the
@@ -54,11 +54,15 @@ def load_mesh(path: Path) -> trimesh.Trimesh:
         raise DataError(f"{path}: cannot read ({error.strerror}); restore the file") from error
     if size > _MAX_BYTES:
         raise DataError(f"{path}: {size >> 20} MiB, at most {_MAX_BYTES >> 20} are read; simplify")
-    if suffix in (".off", ".obj"):
+    if suffix in (".glb", ".gltf"):
+        vertices, faces = read_gltf(content, path)
+    elif suffix == ".ply":
+        vertices, faces = read_ply(content, path)
+    elif suffix in (".off", ".obj"):
         read = _read_off if suffix == ".off" else _read_obj
         vertices, faces = read(content.replace(b"\r\n", b"\n").replace(b"\r", b"\n"), path)
     else:
-        vertices, faces = _read_with_trimesh(path)
+        vertices, faces = _read_stl(path)
     if not len(faces):
         raise DataError(f"{path}: the mesh has no faces; remove it or restore the file")
     _check_face_count(len(faces), path)
@@ -72,18 +76,14 @@ def _check_face_count(count: int, path: Path) -> None:
         raise DataError(f"{path}: {count} faces, at most {MAX_FACES} are rendered; simplify it")
 
 
-def _read_with_trimesh(path: Path) -> tuple[Floats, Indices]:
+def _read_stl(path: Path) -> tuple[Floats, Indices]:
     try:
-        mesh = trimesh.load(str(path), force="mesh", process=False, skip_materials=True)
+        mesh = trimesh.load(str(path), force="mesh", process=False)
         vertices = np.asarray(getattr(mesh, "vertices", ()), np.float64).reshape(-1, 3)
         faces = np.asarray(getattr(mesh, "faces", ()), np.int64).reshape(-1, 3)
     except Exception as error:  # whatever a parser meets in a damaged file
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise DataError(f"{path}: not a sound mesh ({reason}); export it again") from error
-    if len(faces) and (faces.min() < 0 or faces.max() >= len(vertices)):
-        raise DataError(
-            f"{path}: a face points outside the {len(vertices)} vertices; export it again"
-        )
     return vertices, faces
 
 
@@ -113,7 +113,8 @@ def _read_off(content: bytes, path: Path) -> tuple[Floats, Indices]:
     polygons.refuse(np.flatnonzero(short), "the face is cut short")
     faces, row = polygons.fans(polygons.first + 1, corners)
     polygons.refuse_outside(faces, row, vertex_count)
-    return rows.take(np.arange(vertex_count)).positions(), faces
+    vertices = rows.take(np.arange(vertex_count)).positions()
+    return vertices, unfolded(vertices, faces, row)
 
 
 def _read_obj(content: bytes, path: Path) -> tuple[Floats, Indices]:
@@ -132,7 +133,8 @@ def _read_obj(content: bytes, path: Path) -> tuple[Floats, Indices]:
     defined = np.searchsorted(vertex_lines, face_lines)[row, None]  # negative ones count back
     faces = np.where(faces < 0, np.where(faces < -defined, -1, faces + defined), faces - 1)
     polygons.refuse_outside(faces, row, len(vertex_lines))
-    return rows.positions(), faces
+    vertices = rows.positions()
+    return vertices, unfolded(vertices, faces, row)
 
 
 def _without_keyword(lines: Sequence[bytes], numbers: Sequence[int]) -> bytes:
@@ -218,10 +220,7 @@ class _Rows:
     def fans(self, first: Indices, corners: Indices) -> tuple[Indices, Indices]:
         """Triangles [F, 3] of one polygon a row, whose corners stand from `first` [R] on, and the
         row [F] of each; polygons of fewer than three corners give none."""
-        count = np.maximum(corners - 2, 0)
-        row = np.repeat(np.arange(len(count)), count)
-        step = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
-        at = first[row, None] + np.stack([np.zeros_like(step), step + 1, step + 2], axis=1)
+        at, row = fans(first, corners)
         return self.whole(at, row), row
 
 

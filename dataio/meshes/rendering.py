@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Literal
@@ -102,15 +103,23 @@ class RenderSpec:
         )
 
 
-def described(spec: RenderSpec) -> dict[str, Any]:
-    """What decides the pixels of rendered views: spec, digest, and versions of the libraries.
+def described(
+    spec: RenderSpec, up_axis: Mapping[str, Mapping[str, str]] | None = None
+) -> dict[str, Any]:
+    """What decides the pixels of rendered views: spec, up axis, digest, versions of the libraries.
 
-    Without the up axis, since each shape has its own.
+    `up_axis` has for each suffix of the meshes the `axis` and `because` why; the spec's own axis is
+    left out, since each shape has its own. The digest differs where the axes do.
     """
     fields = {name: value for name, value in spec.to_json().items() if name != "up_axis"}
     digest = dataclasses.replace(spec, up_axis=RenderSpec().up_axis).digest
+    if up_axis:
+        axes = {suffix: one["axis"] for suffix, one in up_axis.items()}
+        text = json.dumps([digest, axes], sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     versions = {name: version(name) for name in ("embreex", "numpy", "pillow", "trimesh")}
-    return {"spec": fields, "digest": digest, "versions": versions}
+    about = {"up_axis": {key: dict(one) for key, one in sorted(up_axis.items())}} if up_axis else {}
+    return {"spec": fields, **about, "digest": digest, "versions": versions}
 
 
 PRESETS: dict[str, RenderSpec] = {}

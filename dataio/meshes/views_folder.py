@@ -25,6 +25,7 @@ from dataio.atomic import write_whole
 from dataio.file_locks import lock_at_once
 from dataio.meshes.rendering import RenderSpec, described
 from dataio.meshes.shape_folder import Outcome, read_note, render_shape, view_files
+from dataio.meshes.up_axis import upright
 from dataio.parallel import OrderedMap
 from dataio.records import DataError, Record
 
@@ -47,7 +48,7 @@ class Rendered:
     """The views in a folder. The two counts are of the `render_records` that returned it."""
 
     folder: Path
-    spec_json: dict[str, Any]  # spec (all fields but up_axis), digest, versions
+    spec_json: dict[str, Any]  # as `described` gives it
     quarantine: Mapping[str, Unrendered]  # by key
     made: int = 0
     unchanged: int = 0
@@ -114,7 +115,7 @@ def render_records(
     failed: dict[str, Unrendered] = {}
     made = unchanged = 0
     with _alone_in(out):
-        spec_json = _claim(out, spec)
+        spec_json = _claim(out, spec, shapes)
         work = partial(_render, out=out, spec=spec)
         for record, outcome in zip(shapes, run(work, shapes), strict=True):
             made += outcome.made
@@ -169,14 +170,18 @@ def _shape_folder(out: Path, key: str) -> Path:
     return out / _VIEWS / hashlib.sha256(key.encode()).hexdigest()[:2] / key
 
 
-def _claim(out: Path, spec: RenderSpec) -> dict[str, Any]:
-    """Write `render.json`, or check that the one there says the same."""
-    spec_json = json.loads(json.dumps(described(spec)))  # as it is read back
+def _claim(out: Path, spec: RenderSpec, shapes: list[Record]) -> dict[str, Any]:
+    """Write `render.json`, or check that the one there says the same but for the up axes."""
     held = _read_spec(out)
+    axes = {one.suffix: {"axis": one.axis, "because": one.because} for one in upright(shapes)}
+    before = {} if held is None else held.get("up_axis", {})
+    described_now = described(spec, {**before, **axes})
+    spec_json = json.loads(json.dumps(described_now))  # as it is read back
     if held is not None:
         _check_same(held["spec"], spec_json["spec"], out)
-        return held
-    if (out / _VIEWS).exists():
+        if spec_json["digest"] == held["digest"]:
+            return held
+    elif (out / _VIEWS).exists():
         raise DataError(f"{out}: holds {_VIEWS}/ and no {SPEC_NAME}; choose another folder")
     write_whole(out / SPEC_NAME, (json.dumps(spec_json, indent=2) + "\n").encode())
     return spec_json

@@ -14,7 +14,7 @@ import simplejpeg
 from PIL import Image
 
 from dataio.records import DataError, Record
-from dataio.shards import decode_image, resize, sniff
+from dataio.shards import decode_image, orientation_of, resize, sniff, turned
 
 Render = Callable[[Record], np.ndarray]  # a mesh's views, uint8 [V, H, W] or [V, H, W, C]
 Views = Literal["stack", "npy"]
@@ -76,7 +76,11 @@ def _read(path: Path) -> bytes:
 def _encode_image(path: Path, record: Record, image_size: int | None) -> Encoded:
     data = _read(path)
     stored = decode_image(data, key=str(path))
-    pixels = _cropped(_masked(stored, path, record.mask), record.crop)
+    turn = _turn(record, path, data, upright=stored)
+    crop = record.crop
+    if crop is not None and record.drawn_on is not None:
+        crop = _turned_box(crop, record.drawn_on, turn)
+    pixels = _cropped(_masked(stored, path, record.mask, turn=turn), crop)
     suffix = {"jpeg": "jpg", "png": "png"}.get(sniff(data) or "")
     shorter = min(pixels.shape[:2])
     if suffix and pixels is stored and (image_size is None or shorter <= image_size):
@@ -92,11 +96,43 @@ def _encode_image(path: Path, record: Record, image_size: int | None) -> Encoded
     return Encoded("png", buffer.getvalue(), 0)
 
 
-def _masked(pixels: np.ndarray, image: Path, mask: Path | None) -> np.ndarray:
-    """[H, W, C] with white where the mask is black; the same array if it is black nowhere."""
+def _turn(record: Record, path: Path, data: bytes, *, upright: np.ndarray) -> int:
+    """The EXIF orientation that crop and mask still have to follow; 1 where they are upright.
+
+    Raises DataError, with both sizes, if they were drawn on a picture of another size.
+    """
+    if record.drawn_on is None or (record.crop is None and record.mask is None):
+        return 1
+    height, width = upright.shape[:2]
+    orientation = orientation_of(data)
+    as_stored = (width, height) if orientation < 5 else (height, width)
+    if record.drawn_on == as_stored:
+        return orientation
+    if record.drawn_on == (width, height):
+        return 1
+    raise DataError(
+        "{}: photo {}x{}, its box is for {}x{}; ".format(path, *as_stored, *record.drawn_on)
+        + "restore the photo, or pack it whole (crop=none)"
+    )
+
+
+def _turned_box(
+    box: tuple[float, float, float, float], size: tuple[int, int], orientation: int
+) -> tuple[float, float, float, float]:
+    """A box in stored pixels of `size` (width, height), in the upright picture."""
+    (x0, y0, x1, y1), (width, height) = box, size
+    if orientation in (2, 3, 7, 8):  # left and right change places
+        x0, x1 = width - x1, width - x0
+    if orientation in (3, 4, 6, 7):
+        y0, y1 = height - y1, height - y0
+    return (y0, x0, y1, x1) if orientation >= 5 else (x0, y0, x1, y1)
+
+
+def _masked(pixels: np.ndarray, image: Path, mask: Path | None, *, turn: int) -> np.ndarray:
+    """[H, W, C] with white where the mask, once turned, is black; the same array if nowhere."""
     if mask is None:
         return pixels
-    shown = decode_image(_read(mask), key=str(mask))
+    shown = turned(decode_image(_read(mask), key=str(mask)), turn)
     if shown.shape[:2] != pixels.shape[:2]:
         sizes = "mask {1}x{0}, image {3}x{2}".format(*shown.shape[:2], *pixels.shape[:2])
         raise DataError(f"{mask}: {sizes} ({image}); replace the mask, or leave it out")

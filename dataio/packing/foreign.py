@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dataio.names import nearest
+from dataio.names import nearest, one_form
 from dataio.packing.foreign_tar import ForeignSample, TarIndex, scan_tar
 from dataio.parallel import OrderedMap, in_threads
 from dataio.records import SPLITS, STREAMS, DataError
@@ -127,7 +127,8 @@ def _is_hidden(path: Path, root: Path) -> bool:
 
 def _class_names(path: Path) -> list[str]:
     try:
-        names = [line.strip() for line in path.read_text("utf-8").rstrip().split("\n")]
+        lines = path.read_text("utf-8").rstrip().split("\n")
+        names = [one_form(line.strip()) for line in lines]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot read the class names ({error})") from error
     for number, name in enumerate(names, 1):

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 from webdataset.tariterators import base_plus_ext
 
+from dataio.names import one_form
 from dataio.records import DataError
 from dataio.shards import VIEWS_TAR, Member, is_member_header, member_content, view_number
 
@@ -138,12 +139,27 @@ class _Sample:
         content = self._views_member() if shape else self._first(_PICTURES)
         if content is None:
             wanted = "views.jpg, views.npy, v00.png" if shape else ", ".join(_PICTURES)
+            self._refuse_dots(("views.jpg", "views.npy", *_PICTURES) if shape else _PICTURES)
             held = ", ".join(sorted(self._places))
             raise self._error(f"has none of {wanted}, but {held}; choose other tars or --stream")
         data = self._bytes(content)
         views = self._count(content, data) if shape else 0
         digest = hashlib.sha256(data).hexdigest()
         return ForeignSample(self._key, content, digest, views, (*self._cls(), *self._json()))
+
+    def _refuse_dots(self, wanted: tuple[str, ...]) -> None:
+        """DataError if a wanted member is only missed because its name has one dot too many."""
+        key = self._key.rpartition("/")[2]
+        for suffix in self._places:
+            meant = next((one for one in wanted if suffix.endswith(f".{one}")), None)
+            numbered = view_number(suffix) is not None
+            if meant is not None and not (numbered and suffix.startswith("v")):
+                views = ", or pass --stream shape if these are a shape's views" if numbered else ""
+                raise self._error(
+                    f"has a dot in the name before its suffix ({key}.{suffix}): webdataset takes "
+                    f"{suffix} for the suffix; rename the members, for example to "
+                    f"{key}_{suffix.removesuffix('.' + meant).replace('.', '_')}.{meant}{views}"
+                )
 
     def _first(self, suffixes: tuple[str, ...]) -> Member | None:
         suffix = next((one for one in suffixes if one in self._places), None)
@@ -188,7 +204,7 @@ class _Sample:
         if re.fullmatch(r"[+-]?\d+", text):
             yield from self._checked(int(text), "cls")
         elif text:
-            yield text
+            yield one_form(text)
 
     def _json(self) -> Iterator[Label]:
         text = self._text("json")
@@ -202,7 +218,7 @@ class _Sample:
     def _checked(self, label: object, place: str) -> Iterator[Label]:
         """The label; -1, null and an empty name stand for none."""
         if isinstance(label, str):
-            label = label.strip()
+            label = one_form(label.strip())
         if label in (None, "", -1):
             return
         number = isinstance(label, int) and not isinstance(label, bool) and label >= 0

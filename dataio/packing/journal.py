@@ -152,6 +152,7 @@ def identity(record: Record) -> bytes:
     files = [record.image, record.mask, record.mesh, *(record.views or ())]
     about = [
         record.key, record.stream, record.split, record.label, record.source_path, record.crop,
+        record.drawn_on,
         record.up_axis, dict(record.extra), [_examined(file) for file in files if file],
     ]  # fmt: skip
     if record.rotation is not None:

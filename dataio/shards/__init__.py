@@ -11,8 +11,10 @@ from dataio.shards.decode import (
     Interpolation,
     decode_image,
     decode_views,
+    orientation_of,
     resize,
     sniff,
+    turned,
     view_number,
 )
 from dataio.shards.labels import ClassMap, match_classes, renamed
@@ -65,6 +67,7 @@ __all__ = [
     "member_content",
     "node_cache",
     "normal",
+    "orientation_of",
     "read_blocks",
     "read_bytes",
     "read_quarantine",
@@ -72,6 +75,7 @@ __all__ = [
     "resize",
     "shown",
     "sniff",
+    "turned",
     "union",
     "verify_content",
     "view_number",

@@ -172,7 +172,7 @@ def _decode_jpeg(data: bytes, size: int | None) -> np.ndarray | None:
         )
     except ValueError:
         return None
-    return _turned(pixels, _exif_orientation(data))
+    return turned(pixels, _exif_orientation(data))
 
 
 def _exif_orientation(data: bytes) -> int:
@@ -195,10 +195,25 @@ def _scan_start(data: bytes) -> int:
 
 def _orientation(picture: Image.Image) -> int:
     value = picture.getexif().get(_ORIENTATION, 1)
-    return value if isinstance(value, int) else 1
+    return value if isinstance(value, int) and value in _TURNS else 1
 
 
-def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+def orientation_of(data: bytes) -> int:
+    """How the stored pixels of a picture lie, 1 to 8 as in EXIF; 1 is upright.
+
+    `decode_image` gives them upright, with `turned`.
+    """
+    if sniff(data) == "jpeg":
+        return _exif_orientation(data)
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
+            return _orientation(picture)
+    except (OSError, ValueError, SyntaxError):
+        return 1
+
+
+def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Pixels [H, W, ...] as stored, made upright."""
     return np.ascontiguousarray(_TURNS.get(orientation, _TURNS[1])(pixels))
 
 
@@ -212,15 +227,15 @@ def _decode_pillow(data: bytes, key: str) -> np.ndarray:
                         f"{key}: {picture.width}×{picture.height} pixels, above the limit of "
                         f"{MAX_PIXELS}; shrink the picture"
                     )
-                orientation = _orientation(picture)
                 picture.load()
+                orientation = _orientation(picture)  # Pillow has turned a TIFF, and says 1 now
                 pixels = _to_8_bit(picture, key)
     except DataError:
         raise
     except Exception as error:  # Pillow's plugins raise almost anything on damaged files
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{key}: cannot decode the picture ({reason}); replace the file") from error
-    return _turned(pixels, orientation)
+    return turned(pixels, orientation)
 
 
 def _to_8_bit(picture: Image.Image, key: str) -> np.ndarray:

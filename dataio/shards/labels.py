@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from dataio.names import nearest, synonyms
+from dataio.names import nearest, one_form, synonyms
 from dataio.records import DataError
 from dataio.shards.manifest import Manifest
 
@@ -31,7 +31,8 @@ def match_classes(
     """Match the class names of several data sets.
 
     A class is met by its own name, by the names that `mapping` lists for it, and by the well-known
-    synonyms (sofa, couch). A name that is a class itself stands for no other.
+    synonyms (sofa, couch). A name that is a class itself stands for no other. Names are compared
+    in NFC; the label space is in it too.
 
     Args:
         data_sets: what to call a data set in errors -> its class names.
@@ -45,13 +46,18 @@ def match_classes(
             that two classes claim; a `mapping` for a class that is not asked for; or no class in
             common.
     """
-    mapping = dict(mapping or {})
-    first = next(iter(data_sets.values()))
+    mapping = {one_form(k): tuple(map(one_form, names)) for k, names in (mapping or {}).items()}
+    first = [one_form(name) for name in next(iter(data_sets.values()))]
     listed = {other for others in mapping.values() for other in others}
-    wanted = list(classes) if classes is not None else sorted({*first, *mapping} - listed)
+    wanted = (
+        list(map(one_form, classes)) if classes is not None else sorted({*first, *mapping} - listed)
+    )
     _check_mapping(wanted, mapping)
     claims = _claims(wanted, mapping)
-    names = [{n: claims[n] for n in held if n in claims} for held in data_sets.values()]
+    names = [
+        {n: claims[one_form(n)] for n in held if one_form(n) in claims}
+        for held in data_sets.values()
+    ]
     if classes is None:
         shared = set.intersection(*(set(one.values()) for one in names))
         if not shared:

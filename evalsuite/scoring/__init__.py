@@ -5,7 +5,13 @@ May import: evalsuite, evalsuite.vectors.
 
 from evalsuite.scoring.canonical_distances import Limbs, distances, prepare_features, split_limbs
 from evalsuite.scoring.distance_matrix import evaluate_distances
-from evalsuite.scoring.evaluation import evaluate, evaluate_arrays, score
+from evalsuite.scoring.evaluation import (
+    evaluate,
+    evaluate_arrays,
+    own_items,
+    require_own_items,
+    score,
+)
 from evalsuite.scoring.gallery import GalleryShard, InProcess, Transport
 from evalsuite.scoring.gallery_split import partition, split_gallery
 from evalsuite.scoring.options import (
@@ -39,11 +45,13 @@ __all__ = [
     "evaluate_arrays",
     "evaluate_distances",
     "items_fingerprint",
+    "own_items",
     "partition",
     "prepare_features",
     "read_evaluation",
     "read_scores",
     "require_choice",
+    "require_own_items",
     "run_in_threads",
     "score",
     "scores_of",

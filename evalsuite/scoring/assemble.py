@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from evalsuite.vectors import EvaluationError
 
 # Ranks and the entries of counts are int32.
 MOST_ITEMS = 2**31 - 1
+_NAMED = 5  # classes in a message
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +28,8 @@ class Population:
 
     ``keys``, ``labels`` of all queries; ``rows`` int64 [Q], the evaluated ones in query order;
     ``sizes`` int64 [Q], their numbers of relevant items; ``classes`` their sorted class names and
-    ``class_ids`` int64 [Q]; ``largest_class`` over the whole gallery.
+    ``class_ids`` int64 [Q]; ``largest_class`` over the whole gallery, whose classes are
+    ``gallery_classes``. ``missing_labels`` are those of queries without a relevant item.
     """
 
     keys: Sequence[str]
@@ -37,12 +41,21 @@ class Population:
     missing_labels: tuple[str, ...]
     gallery_size: int
     largest_class: int
+    gallery_classes: tuple[str, ...] = ()
 
 
 def population(
-    held: Sequence[dict[str, Any]], keys: Sequence[str], labels: Sequence[str], on_missing: str
+    held: Sequence[dict[str, Any]],
+    keys: Sequence[str],
+    labels: Sequence[str],
+    on_missing: str,
+    *,
+    without_self: bool = False,
 ) -> Population:
     """The queries with ``keys`` and ``labels`` against shards that describe themselves as ``held``.
+
+    An empty label is no class. With ``without_self`` each query is in the gallery and does not
+    count there.
 
     Raises ``EvaluationError``: a class without items under ``on_missing="error"``, no query left,
     or more items than ranks can count.
@@ -51,20 +64,23 @@ def population(
     for shard in held:
         for label, count in zip(shard["labels"], shard["counts"], strict=True):
             class_sizes[label] = class_sizes.get(label, 0) + int(count)
-    sizes = np.array([class_sizes.get(label, 0) for label in labels], dtype=np.int64)
+    own = int(without_self)
+    found = {x: max(0, class_sizes.get(x, 0) - own) if x.strip() else 0 for x in set(labels)}
+    sizes = np.array([found[label] for label in labels], dtype=np.int64)
     rows = np.flatnonzero(sizes)
-    missing = tuple(sorted({label for label in labels if label not in class_sizes}))
+    missing = tuple(sorted(label for label, size in found.items() if not size))
     if missing and on_missing == "error":
         raise EvaluationError(
-            f"classes without a gallery item: {', '.join(map(repr, missing[:5]))}; "
+            f"classes without a gallery item: {_with_nearest(missing, class_sizes)}; "
             "add items or pass on_missing='exclude'"
         )
     if not len(rows):
         raise EvaluationError(
-            f"no query has an item of its class in the gallery (query classes {missing[:3]}, "
-            f"gallery classes {tuple(sorted(class_sizes)[:3])}); check the label names"
+            f"no query has an{'other' * own} item of its class in the gallery (query classes "
+            f"{missing[:3]}, gallery classes {tuple(sorted(class_sizes)[:3])}); check the label "
+            "names"
         )
-    total = sum(class_sizes.values())
+    total = sum(class_sizes.values()) - own
     if total > MOST_ITEMS:
         raise EvaluationError(
             f"the gallery holds {total} items, {MOST_ITEMS} are the most; score parts of it"
@@ -79,7 +95,8 @@ def population(
         class_ids=class_ids,
         missing_labels=missing,
         gallery_size=total,
-        largest_class=max(class_sizes.values()),
+        largest_class=max(class_sizes.values()) - own,
+        gallery_classes=tuple(sorted(class_sizes)),
     )
 
 
@@ -91,12 +108,13 @@ def assemble(
     levels: np.ndarray,
     curve_hits: np.ndarray,
     tied: int,
+    notes: Sequence[str] = (),
 ) -> Evaluation:
     """Headline, variants, bounds over ties, curves and tables.
 
     ``tallies`` by tie rule; ``levels`` float64 [Q, 20] is interpolated precision per query,
     ``curve_hits`` int32 [Q, P] relevant items within the ranks kept of the curve; ``tied`` counts
-    relevant pairs that share their distance with an irrelevant item.
+    relevant pairs that share their distance with an irrelevant item; ``notes`` are more warnings.
     """
     variants = {rule: tally.variants() for rule, tally in tallies.items()}
     headlines = {
@@ -123,8 +141,22 @@ def assemble(
         per_query=_per_query(options, people, main),
         curve_hits=curve_hits,
         f_hits=main.f_hits,
-        warnings=tuple(_warnings(options, people, ties)),
+        warnings=(*notes, *_warnings(options, people, ties)),
     )
+
+
+def _with_nearest(names: Sequence[str], known: Iterable[str]) -> str:
+    """The first names, those in a row with one nearest known name followed by it."""
+    spelt = {name.strip().casefold(): name for name in known if name.strip()}
+
+    def nearest(name: str) -> str:
+        close = get_close_matches(name.strip().casefold(), spelt, n=1)
+        return f" (did you mean {spelt[close[0]]!r}?)" if close and name not in known else ""
+
+    groups = groupby(names[:_NAMED], key=nearest)
+    shown = [", ".join(map(repr, group)) + hint for hint, group in groups]
+    more = len(names) - _NAMED
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
 
 
 def _curves(tally: Tally, levels: np.ndarray, gallery_size: int) -> Curves:
@@ -173,11 +205,14 @@ def _per_query(options: Options, people: Population, tally: Tally) -> pa.Table:
 def _warnings(options: Options, people: Population, ties: TieReport) -> list[str]:
     about_ties = tie_warning(options, ties)
     messages = [] if about_ties is None else [about_ties]
-    missing = len(people.labels) - len(people.rows)
+    nameless = sum(not label.strip() for label in people.labels)
+    if nameless:
+        messages.append(f"{nameless} queries left out: their label is empty")
+    missing = len(people.labels) - len(people.rows) - nameless
     if missing:
-        messages.append(
-            f"{missing} queries left out: no gallery item of {len(people.missing_labels)} classes"
-        )
+        named = [label for label in people.missing_labels if label.strip()]
+        listed = _with_nearest(named, people.gallery_classes)
+        messages.append(f"{missing} queries left out: no gallery item of class {listed}")
     if people.largest_class == 1:
         messages.append("every class has one gallery item: read AUC_anchored instead of AUC")
     return messages

@@ -26,7 +26,13 @@ from evalsuite.scoring.rank_counting import Counted, count_before
 from evalsuite.scoring.result import Evaluation
 from evalsuite.scoring.tally import Tally, curve_ranks
 from evalsuite.scoring.tie_rules import TIE_RULES
-from evalsuite.vectors import Embeddings, EvaluationError, require_finite, require_same_width
+from evalsuite.vectors import (
+    EmbeddingParts,
+    Embeddings,
+    EvaluationError,
+    require_finite,
+    require_same_width,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +53,7 @@ def evaluate(
     query_block: int = 1024,
     transport: Transport | None = None,
     progress: Progress | None = None,
+    own: np.ndarray | None = None,
     **choices: Any,
 ) -> Evaluation:
     """Exact retrieval metrics of ``queries`` against ``gallery``.
@@ -60,6 +67,8 @@ def evaluate(
         query_block: queries that are scored at a time.
         transport: carries questions to shards that exist already.
         progress: called with (queries done, queries to do) after each block.
+        own: int64 [Q], the gallery's row of every query itself, which then is not in that query's
+            ranking (see ``own_items``); the gallery counts as one item smaller.
         choices: fields of ``Options`` by name, in place of those in ``options``.
 
     Raises ``EvaluationError``: an option that is not a choice; different widths; NaN or Inf under
@@ -83,7 +92,50 @@ def evaluate(
         options=options,
         query_block=query_block,
         progress=progress,
+        own=own,
+        notes=_collapsed(queries, gallery),
     )
+
+
+def own_items(queries: Embeddings, gallery: Embeddings | EmbeddingParts) -> np.ndarray:
+    """The gallery's row of the item that has a query's key, int64 [Q]; -1 where there is none."""
+    row_of = {key: row for row, key in enumerate(gallery.keys)}
+    return np.array([row_of.get(key, -1) for key in queries.keys], dtype=np.int64)
+
+
+def require_own_items(
+    queries: Embeddings, gallery: Embeddings | EmbeddingParts, own: np.ndarray
+) -> None:
+    """Raise ``EvaluationError`` unless every query is in the gallery, in the same class.
+
+    ``own`` int64 [Q] is what ``own_items`` found.
+    """
+    absent = np.flatnonzero(own < 0)
+    if len(absent):
+        raise EvaluationError(
+            f"{len(absent)} of {len(own)} queries are not in the gallery under their key "
+            f"({queries.keys[absent[0]]!r}); dropping each query itself needs all of them there"
+        )
+    labels = gallery.labels
+    for query, row in enumerate(own.tolist()):
+        if labels[row] != queries.labels[query]:
+            raise EvaluationError(
+                f"{queries.keys[query]!r} is of class {queries.labels[query]!r} among the queries "
+                f"and of {labels[row]!r} in the gallery; give it one"
+            )
+
+
+def _collapsed(queries: Embeddings, gallery: Embeddings | None) -> list[str]:
+    """Warnings about sides that have one vector for all items."""
+    found = []
+    for name, side in (("queries", queries), ("gallery items", gallery)):
+        if side is not None and len(side) > 1 and (side.vectors == side.vectors[0]).all():
+            which = " (zero)" if not side.vectors[0].any() else ""
+            found.append(
+                f"all {len(side)} {name} have one and the same vector{which}: the network has "
+                "collapsed or was not loaded"
+            )
+    return found
 
 
 def evaluate_arrays(
@@ -128,13 +180,18 @@ def score(
     options: Options,
     query_block: int = 1024,
     progress: Progress | None = None,
+    own: np.ndarray | None = None,
+    notes: Sequence[str] = (),
 ) -> Evaluation:
-    """Score query rows [Q, ...] that the shards understand; ``held`` is what they described."""
+    """Score query rows [Q, ...] that the shards understand; ``held`` is what they described.
+
+    ``own`` is as in :func:`evaluate`, ``notes`` are warnings of the caller.
+    """
     from evalsuite.scoring.relevant_ranks import score_block  # loads numba
 
     if query_block < 1:
         raise EvaluationError(f"query_block={query_block}: give 1 or more")
-    people = population(held, keys, labels, options.on_missing)
+    people = population(held, keys, labels, options.on_missing, without_self=own is not None)
     tables = weight_tables(people.gallery_size)
     curve = curve_ranks(people.gallery_size)
     tallies = {
@@ -154,7 +211,9 @@ def score(
     # Class by class, because the queries of a tile share their relevant items.
     order = np.argsort(people.class_ids, kind="stable")
     blocks = [order[block] for block in _blocks(people.sizes[order], query_block)]
-    for block, counted in _asked(transport, queries, np.asarray(labels, dtype=str), people, blocks):
+    for block, counted in _asked(
+        transport, queries, np.asarray(labels, dtype=str), people, blocks, own=own
+    ):
         if not np.array_equal(counted.sizes, people.sizes[block]):
             raise EvaluationError("shards return other relevant items than they described")
         found = score_block(
@@ -171,7 +230,9 @@ def score(
         done += len(block)
         if progress is not None:
             progress(done, len(people.rows))
-    result = assemble(options, people, tallies, levels=levels, curve_hits=curve_hits, tied=tied)
+    result = assemble(
+        options, people, tallies, levels=levels, curve_hits=curve_hits, tied=tied, notes=notes
+    )
     for message in result.warnings:
         logger.warning("%s", message)
     return result
@@ -183,6 +244,8 @@ def _asked(
     labels: np.ndarray,
     people: Population,
     blocks: Sequence[np.ndarray],
+    *,
+    own: np.ndarray | None,
 ) -> Iterator[tuple[np.ndarray, Counted]]:
     """The counts of every block in order.
 
@@ -192,7 +255,8 @@ def _asked(
 
     def ask(block: np.ndarray) -> Counted:
         rows = people.rows[block]
-        return count_before(transport, queries[rows], labels[rows])
+        dropped = None if own is None else own[rows]
+        return count_before(transport, queries[rows], labels[rows], own=dropped)
 
     ahead = getattr(transport, "in_flight", 1)
     if ahead == 1:

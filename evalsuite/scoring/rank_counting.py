@@ -15,6 +15,7 @@ import numpy as np
 
 from evalsuite.scoring.gallery import Transport
 from evalsuite.scoring.threads import run_in_threads
+from evalsuite.scoring.tie_rules import BEFORE, NEARER, NEARER_OR_EQUAL
 
 QUERIES_AT_ONCE = 64
 
@@ -38,10 +39,17 @@ class Counted:
         return np.diff(self.offsets)
 
 
-def count_before(transport: Transport, queries: np.ndarray, labels: np.ndarray) -> Counted:
+def count_before(
+    transport: Transport,
+    queries: np.ndarray,
+    labels: np.ndarray,
+    *,
+    own: np.ndarray | None = None,
+) -> Counted:
     """Ask every shard for the relevant distances, then for the counts before them.
 
     ``queries`` float32 [Q, D] in whatever form the shards take, ``labels`` [Q] class names.
+    ``own`` int64 [Q]: the gallery index of an item of the query's class that is not to count.
     """
     parts = transport.broadcast("relevant", queries, labels)
     offsets, distance, index = _merged(parts)
@@ -49,7 +57,26 @@ def count_before(transport: Transport, queries: np.ndarray, labels: np.ndarray) 
     total = counts[0].copy()
     for more in counts[1:]:
         total += more
-    return Counted(offsets, distance, total)
+    if own is None:
+        return Counted(offsets, distance, total)
+    return _without(own, offsets, distance, index, total)
+
+
+def _without(
+    own: np.ndarray,
+    offsets: np.ndarray,
+    distance: np.ndarray,
+    index: np.ndarray,
+    counts: np.ndarray,
+) -> Counted:
+    """The counts as they are without the item ``own`` int64 [Q] of each query in the gallery."""
+    query = np.repeat(np.arange(len(own)), np.diff(offsets))
+    dropped = index == own[query]
+    place, at = own[query], distance[dropped][query]  # of the dropped item, for each pair
+    counts[NEARER] -= at < distance
+    counts[NEARER_OR_EQUAL] -= at <= distance
+    counts[BEFORE] -= (at < distance) | ((at == distance) & (place < index))
+    return Counted(offsets - np.arange(len(offsets)), distance[~dropped], counts[:, ~dropped])
 
 
 def _merged(

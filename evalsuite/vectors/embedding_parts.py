@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -20,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from evalsuite.vectors.embeddings import Embeddings, EvaluationError
+from evalsuite.vectors.embeddings import Embeddings, EvaluationError, in_one_form
 
 MANIFEST_NAME = "embeddings.json"
 FORMAT = "img2shape-embeddings-1"
@@ -45,6 +46,11 @@ class Part:
 def part_name(first: int) -> str:
     """Name of the file whose first row is row ``first`` of the stream; names sort as the rows."""
     return f"part-{first:012d}.parquet"
+
+
+def is_part_name(name: str) -> bool:
+    """Whether a file has a name of :func:`part_name`; part-00000.parquet of others is none."""
+    return re.fullmatch(r"part-\d{12}\.parquet", name) is not None
 
 
 def encoded(
@@ -237,7 +243,7 @@ class EmbeddingParts:
             if not whole:
                 raise self._altered(part)
             keys += table.column("key").to_pylist()
-            labels += table.column("label").to_pylist()
+            labels += map(in_one_form, table.column("label").to_pylist())
         seen: dict[str, int] = {}
         for row, key in enumerate(keys):
             if seen.setdefault(key, row) != row:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,9 +25,9 @@ class EvaluationError(ValueError):
 class Embeddings:
     """N vectors of width D with a unique key and a class name each.
 
-    ``keys`` and ``labels`` are lists of N strings, ``vectors`` is float32 [N, D] (other numeric
-    types are cast), ``metadata`` is free text that travels with the Parquet file. Row order
-    matters: it breaks ties between equal distances.
+    ``keys`` and ``labels`` are lists of N strings, the labels brought to Unicode's form NFC,
+    ``vectors`` is float32 [N, D] (other numeric types are cast), ``metadata`` is free text that
+    travels with the Parquet file. Row order matters: it breaks ties between equal distances.
 
     Raises ``EvaluationError`` for no rows, lengths that differ, duplicate keys, null or
     non-string labels, or vectors that are not [N, D] with D >= 1.
@@ -53,7 +54,7 @@ class Embeddings:
         require_strings("label", labels, keys)
         _require_unique(keys)
         object.__setattr__(self, "keys", [str(key) for key in keys])
-        object.__setattr__(self, "labels", [str(label) for label in labels])
+        object.__setattr__(self, "labels", [in_one_form(str(x)) for x in labels])
         object.__setattr__(self, "vectors", vectors)
         object.__setattr__(self, "metadata", dict(self.metadata))
 
@@ -64,6 +65,11 @@ class Embeddings:
     def width(self) -> int:
         """D, the number of components of a vector."""
         return self.vectors.shape[1]
+
+
+def in_one_form(label: str) -> str:
+    """The label in Unicode's form NFC: one from macOS, in NFD, looks the same and is another."""
+    return unicodedata.normalize("NFC", label)
 
 
 def non_finite_rows(vectors_ND: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from evalsuite.vectors.embedding_parts import open_parts
+from evalsuite.vectors.embedding_parts import is_finished, is_part_name, open_parts
 from evalsuite.vectors.embeddings import (
     COLUMNS,
     Embeddings,
@@ -31,35 +31,77 @@ def read_embeddings(
     ``embedding`` may be a list, large list, fixed-size list or fixed-shape tensor of any float or
     integer type; the result is float32 [N, D]. ``key`` and ``label`` may be of any type that casts
     to text. ``non_finite="keep"`` lets NaN and Inf rows through, for ``nan_policy="last"``. Of a
-    folder of parts (``evalsuite.vectors.embedding_parts``) all are read.
+    folder of parts (``evalsuite.vectors.embedding_parts``) all are read, and so are the Parquet
+    files that another program put into a folder, in the order of their names.
 
     Raises ``EvaluationError`` naming the file, the rows and the remedy: no such file, not Parquet,
     missing column, no rows, two widths, NaN or Inf, null labels, duplicate keys.
     """
     path = Path(path)
-    if path.is_dir():
-        return _read_folder(path, non_finite=non_finite)
-    try:
-        table = _read_table(path)
-        keys = _text_column(table, "key")
-        require_strings("key", keys, keys)
-        labels = _text_column(table, "label")
-        embeddings = Embeddings(keys, labels, _vectors(table, keys), _metadata(table.schema))
-        if non_finite == "raise":
-            require_finite(embeddings)
-        return embeddings
-    except EvaluationError as error:
-        raise EvaluationError(f"{path}: {error}") from None
-
-
-def _read_folder(path: Path, *, non_finite: Literal["raise", "keep"]) -> Embeddings:
-    embeddings = open_parts(path).read()
+    others = _foreign_parts(path) if path.is_dir() else []
+    if path.is_dir() and not others:
+        embeddings = open_parts(path).read()
+    elif others:
+        embeddings = _joined(path, [_named(file, _read_file) for file in others])
+    else:
+        embeddings = _named(path, _read_file)
+    if embeddings is None:
+        raise EvaluationError(f"{path}: no rows; extract at least one embedding")
     if non_finite == "raise":
         try:
             require_finite(embeddings)
         except EvaluationError as error:
             raise EvaluationError(f"{path}: {error}") from None
     return embeddings
+
+
+def _named(path: Path, read: Callable[[Path], Embeddings | None]) -> Embeddings | None:
+    """What ``read`` gives; its errors get the file's name in front."""
+    try:
+        return read(path)
+    except EvaluationError as error:
+        raise EvaluationError(f"{path}: {error}") from None
+
+
+def _read_file(path: Path) -> Embeddings | None:
+    """The rows of one file; None if it has none."""
+    table = _read_table(path)
+    if not table.num_rows:
+        return None
+    keys = _text_column(table, "key")
+    require_strings("key", keys, keys)
+    labels = _text_column(table, "label")
+    return Embeddings(keys, labels, _vectors(table, keys), _metadata(table.schema))
+
+
+def _foreign_parts(folder: Path) -> list[Path]:
+    """The Parquet files of a folder that another program wrote, as Spark, Dask and Ray Data do."""
+    if is_finished(folder):
+        return []
+    files = sorted(path for path in folder.glob("*.parquet") if path.name[0] not in "._")
+    return [] if any(is_part_name(path.name) for path in files) else files
+
+
+def _joined(folder: Path, parts: Sequence[Embeddings | None]) -> Embeddings | None:
+    """The rows of all files that have some."""
+    held = [part for part in parts if part is not None]
+    if not held:
+        return None
+    widths = sorted({part.width for part in held})
+    if len(widths) > 1:
+        raise EvaluationError(
+            f"{folder}: embeddings of two widths, {widths[0]} and {widths[1]}; write all files "
+            "with one network"
+        )
+    try:
+        return Embeddings(
+            [key for part in held for key in part.keys],
+            [label for part in held for label in part.labels],
+            np.concatenate([part.vectors for part in held]),
+            held[0].metadata,
+        )
+    except EvaluationError as error:
+        raise EvaluationError(f"{folder}: {error}") from None
 
 
 def _read_table(path: Path) -> pa.Table:
@@ -78,8 +120,6 @@ def _read_table(path: Path) -> pa.Table:
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise EvaluationError(f"not a readable Parquet file ({reason}); write it again") from None
-    if table.num_rows == 0:
-        raise EvaluationError("no rows; extract at least one embedding")
     return table
 
 

@@ -7,6 +7,7 @@ May import: dataio, trainer.config, trainer.methods, trainer.networks, trainer.s
 from trainer.inputs.device_copies import on_device
 from trainer.inputs.feature_store import FeatureStore
 from trainer.inputs.open_data import OpenData, training_selections
+from trainer.inputs.renderings import differing_renderings
 from trainer.inputs.streams import (
     to_domain,
     to_domains,
@@ -17,6 +18,7 @@ from trainer.inputs.streams import (
 __all__ = [
     "FeatureStore",
     "OpenData",
+    "differing_renderings",
     "on_device",
     "to_domain",
     "to_domains",

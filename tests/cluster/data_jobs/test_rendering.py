@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import trimesh
+from PIL import Image
 from pydantic import Field
 
 from cluster.data_jobs import rendering
@@ -15,6 +16,7 @@ from dataio.datasets.adapter_type import Adapter, AdapterOptions
 from dataio.findings import Findings
 from dataio.meshes.views_folder import open_rendered
 from dataio.records import DataError, Record
+from dataio.shards import load_manifest
 from tests.command import call
 
 
@@ -209,3 +211,40 @@ def test_the_up_axis_is_that_of_the_data_set_unless_given(root):
 def test_the_preset_keeps_its_shading_unless_another_is_given():
     assert view_spec("mvcnn_pt", size=32).shading == "phong"
     assert view_spec("mvcnn_pt", size=32, shading="flat").shading == "flat"
+
+
+def test_the_up_axis_is_said_stored_and_shown(tmp_path, capfd):
+    folder = tmp_path / "mine" / "meshes" / "lamp"
+    folder.mkdir(parents=True)
+    foot = trimesh.creation.cylinder(1, 0.1, sections=32)
+    lamp = foot + trimesh.creation.cylinder(0.1, 3, sections=8).apply_translation((0, 0, 1.5))
+    for number in range(2):  # z up, in a format that is taken for y up
+        lamp.export(folder / f"{number}.obj")
+    command = ("data", "render", "folder", "--root", tmp_path / "mine", "--size", 16)
+    done = call(capfd, *command, "--out", tmp_path / "a", "--json")
+    sheet = tmp_path / "a" / "sheet.png"
+    because = "the format does not say; Blender, three.js and obj2gltf take +y"
+    check = f"look at {sheet}, lying shapes: --up-axis +z"
+    assert f"up axis: +y for 2 .obj ({because}); {check}" in done.err
+    assert done.json["warnings"] == [
+        "2 of 2 .obj that were looked at have a large flat base at the lower end of z: they look "
+        "like +z up"
+    ]
+    assert done.json["up_axis"] == {".obj": {"axis": "+y", "because": because}}
+    assert json.loads((tmp_path / "a/render.json").read_bytes())["up_axis"] == done.json["up_axis"]
+    with Image.open(sheet) as picture:
+        assert picture.width > 12 * 96
+    turned = call(capfd, *command, "--out", tmp_path / "b", "--up-axis", "+z", "--json")
+    assert "up axis: +z for 2 .obj (given by --up-axis); look at" in turned.err
+    assert turned.json["warnings"] == []
+    assert turned.json["spec_digest"] != done.json["spec_digest"]
+    packing = ("data", "pack", "folder", "--root", tmp_path / "mine", "--size", 16)
+    call(capfd, *packing, "--out", tmp_path / "packed", "--json")
+    views = ("--views-from", tmp_path / "a")
+    call(capfd, *packing, *views, "--out", tmp_path / "packed a", "--json")
+    for name in ("packed", "packed a"):
+        about = load_manifest(tmp_path / name).metadata["render"]
+        assert (about["up_axis"], about["digest"]) == (
+            done.json["up_axis"], done.json["spec_digest"],
+        )  # fmt: skip
+    assert (tmp_path / "packed" / "sheet.png").is_file()

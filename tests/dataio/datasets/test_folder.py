@@ -149,10 +149,17 @@ def test_views_win_over_the_mesh_of_the_same_shape(tree):
     assert "meshes/v1.obj" in by_source(made)  # not of that class
 
 
-def test_up_is_y_for_gltf_and_z_for_others_unless_said(tmp_path):
-    root = touch(tmp_path, *(f"meshes/a.{kind}" for kind in ("glb", "gltf", "obj", "ply")))
-    assert [one.up_axis for one in read(root)[0]] == ["+y", "+y", "+z", "+z"]
-    assert {one.up_axis for one in read(root, up_axis="+y")[0]} == {"+y"}
+def test_up_follows_the_format_unless_said(tmp_path):
+    kinds = ("GLB", "gltf", "obj", "off", "ply", "stl")
+    root = touch(tmp_path, *(f"meshes/{k}.{kind}" for k, kind in enumerate(kinds)))
+    made = read(root)[0]
+    assert [one.up_axis for one in made] == ["+y", "+y", "+y", "+z", "+z", "+z"]
+    assert [one.up_certain for one in made] == [True, True, False, False, False, False]
+    assert "Blender, three.js and obj2gltf take +y" in made[2].up_because
+    given = read(root, up_axis="+y")[0]
+    assert {(one.up_axis, one.up_because, one.up_certain) for one in given} == {
+        ("+y", "given by -o up_axis", True)
+    }
 
 
 def test_ids_that_occur_twice_get_keys_of_their_own(tmp_path):
@@ -391,3 +398,44 @@ def test_the_adapter_is_described():
     (adapter,) = ADAPTERS
     assert adapter.name == "folder"
     assert all(field.description for field in adapter.options.model_fields.values())
+
+
+# Names in both of Unicode's forms: an archive from macOS has them decomposed.
+
+COMPOSED, DECOMPOSED = "St\u00fchle", "Stu\u0308hle"
+
+
+def test_a_class_in_two_forms_is_one_class(tmp_path):
+    root = touch(
+        tmp_path,
+        f"images/{COMPOSED}/0.jpg",
+        f"sketches/{DECOMPOSED}/0.jpg",
+        f"meshes/{DECOMPOSED}/0.off",
+    )
+    made, findings = read(root)
+    assert {one.label for one in made} == {"st\u00fchle"}
+    assert findings.warnings == []
+    assert [len(read(root, classes=[name])[0]) for name in (COMPOSED, DECOMPOSED)] == [3, 3]
+    touch(root, f"images/{DECOMPOSED}/1.jpg")
+    assert "are one class 'st\u00fchle'; rename or merge them" in refused(root)
+
+
+def test_an_item_in_two_forms_is_one_item(tmp_path):
+    root = touch(tmp_path, f"meshes/a/{COMPOSED}.off", f"views/a/{DECOMPOSED}/1.png")
+    made = read(root)[0]
+    assert [one.source_path for one in made] == [f"views/a/{DECOMPOSED}"]
+    assert made[0].extra == {"mesh": f"meshes/a/{COMPOSED}.off"}
+    other = touch(tmp_path / "other", f"views/a/{COMPOSED}/1.png")
+    assert read(other)[0][0].key == made[0].key
+
+
+@pytest.mark.parametrize("held", [COMPOSED, DECOMPOSED])
+@pytest.mark.parametrize("listed", [COMPOSED, DECOMPOSED])
+def test_the_table_names_a_path_in_either_form(tmp_path, held, listed):
+    root = touch(tmp_path, f"images/{held}/{held}.jpg", f"images/{held}/b.jpg")
+    write_csv(root, f"images/{listed}/{listed}.jpg,val\nimages/{listed},test\n")
+    made, findings = read(root)
+    assert sorted(one.split for one in made) == ["test", "val"]
+    assert findings.warnings == []
+    write_csv(root, f"images/{COMPOSED}/b.jpg,val\nimages/{DECOMPOSED}/b.jpg,test\n")
+    assert "is on line 1 too; list it once" in refused(root)

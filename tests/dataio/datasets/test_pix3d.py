@@ -329,3 +329,19 @@ def test_the_adapter_is_described():
     (adapter,) = ADAPTERS
     assert adapter.name == "pix3d"
     assert all(field.description for field in adapter.options.model_fields.values())
+
+
+def test_a_photo_of_another_size_than_its_box_is_for_is_a_defect(tree):
+    Image.new("RGB", (60, 40)).save(tree / "img/bed/0001.jpg")
+    message = refused(tree)
+    assert "pix3d.json[0] ('img/bed/0001.jpg'): photo 60x40, pix3d.json says 640x480" in message
+    assert "restore the file, pass crop=none" in message
+    made, findings = read(tree, lenient=True)
+    assert "img/bed/0001.jpg" not in images(made)
+    assert [one.item for one in findings.skipped] == ["img/bed/0001.jpg"]
+    assert "img/bed/0001.jpg" in images(read(tree, crop="none")[0])
+
+
+def test_the_box_is_for_the_size_in_the_table(tree):
+    Image.new("RGB", (480, 640)).save(tree / "img/bed/0001.jpg")  # may be turned by EXIF
+    assert images(read(tree)[0])["img/bed/0001.jpg"].drawn_on == (640, 480)

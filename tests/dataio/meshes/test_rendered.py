@@ -15,7 +15,7 @@ import trimesh
 from PIL import Image
 
 from dataio.meshes.reading import load_mesh
-from dataio.meshes.rendering import preset, render_views
+from dataio.meshes.rendering import described, preset, render_views
 from dataio.meshes.views_folder import QUARANTINE_NAME, Rendered, open_rendered, render_records
 from dataio.parallel import in_processes, in_threads
 from dataio.records import DataError, Record
@@ -77,7 +77,8 @@ def test_a_folder_is_opened_as_it_was_made(tmp_path, shapes):
     made = rendered(shapes, tmp_path / "out")
     opened = open_rendered(tmp_path / "out")
     assert opened.spec_json == made.spec_json
-    assert opened.spec_json["digest"] == SPEC.digest
+    assert opened.spec_json["digest"] == described(SPEC, opened.spec_json["up_axis"])["digest"]
+    assert {one["axis"] for one in opened.spec_json["up_axis"].values()} == {"+z"}
     assert opened.spec_json["spec"]["elevation_degrees"] == 30
     assert "up_axis" not in opened.spec_json["spec"]
     assert {"embreex", "trimesh"} <= opened.spec_json["versions"].keys()
@@ -336,3 +337,16 @@ def test_another_rotation_is_rendered_again_and_older_notes_know_none(tmp_path, 
     assert rendered(turned, out).made == 1
     assert rendered(turned, out).made == 0
     assert rendered(shapes, out).made == 1
+
+
+def test_the_digest_tells_the_up_axis(tmp_path, shapes):
+    standing = rendered(shapes, tmp_path / "a").spec_json
+    turned = [replace(one, up_axis="+y", up_because="given") for one in shapes]
+    lying = rendered(turned, tmp_path / "b").spec_json
+    assert standing["spec"] == lying["spec"]
+    assert standing["digest"] != lying["digest"]
+    assert {(x["axis"], x["because"]) for x in lying["up_axis"].values()} == {("+y", "given")}
+    assert described(SPEC)["digest"] == SPEC.digest
+    # The same folder, turned: rendered again, and told in render.json.
+    assert rendered(turned, tmp_path / "a").spec_json == lying
+    assert open_rendered(tmp_path / "a").spec_json == lying

@@ -11,7 +11,7 @@ from PIL import Image
 
 from dataio.packing.encoding import Encoded, encode
 from dataio.records import DataError, Record
-from dataio.shards.decode import decode_image, decode_views, sniff
+from dataio.shards.decode import decode_image, decode_views, sniff, turned
 from tests.dataio.packed import picture
 
 BOX = (4.0, 6.0, 20.0, 26.0)  # 16 wide, 20 high
@@ -182,3 +182,58 @@ def test_render_is_called_with_the_record(tmp_path):
     assert np.array_equal(decode_views(encoded.content, key="m", views=3), tiles)
     with pytest.raises(DataError, match=r"m\.off: record m is a mesh without views"):
         run(record)
+
+
+TURNED = range(1, 9)
+
+
+def red_square(tmp_path: Path, orientation: int, kind: str) -> tuple[Path, np.ndarray]:
+    """A photo whose object is in the stored pixels 10..30 x 5..25, and its mask there."""
+    stored = np.full((40, 60, 3), 90, np.uint8)
+    stored[5:25, 10:30] = (255, 0, 0)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = tmp_path / f"{orientation}.{kind.lower()}"
+    Image.fromarray(stored).save(file, kind, exif=exif)
+    return file, stored[:, :, 1] == 0
+
+
+@pytest.mark.parametrize("orientation", TURNED)
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "JPEG"])
+def test_a_box_for_the_stored_pixels_follows_the_orientation(tmp_path, orientation, kind):
+    file, keep = red_square(tmp_path, orientation, kind)
+    drawn = {"crop": (10, 5, 30, 25), "drawn_on": (60, 40)}
+    found = pixels(run(photo(file, **drawn)))
+    assert found.shape == (20, 20, 3)
+    assert found[4:-4, 4:-4, 0].min() > 195
+    assert found[4:-4, 4:-4, 1].max() < 60
+    masked = pixels(run(photo(file, mask=mask_file(tmp_path, keep * 255), **drawn)))
+    assert masked[4:-4, 4:-4, 1].max() < 60
+    other = mask_file(tmp_path, ~keep * 255)
+    assert pixels(run(photo(file, mask=other, **drawn)))[4:-4, 4:-4].min() > 240
+
+
+@pytest.mark.parametrize("orientation", TURNED)
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "JPEG", "WEBP"])
+def test_orientation_is_applied_once(tmp_path, orientation, kind):
+    file, keep = red_square(tmp_path, orientation, kind)
+    upright = decode_image(file.read_bytes(), key="a")
+    found = np.abs(upright.astype(int) - (255, 0, 0)).max(axis=2) < 60
+    expected = turned(keep, orientation)
+    assert upright.shape[:2] == expected.shape
+    assert (found != expected).mean() < 0.05  # a JPEG blurs the edges
+
+
+def test_a_box_for_the_upright_picture_is_taken_as_it_is(tmp_path):
+    file, _ = red_square(tmp_path, 6, "PNG")
+    upright = decode_image(file.read_bytes(), key="a")  # 40 x 60
+    found = run(photo(file, crop=(3, 10, 13, 50), drawn_on=(40, 60)))
+    assert np.array_equal(pixels(found), upright[10:50, 3:13])
+
+
+def test_a_box_for_a_picture_of_another_size_is_refused_with_both_sizes(tmp_path):
+    file, keep = red_square(tmp_path, 6, "PNG")
+    for changes in ({"crop": (10, 5, 30, 25)}, {"mask": mask_file(tmp_path, keep)}):
+        with pytest.raises(DataError, match=r"6\.png: photo 60x40, its box is for 120x80; restore"):
+            run(photo(file, drawn_on=(120, 80), **changes))
+    assert run(photo(file, drawn_on=(120, 80))).content == file.read_bytes()  # nothing to cut

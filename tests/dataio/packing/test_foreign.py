@@ -484,3 +484,41 @@ def test_bad_places(tmp_path):
     tar(tmp_path / "set" / "empty.tar", {"readme": b"x"})
     with pytest.raises(DataError, match="not one sample in 1 tars"):
         images(tmp_path / "set")
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix", "better"),
+    [
+        ("22.0/1.1.png", "1.png", "1_1.png"),
+        ("a/IMG.2020.01.JPG", "2020.01.jpg", "IMG_2020_01.jpg"),
+        ("v1.2.webp", "2.webp", "v1_2.webp"),
+    ],
+)
+def test_a_dot_before_the_suffix_is_named_with_its_remedy(tmp_path, name, suffix, better):
+    tar(tmp_path / "a.tar", {name: encoded(0), name.rpartition(".")[0] + ".cls": b"0"})
+    with pytest.raises(DataError) as error:
+        images(tmp_path)
+    assert (
+        f"webdataset takes {suffix} for the suffix; rename the members, for example to {better}"
+        in str(error.value)
+    )
+
+
+def test_a_dot_before_the_suffix_of_views(tmp_path):
+    tar(tmp_path / "a.tar", {"v1.2.views.npy": b""})
+    with pytest.raises(DataError, match=r"takes 2\.views\.npy for the suffix; .* v1_2\.views\.npy"):
+        shapes(tmp_path)
+    tar(tmp_path / "a.tar", {"a.cls": b"0"})
+    with pytest.raises(DataError, match=r"has none of jpg, .* but cls; choose other tars"):
+        images(tmp_path)
+
+
+def test_classes_in_one_unicode_form(tmp_path):
+    composed, decomposed = "st\u00fchle", "stu\u0308hle"
+    files = {"a.png": encoded(0), "a.cls": decomposed.encode()}
+    files |= {"b.png": encoded(1), "b.json": json.dumps({"label": composed}).encode()}
+    tar(tmp_path / "a.tar", files)
+    assert images(tmp_path).classes == (composed,)
+    (tmp_path / "manifest.parquet").unlink()
+    (tmp_path / "names.txt").write_text(f"{decomposed}\n")
+    assert images(tmp_path, class_names=tmp_path / "names.txt").classes == (composed,)

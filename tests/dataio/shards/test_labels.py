@@ -83,3 +83,16 @@ def test_two_names_become_one_class(tmp_path):
     changed = renamed(packed(tmp_path), {"class0": "class1"})
     assert changed.classes == ("class1", "class2")
     assert set(changed.class_ids.tolist()) == {0, 1}
+
+
+def test_names_are_compared_in_one_unicode_form():
+    composed, decomposed = "st\u00fchle", "stu\u0308hle"
+    both = {"a": (composed, "bed"), "b": (decomposed, "bed")}
+    for classes in (None, [composed, "bed"], [decomposed, "bed"]):
+        matched = match_classes(both, classes=classes, required="all")
+        assert set(matched.classes) == {composed, "bed"}
+        assert (matched.names[0][composed], matched.names[1][decomposed]) == (composed, composed)
+    matched = match_classes(
+        {"a": (decomposed,), "b": ("chair",)}, classes=["chair"], mapping={"chair": [composed]}
+    )
+    assert matched.names == ({decomposed: "chair"}, {"chair": "chair"})

@@ -39,6 +39,12 @@ def test_round_trip_keeps_bits_order_and_metadata(tmp_path):
     )
 
 
+def test_labels_come_in_one_unicode_form(tmp_path):
+    names = ["chair", "chair", "St\u00fchle", "Stu\u0308hle"]
+    path = save(tmp_path / "e.parquet", pa.array(VECTORS.tolist()), label=names)
+    assert read_embeddings(path).labels == ["chair", "chair", "St\u00fchle", "St\u00fchle"]
+
+
 @pytest.mark.parametrize(
     "kind",
     [
@@ -183,3 +189,40 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
         write_atomically(path, fail)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_of_files_of_others_is_read_in_the_order_of_their_names(tmp_path):
+    vectors = pa.array(VECTORS.tolist())
+    save(tmp_path / "part-1.parquet", vectors, key=["a", "b", "c", "d"])
+    wide = pa.array(VECTORS.tolist(), type=pa.list_(pa.float64(), 3))
+    save(tmp_path / "part-0.snappy.parquet", wide)
+    empty = pa.array([], type=pa.list_(pa.float32()))
+    save(
+        tmp_path / "part-2.parquet",
+        empty,
+        key=pa.array([], pa.string()),
+        label=pa.array([], pa.string()),
+    )
+    (tmp_path / "_SUCCESS").touch()
+    (tmp_path / "_metadata.parquet").touch()
+    found = read_embeddings(tmp_path)
+    assert found.keys == [*KEYS, "a", "b", "c", "d"]
+    assert found.labels == LABELS * 2
+    np.testing.assert_array_equal(found.vectors, np.concatenate([VECTORS, VECTORS]))
+
+
+def test_a_bad_file_in_a_folder_of_others_is_named(tmp_path):
+    save(tmp_path / "a.parquet", pa.array(VECTORS.tolist()))
+    save(tmp_path / "b.parquet", pa.array(VECTORS.tolist()))
+    with pytest.raises(EvaluationError, match=r"4 duplicate keys: 'k0'"):
+        read_embeddings(tmp_path)
+    save(tmp_path / "b.parquet", pa.array(VECTORS[:, :2].tolist()), key=list("abcd"))
+    with pytest.raises(EvaluationError, match="embeddings of two widths, 2 and 3"):
+        read_embeddings(tmp_path)
+    save(tmp_path / "b.parquet", None)
+    with pytest.raises(EvaluationError, match=r"b\.parquet: column 'embedding' is missing"):
+        read_embeddings(tmp_path)
+    (tmp_path / "a.parquet").unlink()
+    (tmp_path / "b.parquet").rename(tmp_path / "part-000000000000.parquet")
+    with pytest.raises(EvaluationError, match=r"unfinished \(no embeddings\.json\)"):
+        read_embeddings(tmp_path)
