@@ -52,7 +52,8 @@ cell again: the built-in benchmark as in [Results](results.md), but every method
 features of EfficientNet-Lite0 with ImageNet weights, which is not trained (`network.train=head`):
 96 pixels, all twelve views, 200 steps. The weights of each method's terms are those of the paper or
 those that were tuned for training from scratch, whichever did better on the validation split; these
-are test queries against the test gallery. Mean ± half of the 95 % t interval over five seeds,
+are test queries against the test gallery. Nothing else was tuned; siamese and mstn, which end below
+their results from scratch, would need it. Mean ± half of the 95 % t interval over five seeds,
 `mi3dor` protocol, last checkpoint, float32. ANMRR is better when lower.
 
 """
