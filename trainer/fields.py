@@ -7,20 +7,21 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
 
 LIMITS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "min_length": "length ≥"}
 
 
 def describe_fields(model: type[BaseModel], *, common: type[BaseModel]) -> list[dict[str, Any]]:
     """The fields of ``model`` as JSON values; those that it shares with ``common`` come last."""
-    defaults = model().model_dump(mode="json")
+    defaults = model()
     shared = common.model_fields
     ordered = sorted(model.model_fields, key=lambda name: name in shared)  # stable
     return [
         {
             "name": name,
             "type": _type(model.model_fields[name]),
-            "default": defaults[name],
+            "default": to_jsonable_python(getattr(defaults, name)),
             "description": model.model_fields[name].description or "",
             "common": name in shared,
         }

@@ -462,6 +462,9 @@ class LibraryTrunk(Backbone):
     ) -> None:
         super().__init__()
         self.model, self.after = model, after or nn.Identity()
+        # Parameters that belong to the network itself, such as position embeddings, are used in its
+        # own call, where an engine that spreads weights looks for them (ZeRO stage 3).
+        model.forward = self.entry
         self.pool_tokens, self.prefix = pool_tokens, prefix
         self.plan = self.stage_layers()
         self.tail = ("_head", "after")
@@ -524,8 +527,12 @@ class LibraryTrunk(Backbone):
             return int(self.model.num_classes)
         return int(getattr(self.model, "head_hidden_size", None) or self.model.num_features)
 
+    def entry(self, x: Tensor) -> Tensor:
+        """What a call of the network computes: the stage, or its part before the first layer."""
+        return self.model.forward_features(x)
+
     def _body(self, x: Tensor) -> Tensor:
-        return self._of_any_number(self.model.forward_features, x)
+        return self._of_any_number(self.model, x)
 
     def _of_any_number(self, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """``run(x)``, also of no pictures. Transformers do not take them, so one is passed and left
@@ -554,7 +561,7 @@ class LibraryTrunk(Backbone):
         return found if self.pool_tokens == "class" else [*found, x[:, prefix:].mean(dim=1)]
 
     def adapted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        if all(name.startswith(("model.", "after.")) for name in state):
+        if all(name.startswith(("model.", "after.", "projection.")) for name in state):
             return dict(state)  # of this trunk itself
         own, other = self._inside(state)
         own = self._translated(own)
@@ -596,9 +603,9 @@ class TimmVisionTransformer(LibraryTrunk):
 
     def _embed(self, x: Tensor) -> Tensor:
         """Tokens ``[n, T, C]`` of images."""
-        return self._of_any_number(self._embedded, x)
+        return self._of_any_number(self.model, x)
 
-    def _embedded(self, x: Tensor) -> Tensor:
+    def entry(self, x: Tensor) -> Tensor:
         m = self.model
         return m.norm_pre(m.patch_drop(m._pos_embed(m.patch_embed(x))))
 
@@ -628,8 +635,12 @@ class OpenClipNetwork(LibraryTrunk):
     def own_width(self) -> int:
         return int(self.model.output_dim)
 
-    def _body(self, x: Tensor) -> Tensor:
-        return self._of_any_number(self.model, x)
+    def __init__(self, model: Any, **options: Any) -> None:
+        self._forward = model.forward
+        super().__init__(model, **options)
+
+    def entry(self, x: Tensor) -> Tensor:
+        return self._forward(x)
 
     def _head(self, x: Tensor) -> Tensor:
         return x
@@ -637,6 +648,12 @@ class OpenClipNetwork(LibraryTrunk):
 
 class OpenClipVisionTransformer(TimmVisionTransformer):
     """open_clip's VisionTransformer, up to the space that it shares with texts."""
+
+    def __init__(self, model: Any, **options: Any) -> None:
+        projection, model.proj = model.proj, None
+        super().__init__(model, **options)
+        self.projection = nn.Identity() if projection is None else _Projection(projection)
+        self.tail_parts += ("projection",)
 
     prefix_tokens = 1  # pyright: ignore[reportAssignmentType,reportIncompatibleMethodOverride]
 
@@ -646,7 +663,7 @@ class OpenClipVisionTransformer(TimmVisionTransformer):
         return plan | {"block1": ("_embed", blocks[0])}
 
     def head_parts(self) -> tuple[str, ...]:
-        return ("ln_post", "attn_pool", "attn_pool_contrastive", "proj")
+        return ("ln_post", "attn_pool", "attn_pool_contrastive")
 
     def has_class_token(self) -> bool:
         return True
@@ -659,7 +676,7 @@ class OpenClipVisionTransformer(TimmVisionTransformer):
     def own_width(self) -> int:
         return int(self.model.output_dim)
 
-    def _embedded(self, x: Tensor) -> Tensor:
+    def entry(self, x: Tensor) -> Tensor:
         return self.model._embeds(x)
 
     def _head(self, x: Tensor) -> Tensor:
@@ -671,13 +688,30 @@ class OpenClipVisionTransformer(TimmVisionTransformer):
             late = m.final_ln_after_pool
             found = self.pooled(x if late else m.ln_post(x))
             found = [m.ln_post(token) for token in found] if late else found
-        return torch.cat([t if m.proj is None else t @ m.proj for t in found], dim=1)
+        return torch.cat([self.projection(token) for token in found], dim=1)
+
+    def adapted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        found = super().adapted(state)
+        if "model.proj" in found:
+            found["projection.matrix"] = found.pop("model.proj")
+        return found
 
     def _translated(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         whole = {f"visual.{k}": v for k, v in state.items()}
         factory = importlib.import_module("open_clip.model")
         factory.resize_pos_embed(whole, _Visual(self.model))
         return {k.removeprefix("visual."): v for k, v in whole.items()}
+
+
+class _Projection(nn.Module):
+    """Tokens ``[n, C]`` to the space of texts ``[n, F]``."""
+
+    def __init__(self, matrix: nn.Parameter) -> None:
+        super().__init__()
+        self.matrix = matrix
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.matrix
 
 
 class _Visual:

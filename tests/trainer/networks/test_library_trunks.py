@@ -280,6 +280,25 @@ def test_processes_micro_batches_and_zero_train_alike(benchmark, name):
         assert largest(reference, found) < 1e-4
 
 
+def probed_clip(
+    rank: int, world_size: int, root: Path, folder: Path, strategy: str
+) -> dict[str, dict[str, np.ndarray]]:
+    made_models(folder / str(rank))
+    settings = {"precision": "float32", "strategy": strategy}
+    return probed(rank, world_size, root, (f"network.backbone=open_clip/{CLIP}",), settings)
+
+
+@pytest.mark.slow
+def test_a_spread_clip_trunk_trains_alike(benchmark, tmp_path):
+    """Its projection and embeddings are parameters of the network itself, not of a layer."""
+    pytest.importorskip("deepspeed")
+    for rank in range(2):
+        (tmp_path / str(rank)).mkdir()
+    reference = probed_clip(0, 1, benchmark, tmp_path, "ddp")
+    for found in run_processes(probed_clip, 2, benchmark, tmp_path, "deepspeed-3"):
+        assert largest(reference, found) < 1e-4
+
+
 # ---- what goes with weights
 
 
