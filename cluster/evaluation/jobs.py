@@ -232,7 +232,8 @@ def score_files(
         own=own if drop_self else None,
     )
     scored = result.to_json()
-    return {**scored, "drop_self": drop_self, "warnings": [*warnings, *scored["warnings"]]}
+    told = {"drop_self": True} if drop_self else {}
+    return {**scored, **told, "warnings": [*warnings, *scored["warnings"]]}
 
 
 def write_report(runs: Sequence[Path], out: Path, *, title: str) -> Path:
