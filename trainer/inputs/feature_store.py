@@ -42,7 +42,7 @@ from trainer.networks import Backbone
 log = logging.getLogger(__name__)
 
 _FOLDER = "IMG2SHAPE_FEATURES"
-_VERSION = 1
+_VERSION = 2
 _PART_PICTURES = 512
 _PASS_PICTURES = 64  # the same always: rounding may depend on it
 _COPIES_SEED = 0  # not the run's: runs with other seeds share the copies
@@ -176,6 +176,8 @@ class FeatureStore:
             "preprocessing": asdict(source.preprocessing),
             "augment": None if augment is None else asdict(augment),
             "copy": copy,
+            # The layers, since the same weights give other features with another activation.
+            "network": hashlib.sha256(repr(trunk).encode()).hexdigest(),
             "backbone": network.backbone,
             "pool_tokens": network.pool_tokens,
             "frozen": trunk.frozen,

@@ -18,6 +18,7 @@ import torch
 from dataio.loading import apply, draw
 from dataio.loading.batch import Stream
 from dataio.loading.sources import SampleTable
+from tests.open_clip_models import CLIP, made_models
 from tests.spawn import run_processes
 from trainer import loop
 from trainer.config import RunConfig, parse_config
@@ -25,6 +26,7 @@ from trainer.extraction import extract, load_run
 from trainer.inputs import FeatureStore, OpenData
 from trainer.inputs.feature_store import feature_folder
 from trainer.loop import Trainer, train
+from trainer.networks.torchvision_shim import import_torchvision
 from trainer.runs import RunFolder, newest_checkpoint
 
 STEPS = 5
@@ -262,3 +264,18 @@ def test_a_trunk_without_frozen_stages_reads_pictures(benchmark, tmp_path):
     store = FeatureStore(settings, trainer.method, dtype=torch.float64)
     source = trainer.sources["source_images"]
     assert store.attached(source) is source
+
+
+def test_the_same_weights_with_another_activation_have_a_store_of_their_own(benchmark, tmp_path):
+    """A CLIP's weights taken with GELU by mistake, and then with their own QuickGELU."""
+    import_torchvision()
+    pytest.importorskip("open_clip")
+    made_models(tmp_path)
+    read = []
+    for tag in ("plain", "quick"):
+        network = {"backbone": f"open_clip/{CLIP}", "weights": tag}
+        settings = config(benchmark, tmp_path / "store", "dann", network=network)
+        trainer = Trainer(settings, RunFolder(tmp_path / tag), device=torch.device("cpu"))
+        (stored,) = trainer.sources["source_images"].features(False)
+        read.append(stored.read(stored.rows[:3], np.zeros((3, 1), dtype=np.int64)))
+    assert np.abs(read[0] - read[1]).max() > 1e-6
