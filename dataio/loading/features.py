@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,13 +30,27 @@ class StoredFeatures:
         """Features [n, v, A, B, C] of samples int64 [n] by manifest row, of their views [n, v]."""
         places = self._order[np.searchsorted(self.rows, rows, sorter=self._order)]
         part, inside = np.divmod(places, self.part_samples)
-        first = _mapped(self.parts[0])
+        first = self._part(0)
         out = np.empty((*views.shape, *first.shape[2:]), dtype=first.dtype)
         for number in np.unique(part).tolist():
             here = np.flatnonzero(part == number)
-            array = _mapped(self.parts[number])
-            out[here] = array[inside[here, None], views[here]]
+            out[here] = self._part(number)[inside[here, None], views[here]]
         return out
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Each process maps the parts by itself; an array that is mapped would be sent as a copy.
+        return StoredFeatures, (self.rows, self.parts, self.part_samples)
+
+    def _part(self, number: int) -> np.ndarray:
+        if number not in self._held:
+            self._held[number] = np.load(self.parts[number], mmap_mode="r", allow_pickle=False)
+        return self._held[number]
+
+    @cached_property
+    def _held(self) -> dict[int, np.ndarray]:
+        """The parts that are mapped. They are this object's, since a later run in this process may
+        find a part damaged and compute it again under the same name."""
+        return {}
 
     @cached_property
     def _order(self) -> np.ndarray:
@@ -45,11 +60,6 @@ class StoredFeatures:
 FeatureCopies = Callable[[bool], tuple[StoredFeatures, ...]]
 """A stream's stores: with True one for each augmented copy that training reads in turn, with False
 the one of the pictures as they are. Computes what is not there yet."""
-
-
-@lru_cache(maxsize=8192)
-def _mapped(path: Path) -> np.ndarray:
-    return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 def read_copies(
