@@ -18,6 +18,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ class FeatureStore:
             return source
         copies = self._config.training.feature_copies if source.augment is not None else 0
 
+        @cache  # every walk of the stream asks
         def stores(augmented: bool) -> tuple[StoredFeatures, ...]:
             if not augmented or copies == 0:
                 return (self._stored(source, copy=None),)
@@ -100,19 +102,18 @@ class FeatureStore:
             if not (folder / "facts.json").exists():
                 write_whole(folder / "facts.json", (text + "\n").encode())
             rows = np.asarray(source.rows, dtype=np.int64)
-            samples, starts = _parts(source)
             make = _Maker(trunk, source, dtype=self._dtype, augment=augment, copy=copy)
-            paths = self._complete(folder, make, starts, samples)
-            self._known[key] = StoredFeatures(rows, tuple(paths), samples)
+            paths = self._complete(folder, make)
+            self._known[key] = StoredFeatures(rows, tuple(paths), make.samples)
         return self._known[key]
 
-    def _complete(self, folder: Path, make: _Maker, starts: list[int], samples: int) -> list[Path]:
+    def _complete(self, folder: Path, make: _Maker) -> list[Path]:
         """All parts of a store: those that are there, those that this process computes, and those
         of other processes, which it waits for."""
         found: dict[int, Path] = {}
         # Each process begins elsewhere; those that another one is at come last.
-        first = int.from_bytes(os.urandom(4), "little") % len(starts)
-        order = [*range(first, len(starts)), *range(first)]
+        first = int.from_bytes(os.urandom(4), "little") % make.count
+        order = [*range(first, make.count), *range(first)]
         said = False
         for waits in (False, True):
             for number in order:
@@ -123,21 +124,12 @@ class FeatureStore:
                     log.info("computing features of frozen stages: %s", folder)
                     said = True
                 if path is None:
-                    path = self._computed(folder, number, make, starts, samples, waits=waits)
+                    path = self._computed(folder, number, make, waits=waits)
                 if path is not None:
                     found[number] = path
-        return [found[number] for number in range(len(starts))]
+        return [found[number] for number in range(make.count)]
 
-    def _computed(
-        self,
-        folder: Path,
-        number: int,
-        make: _Maker,
-        starts: list[int],
-        samples: int,
-        *,
-        waits: bool,
-    ) -> Path | None:
+    def _computed(self, folder: Path, number: int, make: _Maker, *, waits: bool) -> Path | None:
         """A part that was missing; None where another process is at it and ``waits`` is not set."""
         lock = folder / f"part-{number:05d}.lock"
         with locked(lock) if waits else locked_at_once(lock) as held:
@@ -147,7 +139,7 @@ class FeatureStore:
             if path is not None:
                 return path
             written = io.BytesIO()
-            np.save(written, make.part(starts[number], samples, beat=self._beat))
+            np.save(written, make.part(number, beat=self._beat))
             data = written.getvalue()
             digest = hashlib.sha256(data).hexdigest()[:16]
             path = folder / f"part-{number:05d}-{digest}.npy"
@@ -199,7 +191,12 @@ class FeatureStore:
 
 
 class _Maker:
-    """Computes the parts of one store."""
+    """Computes the parts of one store.
+
+    Attributes:
+        samples: of every part but the last.
+        count: number of parts.
+    """
 
     def __init__(
         self,
@@ -213,13 +210,17 @@ class _Maker:
         self._trunk, self._source, self._dtype = trunk, source, dtype
         self._augment, self._copy = augment, copy
         self._stream: Stream | None = None
+        views = max(1, int(source.manifest.views[source.rows].max()))
+        self.samples = max(1, _PART_PICTURES // views)
+        self.count = -(-len(source.rows) // self.samples)
 
-    def part(self, start: int, samples: int, *, beat: Callable[[], None]) -> np.ndarray:
-        """Features [n, V, A, B, C] of the samples from ``start`` on."""
+    def part(self, number: int, *, beat: Callable[[], None]) -> np.ndarray:
+        """Features [n, V, A, B, C] of the samples of one part."""
         if self._stream is None:
             table = SampleTable.of(self._source)
             self._stream = Stream(self._source, table, labels=None)
-        positions = np.arange(start, min(start + samples, len(self._source.rows)))
+        start = number * self.samples
+        positions = np.arange(start, min(start + self.samples, len(self._source.rows)))
         views = self._stream.all_views(positions)
         pixels, _ = self._stream.reader.read(positions, views)
         jitter = None
@@ -271,10 +272,3 @@ def whole_part(folder: Path, number: int) -> Path | None:
         log.warning("%s: other content than when it was written; computing it again", path)
         path.unlink(missing_ok=True)
     return None
-
-
-def _parts(source: StreamSource) -> tuple[int, list[int]]:
-    """Samples of a part, and the first sample of each."""
-    views = max(1, int(source.manifest.views[source.rows].max()))
-    samples = max(1, _PART_PICTURES // views)
-    return samples, list(range(0, len(source.rows), samples))

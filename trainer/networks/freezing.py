@@ -60,8 +60,6 @@ def _add_adapters(trunk: Backbone, config: NetworkConfig) -> None:
         parameter.requires_grad_(False)
     adapters = LoraConfig(r=options.rank, lora_alpha=options.alpha, target_modules=targets)  # pyright: ignore[reportArgumentType]
     inject_adapter_in_model(adapters, trunk)
-    # peft freezes everything but its own layers; nothing of the trunk is frozen stage by stage.
-    assert any(p.requires_grad for p in trunk.parameters())
 
 
 def _targets(names: list[str]) -> list[str]:

@@ -577,7 +577,7 @@ class LibraryTrunk(Backbone):
         }
         head = "visual.head."
         other = {k.removeprefix(head): v for k, v in state.items() if k.startswith(head)}
-        return own, other if self.prefix == "visual.trunk." else {}
+        return own, other if self.head_projects else {}
 
     def _classifier(self) -> tuple[str, ...]:
         if self.head_projects:
@@ -629,15 +629,15 @@ class TimmVisionTransformer(LibraryTrunk):
 class OpenClipNetwork(LibraryTrunk):
     """Any other picture network of open_clip, as one stage."""
 
+    def __init__(self, model: Any, **options: Any) -> None:
+        self._forward = model.forward
+        super().__init__(model, **options)
+
     def head_parts(self) -> tuple[str, ...]:
         return ()
 
     def own_width(self) -> int:
         return int(self.model.output_dim)
-
-    def __init__(self, model: Any, **options: Any) -> None:
-        self._forward = model.forward
-        super().__init__(model, **options)
 
     def entry(self, x: Tensor) -> Tensor:
         return self._forward(x)
@@ -684,7 +684,7 @@ class OpenClipVisionTransformer(TimmVisionTransformer):
         if self.pool_tokens is None:
             found = [m._pool(x)[0]]
         else:
-            # Normalising each token and then taking the class token is the other way round, too.
+            # The last normalisation stands before pooling or behind it, as in the library.
             late = m.final_ln_after_pool
             found = self.pooled(x if late else m.ln_post(x))
             found = [m.ln_post(token) for token in found] if late else found

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from tests.spawn import run_processes
 from trainer.networks.alexnet import CaffeAlexNet
 from trainer.networks.dropout import dropout_rows
-from trainer.networks.gates import AdaptiveGates
 from trainer.networks.heads import Discriminator, reverse_gradient
-from trainer.networks.network import RetrievalNetwork, embed_views, pool_views
+from trainer.networks.network import AdaptiveGates, RetrievalNetwork, embed_views, pool_views
 from trainer.networks.options import OWN, NetworkConfig
 from trainer.networks.weights import NetworkError
 from trainer.synchronised.collectives import all_reduce_sum
