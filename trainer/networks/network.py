@@ -25,26 +25,36 @@ from trainer.networks.weights import NetworkError
 # Positions of different streams never overlap, so their dropout masks are independent.
 _STREAM = 1 << 40
 
+Plasticity = Literal["decay", "constant"]
+
 
 class AdaptiveGates(nn.Module):
     """Adaptive feature encoding (ASTN, eq. 1-2).
 
     Multiplies the output of each gated stage ``i`` by ``ψ_i = sigmoid((1 - q)·h_i)``.
 
-    ``h_i`` is a learnable scalar, 0 at the start, so that ψ starts at 1/2: one parameter a stage.
-    The progress of training ``q`` takes a gate's plasticity from 1 to 0, and ψ back to 1/2 at the
-    end. It is a buffer, saved with the weights, so that a checkpoint is evaluated with the gates
-    it was trained with.
+    ``h_i`` is a learnable scalar: one parameter a stage. With plasticity "decay" the progress of
+    training ``q`` takes the factor of ``h_i`` from 1 to 0, and ψ back to 1/2 at the end, whatever
+    was learned. That is the most plausible reading of the paper, whose ratio is printed upside
+    down. "constant" leaves the factor at 1: what a gate has learned is there at test time. ``q``
+    is a buffer, saved with the weights, so that a checkpoint is evaluated with the gates it was
+    trained with.
 
     Args:
         stages: names of the gated stages.
+        plasticity: decay or constant.
+        start: ``h_i`` before the first step. 0, as in the paper, halves the output of each gated
+            stage of a pre-trained trunk at once; a large value starts near ψ = 1.
     """
 
     q: Tensor
 
-    def __init__(self, stages: Sequence[str]) -> None:
+    def __init__(
+        self, stages: Sequence[str], *, plasticity: Plasticity = "decay", start: float = 0.0
+    ) -> None:
         super().__init__()
-        self.h = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in stages})
+        self.plasticity = plasticity
+        self.h = nn.ParameterDict({name: nn.Parameter(torch.tensor(start)) for name in stages})
         self.register_buffer("q", torch.zeros(()))
 
     def forward(self, x: Tensor, stage: str) -> Tensor:
@@ -55,7 +65,8 @@ class AdaptiveGates(nn.Module):
 
     def gate(self, stage: str) -> Tensor:
         """ψ of one gated stage, a scalar in (0, 1)."""
-        return torch.sigmoid((1 - self.q) * self.h[stage])
+        h = self.h[stage]
+        return torch.sigmoid((1 - self.q) * h if self.plasticity == "decay" else h)
 
     def set_progress(self, q: float) -> None:
         """Set the training progress, clipped to [0, 1]."""
@@ -91,6 +102,7 @@ class RetrievalNetwork(nn.Module):
         config: trunk, embedding and pooling.
         num_classes: K.
         gated_stages: trunk stages that get an adaptive gate, one parameter each.
+        plasticity, gate_start: see `AdaptiveGates`.
         discriminator: whether there is a domain discriminator on the embedding.
 
     Raises:
@@ -103,6 +115,8 @@ class RetrievalNetwork(nn.Module):
         num_classes: int,
         *,
         gated_stages: Sequence[str] = (),
+        plasticity: Plasticity = "decay",
+        gate_start: float = 0.0,
         discriminator: bool = False,
     ) -> None:
         super().__init__()
@@ -114,7 +128,9 @@ class RetrievalNetwork(nn.Module):
             )
         self.config = config
         self.trunk = build_backbone(config)
-        self.gates = AdaptiveGates(gated_stages) if gated_stages else None
+        self.gates = None
+        if gated_stages:
+            self.gates = AdaptiveGates(gated_stages, plasticity=plasticity, start=gate_start)
         self.bottleneck = Bottleneck(self.trunk.width, config.embedding)
         self.classifier = Classifier(config.embedding, num_classes)
         self.discriminator = (

@@ -209,6 +209,13 @@ def test_gates_follow_the_equation():
     assert gates.gate("b") == 0.5
 
 
+def test_constant_plasticity_keeps_what_a_gate_has_learned():
+    gates = AdaptiveGates(("a",), plasticity="constant", start=2.0)
+    for progress in (0.0, 0.5, 1.0):
+        gates.set_progress(progress)
+        assert gates.gate("a").item() == pytest.approx(1 / (1 + math.exp(-2)))
+
+
 def test_gates_act_on_both_streams_and_are_saved():
     gated, plain = build(gated_stages=("conv3",)), build()
     plain.load_state_dict(gated.state_dict(), strict=False)
