@@ -8,7 +8,7 @@ May import: dataio, trainer.synchronised.
 """
 
 from trainer.losses.adversarial import adversarial, domain_accuracy
-from trainer.losses.centers import class_center_distance, instance_alignment
+from trainer.losses.centers import Reduction, class_center_distance, instance_alignment
 from trainer.losses.classification import accuracy, cross_entropy
 from trainer.losses.conditional import (
     certainty,
@@ -34,6 +34,7 @@ from trainer.losses.triplet import Draw, cross_modal_triplet, paired_squared_dis
 
 __all__ = [
     "Draw",
+    "Reduction",
     "accuracy",
     "adversarial",
     "batch_hard",

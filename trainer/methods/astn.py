@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from trainer.losses import (
+    Reduction,
     adversarial,
     class_center_distance,
     cross_entropy,
@@ -23,6 +23,7 @@ from trainer.losses import (
     instance_alignment,
 )
 from trainer.methods.base import Domain, Losses, Method, MethodConfig, Now, StreamNeed
+from trainer.methods.two_domains import reduction_field
 from trainer.networks import NetworkConfig, RetrievalNetwork, reverse_gradient
 from trainer.schedules import ramp
 from trainer.synchronised import RunningCenters, class_sums, pool_sums
@@ -39,6 +40,17 @@ class AstnConfig(MethodConfig):
         description="Trunk stages with a gate; null takes the last two (table 6's best: conv4 and "
         "conv5 of AlexNet, layer3 and layer4 of a ResNet).",
     )
+    plasticity: Literal["decay", "constant"] = Field(
+        default="decay",
+        description="decay: the gates' factor w = 1 - t/T falls to 0, so that at the end each is "
+        "1/2, the most plausible reading of eq. 2; constant: w = 1, and what the gates learned is "
+        "there at test time.",
+    )
+    gate_start: float = Field(
+        default=0.0,
+        description="h of every gate before the first step. 0, as in the paper, halves the gated "
+        "stages of a pre-trained trunk at once; 5 starts at 0.99 of them.",
+    )
     dsa: bool = Field(
         default=True, description="Dynamic semantic alignment: the loss L_s (eq. 10)."
     )
@@ -53,6 +65,7 @@ class AstnConfig(MethodConfig):
         default="euclidean",
         description="Distance of eq. 10: as printed, or squared as in MSTN's code.",
     )
+    reduction: Reduction = reduction_field("sum")
     adversarial_weight: float = Field(
         default=1.0,
         ge=0,
@@ -88,6 +101,8 @@ class Astn(Method):
             network,
             num_classes,
             gated_stages=gated,
+            plasticity=config.plasticity,
+            gate_start=config.gate_start,
             discriminator=config.adversarial_weight > 0,
         )
         shape = (num_classes, network.embedding)
@@ -137,15 +152,18 @@ class Astn(Method):
             drift_t,
         )
 
-        both, phi = seen_s & seen_t, self.config.phi
-        across = class_center_distance(c_s, c_t, mask=both, phi=phi)
+        both = seen_s & seen_t
+        how: dict[str, Any] = {
+            "mask": both,
+            "phi": self.config.phi,
+            "reduction": self.config.reduction,
+        }
+        across = class_center_distance(c_s, c_t, **how)
         if self.config.align == "center":
-            middle = class_center_distance(c_s, c_i, mask=both, phi=phi) + class_center_distance(
-                c_t, c_i, mask=both, phi=phi
-            )
+            middle = class_center_distance(c_s, c_i, **how) + class_center_distance(c_t, c_i, **how)
         else:
-            middle = instance_alignment(f_s, y_s, c_i, mask=both, phi=phi) + instance_alignment(
-                f_t, y_t, c_i, mask=both, phi=phi
-            )
-        losses.health["center_distance"] = across.detach() / torch.clamp(both.sum(), min=1)
+            middle = instance_alignment(f_s, y_s, c_i, **how)
+            middle = middle + instance_alignment(f_t, y_t, c_i, **how)
+        apart = class_center_distance(c_s, c_t, mask=both, phi=self.config.phi, reduction="mean")
+        losses.health["center_distance"] = apart.detach()
         return across + self.config.alpha * middle

@@ -13,9 +13,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from trainer.losses import class_center_distance
+from trainer.losses import Reduction, class_center_distance
 from trainer.methods.base import Losses, Now
-from trainer.methods.two_domains import AdversarialConfig, Pair, TwoDomains
+from trainer.methods.two_domains import AdversarialConfig, Pair, TwoDomains, reduction_field
 from trainer.schedules import ramp
 from trainer.synchronised import class_sums
 
@@ -29,6 +29,7 @@ class DleaConfig(AdversarialConfig):
     phi: Literal["euclidean", "squared"] = Field(
         default="squared", description="Distance of two centres; this project's choice."
     )
+    reduction: Reduction = reduction_field("mean")
 
 
 class Dlea(TwoDomains):
@@ -45,6 +46,12 @@ class Dlea(TwoDomains):
             num_classes=self.num_classes,
         )
         both = source.present & target.present
-        value = class_center_distance(source.means, target.means, mask=both, phi=self.config.phi)
+        value = class_center_distance(
+            source.means,
+            target.means,
+            mask=both,
+            phi=self.config.phi,
+            reduction=self.config.reduction,
+        )
         losses.add("center", value, weight=ramp(now.p) * self.config.center_weight)
         losses.health["shared_classes"] = both.to(value.dtype).sum()

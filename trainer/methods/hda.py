@@ -22,9 +22,9 @@ from typing import Any
 from pydantic import Field
 from torch import Tensor
 
-from trainer.losses import adversarial, class_center_distance, domain_accuracy
+from trainer.losses import Reduction, adversarial, class_center_distance, domain_accuracy
 from trainer.methods.base import Losses, Now
-from trainer.methods.two_domains import AdversarialConfig, Pair, TwoDomains
+from trainer.methods.two_domains import AdversarialConfig, Pair, TwoDomains, reduction_field
 from trainer.networks import Discriminator, NetworkConfig, map_channels, reverse_gradient
 from trainer.schedules import ramp
 from trainer.synchronised import class_sums
@@ -42,6 +42,7 @@ class HdaConfig(AdversarialConfig):
         default=256, ge=1, description="Hidden width of the local discriminator."
     )
     class_weight: float = Field(default=1.0, ge=0, description="Factor of λ on L_class.")
+    reduction: Reduction = reduction_field("mean")
 
 
 class Hda(TwoDomains):
@@ -73,7 +74,13 @@ class Hda(TwoDomains):
             num_classes=self.num_classes,
         )
         both = source.present & target.present
-        value = class_center_distance(source.means, target.means, mask=both, phi="squared")
+        value = class_center_distance(
+            source.means,
+            target.means,
+            mask=both,
+            phi="squared",
+            reduction=self.config.reduction,
+        )
         losses.add("class", value, weight=ramp(now.p) * self.config.class_weight)
 
     def _add_local_loss(self, losses: Losses, pair: Pair, now: Now) -> None:

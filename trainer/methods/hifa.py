@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from trainer.losses import (
+    Reduction,
     class_center_distance,
     cross_entropy,
     feature_norm,
@@ -24,6 +25,7 @@ from trainer.losses import (
     roll_rows,
 )
 from trainer.methods.base import Domain, Losses, Method, MethodConfig, Now, StreamNeed
+from trainer.methods.two_domains import reduction_field
 from trainer.networks import (
     Encoding,
     LocalDiscriminator,
@@ -56,6 +58,8 @@ class HifaConfig(MethodConfig):
         description="R of eq. 4. The paper takes it from a layer of 1000 units; on fewer units it "
         "asks more of each.",
     )
+    # A sum reaches NaN after some hundred steps at the papers' rates and widths.
+    reduction: Reduction = reduction_field("mean")
     centers: Literal["batch", "running"] = Field(
         default="batch", description="Centres of eq. 6: of the batch as printed, or over time."
     )
@@ -178,4 +182,6 @@ class Hifa(Method):
             both = seen_s & seen_t
             losses.health["source_center_drift"] = drift_s
             losses.health["target_center_drift"] = drift_t
-        return class_center_distance(c_s, c_t, mask=both, phi="squared")
+        return class_center_distance(
+            c_s, c_t, mask=both, phi="squared", reduction=self.config.reduction
+        )

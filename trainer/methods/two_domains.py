@@ -13,11 +13,21 @@ from typing import Any, Literal
 from pydantic import Field
 from torch import Tensor
 
-from trainer.losses import adversarial, cross_entropy, domain_accuracy
+from trainer.losses import Reduction, adversarial, cross_entropy, domain_accuracy
 from trainer.methods.base import Domain, Losses, Method, MethodConfig, Now, StreamNeed
 from trainer.networks import NetworkConfig, RetrievalNetwork, reverse_gradient
 from trainer.schedules import ramp
 from trainer.synchronised import full_precision
+
+
+def reduction_field(default: Reduction) -> Any:
+    """Field ``reduction`` of methods with a loss between class centres."""
+    return Field(
+        default=default,
+        description="Over the classes' distances. sum: as printed; its gradient grows with the "
+        "number of classes and the width of the embedding. mean: over the classes that take part, "
+        "and over coordinates where distances are squared, as in MSTN's public code.",
+    )
 
 
 class AdversarialConfig(MethodConfig):

@@ -46,12 +46,13 @@ def slow_adversarial(source, target):
 
 
 def slow_instances(features, labels, centers, mask):
-    distances = [
-        math.dist(f, centers[y].tolist())
-        for f, y in zip(features.tolist(), labels.tolist(), strict=True)
-        if mask[y]
-    ]
-    return sum(distances) / len(distances)
+    """Sum over the classes that take part of the mean distance of their samples."""
+    total = 0.0
+    for k, center in enumerate(centers.tolist()):
+        own = [f for f, y in zip(features.tolist(), labels.tolist(), strict=True) if y == k]
+        if mask[k] and own:
+            total += sum(math.dist(f, center) for f in own) / len(own)
+    return total
 
 
 CASES = {
@@ -72,6 +73,25 @@ CASES = {
             x[:3], data(1)[2], mask=torch.tensor([True, True, True]), phi="squared"
         ),
         lambda x: sum(math.dist(x[k].tolist(), data(1)[2][k].tolist()) ** 2 for k in range(3)),
+    ),
+    "center_mean": (
+        lambda x: class_center_distance(
+            x[:3], data(1)[2], mask=torch.tensor([True, False, True]), reduction="mean"
+        ),
+        lambda x: sum(math.dist(x[k].tolist(), data(1)[2][k].tolist()) for k in (0, 2)) / 2,
+    ),
+    "center_squared_mean": (
+        lambda x: class_center_distance(
+            x[:3],
+            data(1)[2],
+            mask=torch.tensor([True, False, True]),
+            phi="squared",
+            reduction="mean",
+        ),
+        lambda x: (
+            sum(math.dist(x[k].tolist(), data(1)[2][k].tolist()) ** 2 for k in (0, 2))
+            / (2 * x.shape[1])
+        ),
     ),
     "instance": (
         lambda x: instance_alignment(x, LABELS, data(1)[2], mask=torch.tensor([True, False, True])),
@@ -122,6 +142,22 @@ def test_uneven_and_empty_ranks_give_the_one_process_loss(name, world_size):
     assert [r[0] for r in results] == pytest.approx([value] * world_size, rel=1e-12)
     together = np.concatenate([r[1] for r in results])
     np.testing.assert_allclose(together, gradient, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("phi", ["euclidean", "squared"])
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_one_sample_a_class_is_aligned_as_its_center_is(phi, reduction):
+    x, _, centers = data()
+    labels, how = torch.tensor([2, 0]), {"phi": phi, "reduction": reduction}
+    mask = torch.tensor([True, True, True])
+    instances = instance_alignment(x[:2], labels, centers, mask=mask, **how)
+    present = torch.tensor([True, False, True])
+    means = torch.stack([x[1], torch.zeros(3), x[0]])
+    aligned = class_center_distance(means, centers, mask=present, **how)
+    assert instances.item() == pytest.approx(aligned.item(), rel=1e-12)
+    # How many samples a class has does not change its share.
+    twice = instance_alignment(x[[0, 0, 1]], torch.tensor([2, 2, 0]), centers, mask=mask, **how)
+    assert twice.item() == pytest.approx(instances.item(), rel=1e-12)
 
 
 @pytest.mark.parametrize("x", [torch.zeros(4, 3), torch.ones(4, 3), torch.randn(1, 3)])
