@@ -8,24 +8,32 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trainer.losses.centers import class_center_distance
+from trainer.losses.centers import Reduction, class_center_distance
 from trainer.synchronised import class_sums, euclidean_norm, global_mean
 
 
 def class_mean_discrepancy(
-    first: Tensor, first_labels: Tensor, second: Tensor, second_labels: Tensor, *, num_classes: int
+    first: Tensor,
+    first_labels: Tensor,
+    second: Tensor,
+    second_labels: Tensor,
+    *,
+    num_classes: int,
+    reduction: Reduction = "sum",
 ) -> Tensor:
     """L_CMD of DCA (eq. 11): sum over classes of ‖mean of first - mean of second‖, range [0, ∞).
 
     Means are those of the global batch, grouped by label in any order; classes absent from either
-    side take no part. The distance is not squared. Nothing is detached.
+    side take no part; ``reduction="mean"`` divides by the number of the others. The distance is not
+    squared. Nothing is detached.
 
     Args:
         first, second: ``[n, D]`` and ``[m, D]`` of this rank's rows; n and m may be 0.
         first_labels, second_labels: ``[n]`` and ``[m]``, int64 in 0..K-1.
     """
     a, b = class_sums((first, first_labels), (second, second_labels), num_classes=num_classes)
-    return class_center_distance(a.means, b.means, mask=a.present & b.present)
+    both = a.present & b.present
+    return class_center_distance(a.means, b.means, mask=both, reduction=reduction)
 
 
 @torch.no_grad()

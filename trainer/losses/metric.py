@@ -9,7 +9,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trainer.synchronised import all_gather_rows, euclidean_norm, full_precision, global_mean, rank
+from trainer.losses.centers import Reduction
+from trainer.synchronised import (
+    all_gather_rows,
+    all_reduce_sum,
+    euclidean_norm,
+    full_precision,
+    global_mean,
+    rank,
+)
 
 _ROWS_PER_RANK = 1 << 40
 
@@ -20,14 +28,15 @@ def batch_hard(
     *,
     margin: float,
     candidates: tuple[Tensor, Tensor] | None = None,
+    reduction: Reduction = "mean",
 ) -> Tensor:
     """Triplet loss on the hardest pairs of the global batch (DCA eq. 1-3), range [0, ∞).
 
-    Mean over anchors of ``max(0, margin + ‖z - z_p‖ - ‖z - z_n‖)``, where z_p is the farthest
-    candidate of the anchor's class and z_n the nearest of any other class; distances are not
-    squared. Anchors without a positive or a negative in the global batch are left out. The paper
-    prints the sum over the batch; the scale of the mean does not depend on the batch size. The
-    value is ``margin`` where all points coincide.
+    Mean (or sum) over anchors of ``max(0, margin + ‖z - z_p‖ - ‖z - z_n‖)``, where z_p is the
+    farthest candidate of the anchor's class and z_n the nearest of any other class; distances are
+    not squared. Anchors without a positive or a negative in the global batch are left out. The
+    paper prints the sum over the batch; the scale of the mean does not depend on its size. The
+    mean is ``margin`` where all points coincide.
 
     Args:
         embeddings: ``[n, D]`` of this rank's anchors; n may be 0.
@@ -35,6 +44,7 @@ def batch_hard(
         margin: η.
         candidates: embeddings ``[m, D]`` and labels ``[m]`` of another modality on this rank; by
             default the anchors themselves, each left out of its own positives.
+        reduction: mean or sum over the anchors of the global batch.
 
     The choice of pairs has no gradient. Distances have a gradient in both of their points.
     """
@@ -47,7 +57,11 @@ def batch_hard(
         farthest = distances.masked_fill(~same, -torch.inf).argmax(1)
         nearest = distances.masked_fill(~other, torch.inf).argmin(1)
     gap = euclidean_norm(z - columns[farthest]) - euclidean_norm(z - columns[nearest])
-    return global_mean((margin + gap).clamp(min=0), same.any(1) & other.any(1))
+    used = same.any(1) & other.any(1)
+    mean = global_mean((margin + gap).clamp(min=0), used)
+    if reduction == "mean":
+        return mean
+    return mean * all_reduce_sum(used.to(z.dtype).sum())
 
 
 def contrastive(

@@ -21,6 +21,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from trainer.losses import (
+    Reduction,
     adversarial,
     batch_hard,
     class_mean_discrepancy,
@@ -49,6 +50,12 @@ class DcaConfig(TwoBranchConfig):
     )
     discrepancy_weight: float = Field(
         default=1.0, ge=0, description="Weight of L_CMD in eq. 12; 0 leaves it out."
+    )
+    reduction: Reduction = Field(
+        default="mean",
+        description="Of L_IAML and L_SeP over anchors and of L_CMD over classes. sum: as printed; "
+        "mean: the terms weigh the same for every batch. A mean of the one and a sum of the other "
+        "would leave L_SeP 1/64 of its weight at 16x4 samples.",
     )
     generator: Literal["saturating", "nonsaturating"] = Field(
         default="saturating", description="L_G as log(1 - D) (eq. 9), or as -log D."
@@ -130,7 +137,10 @@ class Dca(TwoBranch):
             rows = sketches if update == "sketch" else shapes
             z = self.embed_branch(getattr(self, update), rows)
             self._keep(now.step, **{update: z.detach()})
-            losses.add(f"{update}_metric", batch_hard(z, rows.labels, margin=self.config.margin))
+            metric = batch_hard(
+                z, rows.labels, margin=self.config.margin, reduction=self.config.reduction
+            )
+            losses.add(f"{update}_metric", metric)
             return losses
         z_1, z_2 = self._embeddings(now.step, sketches, shapes)
         if update == "discriminator":
@@ -154,13 +164,17 @@ class Dca(TwoBranch):
         config, (z_1, y_1) = self.config, sketches
         z_t = self.transformation(z_1)
         if config.semantic_weight > 0:
-            semantic = batch_hard(z_t, y_1, margin=config.margin)  # eq. 4-6
+            semantic = batch_hard(  # eq. 4-6
+                z_t, y_1, margin=config.margin, reduction=config.reduction
+            )
             losses.add("semantic", semantic, weight=config.semantic_weight)
         if self.discriminator is not None:
             made = generator_loss(self.discriminator(z_t), form=config.generator)  # eq. 9
             losses.add("generator", made, weight=config.adversarial_weight)
         if config.discrepancy_weight > 0:
-            apart = class_mean_discrepancy(z_t, y_1, *shapes, num_classes=self.num_classes)
+            apart = class_mean_discrepancy(
+                z_t, y_1, *shapes, num_classes=self.num_classes, reduction=config.reduction
+            )
             losses.add("discrepancy", apart, weight=config.discrepancy_weight)  # eq. 11
         self.observe_retrieval(losses, now, (z_t.detach(), y_1), shapes)
 

@@ -30,7 +30,7 @@ def data(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return x, z
 
 
-def slow_batch_hard(x, labels, candidates=None):
+def slow_batch_hard(x, labels, candidates=None, *, mean=True):
     points = x.tolist()
     others, names = (points, labels) if candidates is None else candidates
     terms = []
@@ -43,7 +43,7 @@ def slow_batch_hard(x, labels, candidates=None):
                 positives.append(math.dist(point, other))
         if positives and negatives:
             terms.append(max(0.0, MARGIN + max(positives) - min(negatives)))
-    return sum(terms) / len(terms) if terms else 0.0
+    return sum(terms) / (len(terms) if mean else 1) if terms else 0.0
 
 
 def slow_contrastive(x, labels, candidates=None):
@@ -88,6 +88,10 @@ CASES = {
         lambda x, y, z, o: batch_hard(x, y, margin=MARGIN, candidates=(z, o)),
         lambda x, y, z, o: slow_batch_hard(x, y, (z.tolist(), o)),
     ),
+    "batch_hard_sum": (
+        lambda x, y, z, o: batch_hard(x, y, margin=MARGIN, candidates=(z, o), reduction="sum"),
+        lambda x, y, z, o: slow_batch_hard(x, y, (z.tolist(), o), mean=False),
+    ),
     "contrastive": (
         lambda x, y, z, o: contrastive(x, y, **SCALES),
         lambda x, y, z, o: slow_contrastive(x, y),
@@ -99,6 +103,10 @@ CASES = {
     "discrepancy": (
         lambda x, y, z, o: class_mean_discrepancy(x, y, z, o, num_classes=K),
         slow_discrepancy,
+    ),
+    "discrepancy_mean": (
+        lambda x, y, z, o: class_mean_discrepancy(x, y, z, o, num_classes=K, reduction="mean"),
+        lambda x, y, z, o: slow_discrepancy(x, y, z, o) / len(set(y.tolist()) & set(o.tolist())),
     ),
     "saturating": (
         lambda x, y, z, o: generator_loss(x[:, 0]),

@@ -159,8 +159,22 @@ def transform_terms(method: Dca, z_1: Tensor, z_2: Tensor) -> dict[str, float]:
     return {
         "semantic": slow_batch_hard(z_t, SKETCH_LABELS, 0.3),
         "generator": sum(math.log(1 - p) for p in d.tolist()) / len(d),
-        "discrepancy": total,
+        "discrepancy": total / len(set(SKETCH_LABELS) & set(SHAPE_LABELS)),
     }
+
+
+def test_sums_are_as_printed():
+    mean, total = (make(reduction=r).train() for r in ("mean", "sum"))
+    rows, now = batch(), Now(0, 0.0)
+    for update in ("sketch", "shape", "discriminator", "transformation"):
+        first, second = mean(rows, now, update).terms, total(rows, now, update).terms
+        classes = len(set(SKETCH_LABELS) & set(SHAPE_LABELS))
+        factors = {"semantic": len(SKETCH_LABELS), "sketch_metric": len(SKETCH_LABELS)}
+        # The only shape of class 3 has no positive.
+        factors |= {"shape_metric": len(SHAPE_LABELS) - 1, "discrepancy": classes}
+        for name, value in first.items():
+            expected = value.item() * factors.get(name, 1)
+            assert second[name].item() == pytest.approx(expected, rel=1e-10), name
 
 
 def test_losses_are_the_papers_equations_on_the_step_s_own_embeddings():
