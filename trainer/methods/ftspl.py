@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -107,6 +107,15 @@ class FtsplConfig(MethodConfig):
     kmeans_iterations: int = Field(
         default=100, ge=1, description="Most iterations of K-means; not given in the paper."
     )
+
+    @model_validator(mode="after")
+    def _labels_something(self) -> FtsplConfig:
+        if self.warmup_rounds >= self.rounds:
+            raise ValueError(
+                f"warmup_rounds: {self.warmup_rounds} of {self.rounds} rounds leave none that "
+                "gives pseudo-labels; lower it or raise rounds"
+            )
+        return self
 
 
 @dataclass(frozen=True)

@@ -319,6 +319,11 @@ def test_warm_up_rounds_leave_everything_as_it_is_and_do_not_count():
         assert torch.equal(method.state_dict()[name], value), name
 
 
+def test_warm_up_that_leaves_no_round_is_refused():
+    with pytest.raises(ValueError, match=r"warmup_rounds: 3 of 3 rounds leave none"):
+        make(rounds=3, warmup_rounds=3)
+
+
 def test_switches_of_the_tables():
     assert make().rounds(400) == 20
     assert make(rounds=10).rounds(4) == 4
