@@ -27,7 +27,9 @@ def model_complexity(config: RunConfig) -> dict[str, Any]:
     image = torch.zeros(1, 3, size, size, dtype=dtype)
     counted = asdict(measure(method, lambda: method.trace(image)))
     trained = sum(p.numel() for p in method.parameters() if p.requires_grad)
-    return {"trunks": _trunks(method, config), "trained": trained, **counted}
+    trunks = _trunks(method, config)
+    rates = config.optimizer.rates(pretrained=config.network.pretrained)
+    return {"trunks": trunks, "rates": rates, "trained": trained, **counted}
 
 
 def _trunks(method: Method, config: RunConfig) -> list[dict[str, Any]]:

@@ -103,6 +103,7 @@ def _cell(value: float | None, *, bold: bool) -> str:
 def print_layers(result: Mapping[str, Any]) -> None:
     """Layers with parameters and multiply-adds of one image's forward pass, and the trunks."""
     print_trunks(result["trunks"])
+    standard_output().print(Text(rates_line(result["rates"])), soft_wrap=True)
     table = Table(caption="multiply-adds of one image through trunk and heads")
     for name in ("layer", "kind", "output"):
         table.add_column(name)
@@ -128,6 +129,12 @@ def print_trunks(trunks: Sequence[Mapping[str, Any]]) -> None:
         table.add_row("features", f"{trunk['features']}{tokens}")
         table.add_row("pictures", f"{trunk['image_size']} pixels; {trunk['pictures']}")
     standard_output().print(table)
+
+
+def rates_line(rates: Mapping[str, float]) -> str:
+    """``learning rates at the start: trunk 0.001, new layers 0.01``."""
+    told = ", ".join(f"{of} {rate:g}" for of, rate in rates.items())
+    return f"learning rates at the start: {told}"
 
 
 def print_methods(methods: Sequence[Mapping[str, Any]]) -> None:

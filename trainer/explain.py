@@ -62,6 +62,7 @@ def explain_run(
             "image_size": config.network.input_size,
             "pictures": config.network.resolved_preprocessing.describe(),
         },
+        "rates": config.optimizer.rates(pretrained=config.network.pretrained),
         "streams": streams,
         "queries": {**queries, "missing_in_gallery": missing},
         "gallery": gallery,

@@ -141,6 +141,11 @@ class OptimizerConfig(Section):
         "statistics of its own. strategy.micro_batch saves memory without that.",
     )
 
+    def rates(self, *, pretrained: bool) -> dict[str, float]:
+        """Base learning rates at p = 0: of a trunk, and of the new layers on it."""
+        new = self.learning_rate * (self.new_layer_multiplier if pretrained else 1.0)
+        return {"trunk": self.learning_rate, "new layers": new}
+
 
 class TrainingConfig(Section):
     """The loop."""

@@ -10,7 +10,7 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from cluster.tables import standard_output
+from cluster.tables import rates_line, standard_output
 
 
 def print_explanation(facts: Mapping[str, Any]) -> None:
@@ -29,6 +29,7 @@ def print_explanation(facts: Mapping[str, Any]) -> None:
     lines = [
         f"trunk: {trunk['backbone']}, weights {trunk['weights']}, trained: {trunk['train']}; "
         f"{trunk['image_size']} pixels, {trunk['pictures']}",
+        rates_line(facts["rates"]),
         f"without a cache the run reads {decimal(facts['run_bytes'])}; all samples decoded take "
         f"{decimal(facts['cache_bytes'])} (training.cache={facts['cache']}, memory "
         f"{decimal(facts['memory_bytes'])})",

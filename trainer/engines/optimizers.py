@@ -57,10 +57,9 @@ def build_optimizer(
 
     Each of its groups has the ``name`` of the method's group that it is, and its base rate.
     """
-    multiplier = config.new_layer_multiplier if method.pretrained else 1.0
-    groups = []
+    rates, groups = config.rates(pretrained=method.pretrained), []
     for name, parameters in learning_groups(method).items():
-        rate = config.learning_rate * (1.0 if name.endswith("trunk") else multiplier)
+        rate = rates["trunk" if name.endswith("trunk") else "new layers"]
         if parameters:
             groups.append({"params": parameters, "name": name, "lr": rate, "base_lr": rate})
     if not groups:  # an optimiser wants one group at least, which may be empty
