@@ -49,6 +49,7 @@ class Record:
     up_certain: bool = True  # False: taken because the format has no axis of its own
     extra: Mapping[str, Any] = field(default_factory=dict)  # JSON-serialisable
     rotation: tuple[float, ...] | None = None  # of the mesh: 3x3, row by row; vertex v becomes R v
+    instance: str = ""  # the object it shows, by one name in picture and shape; "" = not known
 
     def __post_init__(self) -> None:
         if not _SAFE.fullmatch(self.key):

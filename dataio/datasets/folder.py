@@ -10,6 +10,9 @@ Any of the folders may be missing. The views of a shape are sorted by the number
 where there are not `views` of them, so many are taken at even distances, or repeated. A shape
 (class and id) that is in views/ and in meshes/ has its views, and its mesh is noted in `extra`.
 
+A picture and a shape of one class with one name (`images/chair/oslo.jpg`, `meshes/chair/oslo.obj`)
+show one object, their instance; the endings do not count, and names compare in Unicode's form NFC.
+
 The split (train, val, test) of an item is that of its line in split.csv, or of the line of the
 innermost folder around it. Otherwise it is that of its folder, if all folders of images/ (or of
 another) are called train, val or test and hold the class folders: images/train/<class>/<picture>.
@@ -77,12 +80,14 @@ def records(root: Path, options: Options, findings: Findings) -> list[Record]:
     streams = _streams(root, options, findings)
     _compare_classes(streams, findings)
     table = read_split_csv(root, findings)
+    pairs = _instances(streams, findings)
     keys = Keys(options.name or "folder")
     made: list[Record] = []
     for stream, items in streams.items():
         for item, split in zip(items, _splits(items, table, options), strict=True):
             key = keys.make(split, item.label, item.item_id, source=item.source)
-            made.append(_record(key, stream, split, item, options))
+            named = pairs.get((item.label, item.item_id), "")
+            made.append(replace(_record(key, stream, split, item, options), instance=named))
     idle = table.unused()
     if idle and options.classes is None:
         findings.note(f"{len(idle)} lines of {SPLIT_CSV} are of no item that is read ({idle[0]})")
@@ -152,6 +157,21 @@ def _compare_classes(streams: dict[str, list[Item]], findings: Findings) -> None
             for twin in sorted(synonyms(name) & (others - some)):
                 message += f"; {name!r} and {twin!r} look like one class, give them one name"
         findings.expect(not alone, message)
+
+
+def _instances(
+    streams: dict[str, list[Item]], findings: Findings
+) -> dict[tuple[str | None, str], str]:
+    """The instances by (class, name): what a picture and a shape have in common."""
+    pictures = [*streams["image"], *streams["sketch"]]
+    shapes = {(item.label, item.item_id) for item in streams["shape"]}
+    paired = [(i.label, i.item_id) for i in pictures if (i.label, i.item_id) in shapes]
+    if paired:
+        findings.note(
+            f"{len(paired)} of {len(pictures)} pictures have a shape of their class and name: they "
+            "are paired (eval --level instance)"
+        )
+    return {(label, name): f"{label or ''}/{name}" for label, name in paired}
 
 
 def _without_twins(shapes: list[Item]) -> list[Item]:

@@ -72,8 +72,9 @@ class Options(AdapterOptions):
 def records(root: Path, options: Options, findings: Findings) -> list[Record]:
     """Photos in the order of `pix3d.json`, then shapes by name.
 
-    `extra["shape_id"]` of both is the shape's folder. A photo has its flags there too, and `model`,
-    the variant it was fitted with. Its own known defects are notes in `findings`.
+    `extra["shape_id"]` and the instance of both are the shape's folder. A photo has its flags in
+    `extra` too, and `model`, the variant it was fitted with. Its own known defects are notes in
+    `findings`.
 
     Raises DataError naming row or file if the tree is not usable.
     """
@@ -153,6 +154,7 @@ class _Pix3D:
             row.label,
             image=file,
             source_path=row.img,
+            instance=row.shape,
             crop=self._crop(row),
             mask=mask,
             drawn_on=row.size,
@@ -225,6 +227,7 @@ class _Pix3D:
             label,
             mesh=self.root / shape / mesh,
             source_path=shape,
+            instance=shape,
             up_axis="+y",
             extra={"shape_id": shape, "model": f"{shape}/{mesh}", "variants": len(meshes)},
         )

@@ -98,7 +98,8 @@ class _Pair:
 def records(root: Path, options: Options, findings: Findings) -> list[Record]:
     """A picture and a shape for every entry of every library that is in a class.
 
-    Libraries come by name, entries by their number. Both records of an entry are of one split.
+    Libraries come by name, entries by their number. Both records of an entry are of one split and
+    of one instance, the entry.
     Raises DataError if the data are not usable; an entry without its picture or mesh is a defect.
     """
     root = Path(root)
@@ -120,7 +121,7 @@ def records(root: Path, options: Options, findings: Findings) -> list[Record]:
             keys.make(split, label, f"{item}-{what}", source=f"{source} {what}")
             for what in ("picture", "shape")
         )
-        about: dict[str, Any] = {"source_path": source, "extra": pair.extra}
+        about: dict[str, Any] = {"source_path": source, "instance": source, "extra": pair.extra}
         made.append(Record(picture, "image", split, label, image=pair.picture, **about))
         made.append(
             Record(

@@ -9,6 +9,9 @@ A sample needs
                     or one picture a view: v00.png v01.png .. or 0.jpg 1.jpg ..
 
 and may have a class: cls (a number or a name), else json with "label", "class" or "class_name".
+
+Such a manifest names no instances: no member that all programs write says which object a picture
+shows, and the tars of pictures and of shapes are indexed one after the other.
 """
 
 from __future__ import annotations

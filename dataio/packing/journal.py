@@ -147,7 +147,8 @@ class Staging:
 def identity(record: Record) -> bytes:
     """What decides a sample's bytes: the record, and size and time of each of its files.
 
-    Where the files lie does not matter. A file that cannot be examined counts as absent.
+    Where the files lie does not matter, nor which object they show, which is in the manifest alone.
+    A file that cannot be examined counts as absent.
     """
     files = [record.image, record.mask, record.mesh, *(record.views or ())]
     about = [

@@ -113,7 +113,7 @@ def pack(
         if existing is not None and _read(out / _INPUTS_NAME) == inputs:
             staging.remove()  # a kill may have left it behind
             findings.skipped += _skipped_before(out)
-            return _with_origins(existing, groups)
+            return _with_names(existing, groups)
         staging.begin({"about": about, "classes": classes})
         writer = SetWriter(staging, classes, shard_size_bytes=shard_size_bytes)
         before = [Skipped(None, one.item, one.reason) for one in findings.skipped]
@@ -126,7 +126,7 @@ def pack(
         manifest = _described(writer, out, about, findings)
         if existing is not None:
             staging.remove()
-            manifest = _with_origins(_same(existing, manifest), groups)
+            manifest = _with_names(_same(existing, manifest), groups)
             write_whole(out / _INPUTS_NAME, inputs.encode())
         else:
             _publish(manifest, staging, skipped, inputs)
@@ -302,14 +302,15 @@ def _same(existing: Manifest, manifest: Manifest) -> Manifest:
     return existing
 
 
-def _with_origins(existing: Manifest, groups: Groups) -> Manifest:
-    """The data set that is there; its manifest gets the origins that older ones do not have."""
-    if any(existing.origins):
-        return existing
-    origin_of = {r.key: r.source_path for group in groups.values() for r in group}
-    origins = [origin_of.get(key, "") for key in existing.keys]
-    if any(origins):
-        existing = dataclasses.replace(existing, origins=origins)
+def _with_names(existing: Manifest, groups: Groups) -> Manifest:
+    """The data set that is there; its manifest gets the origins and the instances that older ones
+    do not have."""
+    of = {r.key: (r.source_path, r.instance) for group in groups.values() for r in group}
+    known = [of.get(key, ("", "")) for key in existing.keys]
+    found = {"origins": [one for one, _ in known], "instances": [one for _, one in known]}
+    new = {n: found[n] for n in found if any(found[n]) and not any(getattr(existing, n))}
+    if new:
+        existing = dataclasses.replace(existing, **new)
         write_manifest(existing)
     return existing
 

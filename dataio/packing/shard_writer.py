@@ -243,6 +243,7 @@ class SetWriter:
             classes=self._classes,
             metadata=metadata,
             origins=[row.record.source_path for row in rows],
+            instances=[row.record.instance for row in rows],
         )
 
 

@@ -24,7 +24,7 @@ SCHEMA_VERSION = 1
 
 META_KEY = b"img2shape"
 _UNION = "union"
-_ORIGIN = "origin"  # a column that manifests of older programs lack
+_ORIGIN, _INSTANCE = _LATER = ("origin", "instance")  # manifests of older programs lack them
 _MEMBER = pa.struct([("suffix", pa.string()), ("offset", pa.int64()), ("size", pa.int64())])
 _SCHEMA = pa.schema(
     [
@@ -38,6 +38,7 @@ _SCHEMA = pa.schema(
         ("content_sha256", pa.string()),
         ("views", pa.int64()),
         (_ORIGIN, pa.string()),
+        (_INSTANCE, pa.string()),
     ]
 )
 
@@ -68,7 +69,9 @@ class Manifest:
     `fingerprint` is a SHA-256 over keys, labels, contents and order; it does not depend on where
     the data set lies, and two data sets with one fingerprint train alike. `origins` say where the
     samples came from: the path of the file or folder under the root of the data set that was
-    packed, or `library.sh3f#id`; never where that lay on the machine that packed it.
+    packed, or `library.sh3f#id`; never where that lay on the machine that packed it. `instances`
+    name the object that a sample shows: a picture and the shape of one object have one name. Like
+    origins they decide nothing in training, so they are not in the fingerprint.
     """
 
     root: str
@@ -86,10 +89,12 @@ class Manifest:
     metadata: dict[str, Any] = field(default_factory=dict)  # creator, dataset, options, versions
     fingerprint: str = ""
     origins: list[str] = field(default_factory=list)  # [N], "" = not known; none given: all ""
+    instances: list[str] = field(default_factory=list)  # [N], the same
 
     def __post_init__(self) -> None:
-        if not self.origins:
-            object.__setattr__(self, "origins", [""] * len(self.keys))
+        for name in ("origins", "instances"):
+            if not getattr(self, name):
+                object.__setattr__(self, name, [""] * len(self.keys))
         counts = {len(column) for column in self._columns()}
         assert counts == {len(self.keys)}, f"manifest columns of unequal length: {counts}"
         if not self.fingerprint:
@@ -114,7 +119,7 @@ class Manifest:
     def _columns(self) -> list[Sequence[Any] | np.ndarray]:
         return [
             self.keys, self.streams, self.splits, self.labels, self.class_ids, self.shard_ids,
-            self.members, self.content_sha256, self.views, self.origins,
+            self.members, self.content_sha256, self.views, self.origins, self.instances,
         ]  # fmt: skip
 
 
@@ -152,8 +157,9 @@ def union(manifests: Sequence[Manifest]) -> Manifest:
     """Several data sets as one: all rows, part after part, classes merged by name.
 
     Shards keep their places, named by absolute paths or URLs. Where a key is in two parts, all keys
-    get their part's index (`0-`, `1-`, ..) in front; otherwise none does. The fingerprint follows
-    from the parts' fingerprints in order. The union of one data set is that data set.
+    get their part's index (`0-`, `1-`, ..) in front; otherwise none does. So it is with instances,
+    because equal names in two data sets do not make one object. The fingerprint follows from the
+    parts' fingerprints in order. The union of one data set is that data set.
 
     Raises DataError for no data sets and for one that is listed twice, wherever the copies lie.
     """
@@ -183,6 +189,7 @@ def union(manifests: Sequence[Manifest]) -> Manifest:
         shards=tuple(_absolute(shard, part.root) for part in manifests for shard in part.shards),
         classes=classes,
         origins=[origin for part in manifests for origin in part.origins],
+        instances=_distinct_instances(manifests),
         metadata={_UNION: [{**p.metadata, "fingerprint": p.fingerprint} for p in manifests]},
         fingerprint=hashlib.sha256(json.dumps([_UNION, prints]).encode()).hexdigest(),
     )
@@ -204,6 +211,16 @@ def _distinct_keys(manifests: Sequence[Manifest]) -> list[str]:
     if len(set(keys)) == len(keys):
         return keys
     return [f"{i}-{key}" for i, part in enumerate(manifests) for key in part.keys]
+
+
+def _distinct_instances(manifests: Sequence[Manifest]) -> list[str]:
+    held = [set(part.instances) - {""} for part in manifests]
+    shared = sum(map(len, held)) > len(set().union(*held))
+    return [
+        f"{i}-{name}" if shared and name else name
+        for i, part in enumerate(manifests)
+        for name in part.instances
+    ]
 
 
 def _renumbered(manifest: Manifest, classes: tuple[str, ...]) -> np.ndarray:
@@ -245,13 +262,15 @@ def _arrow_columns(manifest: Manifest) -> list[Sequence[Any]]:
         manifest.labels.tolist(), manifest.class_ids.tolist(), manifest.shard_ids.tolist(),
         members, manifest.content_sha256, manifest.views.tolist(),
         [origin or None for origin in manifest.origins],
+        [instance or None for instance in manifest.instances],
     ]  # fmt: skip
 
 
 def from_table(table: pa.Table, header: Mapping[str, Any], *, root: str, path: str) -> Manifest:
     try:
-        if _ORIGIN not in table.column_names:
-            table = table.append_column(_ORIGIN, pa.nulls(len(table), pa.string()))
+        for name in _LATER:
+            if name not in table.column_names:
+                table = table.append_column(name, pa.nulls(len(table), pa.string()))
         columns = {name: table.column(name).combine_chunks() for name in _SCHEMA.names}
         manifest = Manifest(
             root=root,
@@ -268,6 +287,7 @@ def from_table(table: pa.Table, header: Mapping[str, Any], *, root: str, path: s
             classes=tuple(header["classes"]),
             metadata=dict(header["metadata"]),
             origins=[origin or "" for origin in columns[_ORIGIN].to_pylist()],
+            instances=[instance or "" for instance in columns[_INSTANCE].to_pylist()],
         )
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: damaged manifest ({error}); pack again") from error

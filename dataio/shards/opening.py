@@ -121,6 +121,7 @@ def without_quarantined(manifest: Manifest, quarantine: Quarantine) -> Manifest:
         content_sha256=[manifest.content_sha256[row] for row in rows],
         views=manifest.views[rows],
         origins=[manifest.origins[row] for row in rows],
+        instances=[manifest.instances[row] for row in rows],
         shards=shards,
         fingerprint="",
     )

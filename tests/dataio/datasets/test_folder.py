@@ -410,7 +410,7 @@ def test_a_class_in_two_forms_is_one_class(tmp_path):
         tmp_path,
         f"images/{COMPOSED}/0.jpg",
         f"sketches/{DECOMPOSED}/0.jpg",
-        f"meshes/{DECOMPOSED}/0.off",
+        f"meshes/{DECOMPOSED}/a.off",
     )
     made, findings = read(root)
     assert {one.label for one in made} == {"st\u00fchle"}
@@ -439,3 +439,31 @@ def test_the_table_names_a_path_in_either_form(tmp_path, held, listed):
     assert findings.warnings == []
     write_csv(root, f"images/{COMPOSED}/b.jpg,val\nimages/{DECOMPOSED}/b.jpg,test\n")
     assert "is on line 1 too; list it once" in refused(root)
+
+
+def test_a_picture_and_a_shape_of_one_class_and_name_are_one_instance(tmp_path):
+    root = touch(
+        tmp_path,
+        "images/chair/Oslo.JPG", "images/chair/bergen.png", "images/table/oslo.jpg",
+        "images/chair/Stu\u0308hle.jpg",  # as macOS spells it
+        "sketches/chair/Oslo.png",
+        "meshes/chair/Oslo.obj", "meshes/chair/oslo.ply", "meshes/chair/St\u00fchle.glb",
+        "views/table/bergen/1.png", "views/table/oslo/1.png",
+    )  # fmt: skip
+    made, findings = read(root)
+    instance = {source: one.instance for source, one in by_source(made).items()}
+    assert instance == {
+        "images/chair/Oslo.JPG": "chair/Oslo", "sketches/chair/Oslo.png": "chair/Oslo",
+        "meshes/chair/Oslo.obj": "chair/Oslo", "meshes/chair/oslo.ply": "",
+        "images/chair/bergen.png": "", "views/table/bergen": "",
+        "images/table/oslo.jpg": "table/oslo", "views/table/oslo": "table/oslo",
+        "images/chair/Stu\u0308hle.jpg": "chair/St\u00fchle",
+        "meshes/chair/St\u00fchle.glb": "chair/St\u00fchle",
+    }  # fmt: skip
+    assert any(note.startswith("4 of 5 pictures have a shape of") for note in findings.warnings)
+
+
+def test_nothing_is_said_of_pairs_where_there_are_none(tree):
+    made, findings = read(tree)
+    assert not any(one.instance for one in made)
+    assert findings.warnings == []

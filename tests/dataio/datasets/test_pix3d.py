@@ -345,3 +345,11 @@ def test_a_photo_of_another_size_than_its_box_is_for_is_a_defect(tree):
 def test_the_box_is_for_the_size_in_the_table(tree):
     Image.new("RGB", (480, 640)).save(tree / "img/bed/0001.jpg")  # may be turned by EXIF
     assert images(read(tree)[0])["img/bed/0001.jpg"].drawn_on == (640, 480)
+
+
+def test_a_photo_and_its_shape_are_one_instance(tree):
+    made, _ = read(tree)
+    for one in made:
+        assert one.instance == one.extra["shape_id"] != ""
+    pictured = {one.instance for one in images(made).values()}
+    assert pictured <= {one.instance for one in shapes(made).values()}

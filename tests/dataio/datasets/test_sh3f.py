@@ -401,3 +401,14 @@ def test_a_library_is_packed_with_its_origins(root, tmp_path):
     assert set(manifest.origins) == {f"beta.sh3f#Lib#piece{k}" for k in range(1, 5)}
     assert manifest.metadata["libraries"][0]["license"] == "Free Art"
     assert str(tmp_path) not in (tmp_path / "set" / "manifest.parquet").read_bytes().decode("latin")
+
+
+def test_picture_and_shape_of_an_entry_are_one_instance(root):
+    made, _ = read(root)
+    of_stream = {
+        stream: [one.instance for one in made if one.stream == stream]
+        for stream in ("image", "shape")
+    }
+    assert of_stream["image"] == of_stream["shape"]
+    assert len(set(of_stream["image"])) == len(made) / 2
+    assert "" not in of_stream["image"]

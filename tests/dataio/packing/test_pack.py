@@ -262,3 +262,19 @@ def test_packing_again_adds_origins_to_an_older_manifest(tmp_path):
     again = load_manifest(tmp_path / "set")
     assert again.origins == manifest.origins
     assert again.fingerprint == manifest.fingerprint
+
+
+def test_packing_again_adds_instances_to_an_older_manifest_and_no_other_byte(tmp_path):
+    record = image_record(tmp_path / "a.png", picture(1))
+    before = pack([record], tmp_path / "set", dataset="d")
+    files = {path: path.read_bytes() for path in (tmp_path / "set").iterdir()}
+    named = dataclasses.replace(record, instance="chair/oslo")
+    after = pack([named], tmp_path / "set", dataset="d")
+    assert (before.instances, after.instances) == ([""], ["chair/oslo"])
+    assert load_manifest(tmp_path / "set").instances == ["chair/oslo"]
+    assert after.fingerprint == before.fingerprint
+    changed = [path.name for path, held in files.items() if path.read_bytes() != held]
+    assert changed == ["manifest.parquet"]
+    fresh = pack([named], tmp_path / "fresh", dataset="d")
+    assert fresh.instances == ["chair/oslo"]
+    assert (fresh.fingerprint, fresh.shards) == (before.fingerprint, before.shards)

@@ -104,12 +104,24 @@ def test_samples_keep_where_they_came_from(manifest):
     assert origin_of["shape-012"] == "shape12"
 
 
-def test_a_manifest_without_origins_is_read(manifest, copy):
+def test_instances_are_kept_and_decide_nothing(manifest, copy):
+    names = [f"object-{row % 5}" if row % 3 else "" for row in range(len(manifest))]
+    named = dataclasses.replace(manifest, root=str(copy), instances=names, fingerprint="")
+    assert named.fingerprint == manifest.fingerprint
+    write_manifest(named)
+    loaded = load_manifest(copy)
+    assert (loaded.instances, loaded.fingerprint) == (names, manifest.fingerprint)
+
+
+@pytest.mark.parametrize("lacking", [["instance"], ["origin", "instance"]], ids=str)
+def test_a_manifest_without_later_columns_is_read(manifest, copy, lacking):
     """As earlier versions wrote it."""
     table = pq.read_table(copy / MANIFEST_NAME)
-    pq.write_table(table.drop_columns(["origin"]), copy / MANIFEST_NAME)
+    pq.write_table(table.drop_columns(lacking), copy / MANIFEST_NAME)
     loaded = load_manifest(copy)
-    assert loaded.origins == [""] * len(manifest)
+    nothing = [""] * len(manifest)
+    assert loaded.instances == nothing
+    assert loaded.origins == (nothing if "origin" in lacking else manifest.origins)
     assert (loaded.fingerprint, loaded.keys) == (manifest.fingerprint, manifest.keys)
 
 

@@ -148,3 +148,10 @@ def test_a_damaged_file_is_refused(manifest, text, reason):
 def test_a_url_is_not_written_to():
     with pytest.raises(DataError, match="not a folder"):
         write_quarantine("https://example.org/set", Quarantine())
+
+
+def test_the_others_keep_their_instances(manifest):
+    names = [f"object-{row}" for row in range(len(manifest))]
+    named = replace(manifest, instances=names)
+    kept = without_quarantined(named, Quarantine((entry(manifest, 3),), ()))
+    assert kept.instances == names[:3] + names[4:]

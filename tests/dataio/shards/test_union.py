@@ -152,3 +152,18 @@ def test_wrong_unions_are_refused(parts, both, tmp_path):
         write_manifest(both)
     with pytest.raises(DataError, match=r"a/set \+ .*b/set: no samples of sketch/test; it holds"):
         both.select("sketch", "test")
+
+
+def test_objects_of_two_data_sets_are_two_objects(parts):
+    def named(part: Manifest, name: str) -> Manifest:
+        return dataclasses.replace(part, instances=["", name, *[""] * (len(part) - 2)])
+
+    first = named(parts[0], "chair/1")
+    for other, shown in (
+        ("chair/2", ("chair/1", "chair/2")),
+        ("chair/1", ("0-chair/1", "1-chair/1")),
+    ):
+        both = union([first, named(parts[1], other)])
+        kept = [name for name in both.instances if name]
+        assert (kept, len(both.instances)) == (list(shown), len(both))
+    assert union(parts).instances == [""] * (len(parts[0]) + len(parts[1]))
