@@ -1,20 +1,24 @@
 """Features in, numbers and pictures out: exact cross-domain retrieval metrics on any gallery size.
 
 ``evaluate`` scores embeddings against a gallery, ``evaluate_arrays`` plain arrays, and
-``evaluate_distances`` a distance matrix. ``intervals`` and ``compare`` say how far the choice of
-queries explains a number or a difference. ``evalsuite.search`` (FAISS) and ``evalsuite.pages`` are
-imported on their own.
+``evaluate_distances`` a distance matrix. ``evaluate_instances`` looks for the query's own object
+instead of its class. ``intervals`` and ``compare`` say how far the choice of queries explains a
+number or a difference. ``evalsuite.search`` (FAISS) and ``evalsuite.pages`` are imported on their
+own.
 """
 
 from evalsuite.scoring import (
     Evaluation,
     GalleryShard,
     InProcess,
+    InstanceEvaluation,
     QueryScores,
     Transport,
     evaluate,
     evaluate_arrays,
     evaluate_distances,
+    evaluate_instance_arrays,
+    evaluate_instances,
     partition,
     read_evaluation,
     read_scores,
@@ -29,6 +33,7 @@ from evalsuite.statistics import (
     bootstrap_mean,
     compare,
     compare_classes,
+    instance_intervals,
     intervals,
 )
 from evalsuite.vectors import Embeddings, EvaluationError, read_embeddings, write_embeddings
@@ -41,6 +46,7 @@ __all__ = [
     "EvaluationError",
     "GalleryShard",
     "InProcess",
+    "InstanceEvaluation",
     "Interval",
     "QueryScores",
     "Transport",
@@ -51,6 +57,9 @@ __all__ = [
     "evaluate",
     "evaluate_arrays",
     "evaluate_distances",
+    "evaluate_instance_arrays",
+    "evaluate_instances",
+    "instance_intervals",
     "intervals",
     "partition",
     "read_embeddings",

@@ -12,8 +12,15 @@ from evalsuite.scoring.evaluation import (
     require_own_items,
     score,
 )
-from evalsuite.scoring.gallery import GalleryShard, InProcess, Transport
+from evalsuite.scoring.gallery import GalleryShard, InProcess, LevelName, Transport, require_level
 from evalsuite.scoring.gallery_split import partition, split_gallery
+from evalsuite.scoring.instance_level import (
+    INSTANCE_METRICS,
+    InstanceEvaluation,
+    evaluate_instance_arrays,
+    evaluate_instances,
+    require_pairs,
+)
 from evalsuite.scoring.options import (
     HEADLINES,
     LOWER_IS_BETTER,
@@ -29,11 +36,14 @@ from evalsuite.scoring.threads import run_in_threads, single_threaded_products
 
 __all__ = [
     "HEADLINES",
+    "INSTANCE_METRICS",
     "LOWER_IS_BETTER",
     "Evaluation",
     "FeaturesName",
     "GalleryShard",
     "InProcess",
+    "InstanceEvaluation",
+    "LevelName",
     "Limbs",
     "MetricName",
     "Options",
@@ -44,6 +54,8 @@ __all__ = [
     "evaluate",
     "evaluate_arrays",
     "evaluate_distances",
+    "evaluate_instance_arrays",
+    "evaluate_instances",
     "items_fingerprint",
     "own_items",
     "partition",
@@ -51,7 +63,9 @@ __all__ = [
     "read_evaluation",
     "read_scores",
     "require_choice",
+    "require_level",
     "require_own_items",
+    "require_pairs",
     "run_in_threads",
     "score",
     "scores_of",

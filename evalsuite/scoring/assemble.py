@@ -81,10 +81,7 @@ def population(
             "names"
         )
     total = sum(class_sizes.values()) - own
-    if total > MOST_ITEMS:
-        raise EvaluationError(
-            f"the gallery holds {total} items, {MOST_ITEMS} are the most; score parts of it"
-        )
+    require_countable(total)
     classes, class_ids = np.unique(np.asarray(labels, dtype=str)[rows], return_inverse=True)
     return Population(
         keys=keys,
@@ -98,6 +95,14 @@ def population(
         largest_class=max(class_sizes.values()) - own,
         gallery_classes=tuple(sorted(class_sizes)),
     )
+
+
+def require_countable(items: int) -> None:
+    """Raise ``EvaluationError`` for a gallery of more ``items`` than ranks can count."""
+    if items > MOST_ITEMS:
+        raise EvaluationError(
+            f"the gallery holds {items} items, {MOST_ITEMS} are the most; score parts of it"
+        )
 
 
 def assemble(

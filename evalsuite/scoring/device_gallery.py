@@ -115,13 +115,14 @@ class DeviceShard(GalleryShard):
         indices: np.ndarray,
         *,
         device: str,
+        instances: Sequence[str] = (),
         **options: str,
     ) -> None:
         if options.get("arithmetic", "exact") != "exact":
             raise EvaluationError(
                 f"arithmetic={options['arithmetic']!r} is for CPUs; on {device} use 'exact'"
             )
-        super().__init__(vectors, labels, indices, **options)
+        super().__init__(vectors, labels, indices, instances=instances, **options)
         self.arithmetic = _OnDevice(self._options["metric"], device)
         self._kept = self.arithmetic.keep(self._kept)
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from evalsuite.scoring.assemble import Population, assemble, population
-from evalsuite.scoring.gallery import InProcess, Transport
+from evalsuite.scoring.assemble import assemble, population
+from evalsuite.scoring.gallery import InProcess, LevelName, Transport
 from evalsuite.scoring.gallery_split import split_gallery
 from evalsuite.scoring.metrics import LEVELS, weight_tables
 from evalsuite.scoring.options import Options
@@ -76,13 +76,7 @@ def evaluate(
     that were built with other options or do not hold the gallery.
     """
     options = replace(options or Options(), **choices)
-    _check_embeddings(queries, gallery, options)
-    if transport is None:
-        if gallery is None:
-            raise EvaluationError("gallery=None needs a transport whose shards hold the gallery")
-        transport = InProcess(split_gallery(gallery, shards, **options.shard_options))
-    held = transport.broadcast("describe")
-    _check_shards(held, queries, gallery, options)
+    transport, held = held_by(transport, queries, gallery, options=options, shards=shards)
     return score(
         transport,
         held,
@@ -97,6 +91,28 @@ def evaluate(
     )
 
 
+def held_by(
+    transport: Transport | None,
+    queries: Embeddings,
+    gallery: Embeddings | None,
+    *,
+    options: Options,
+    shards: int,
+) -> tuple[Transport, list[dict[str, Any]]]:
+    """The transport to the shards, made of ``gallery`` if it is None, and what the shards describe.
+
+    Raises ``EvaluationError`` for what cannot be compared, see :func:`evaluate`.
+    """
+    _check_embeddings(queries, gallery, options)
+    if transport is None:
+        if gallery is None:
+            raise EvaluationError("gallery=None needs a transport whose shards hold the gallery")
+        transport = InProcess(split_gallery(gallery, shards, **options.shard_options))
+    held = transport.broadcast("describe")
+    _check_shards(held, queries, gallery, options)
+    return transport, held
+
+
 def own_items(queries: Embeddings, gallery: Embeddings | EmbeddingParts) -> np.ndarray:
     """The gallery's row of the item that has a query's key, int64 [Q]; -1 where there is none."""
     row_of = {key: row for row, key in enumerate(gallery.keys)}
@@ -104,11 +120,16 @@ def own_items(queries: Embeddings, gallery: Embeddings | EmbeddingParts) -> np.n
 
 
 def require_own_items(
-    queries: Embeddings, gallery: Embeddings | EmbeddingParts, own: np.ndarray
+    queries: Embeddings,
+    gallery: Embeddings | EmbeddingParts,
+    own: np.ndarray,
+    *,
+    level: LevelName = "class",
 ) -> None:
     """Raise ``EvaluationError`` unless every query is in the gallery, in the same class.
 
-    ``own`` int64 [Q] is what ``own_items`` found.
+    ``own`` int64 [Q] is what ``own_items`` found. At the level ``instance`` the objects have to be
+    the same, too.
     """
     absent = np.flatnonzero(own < 0)
     if len(absent):
@@ -116,13 +137,16 @@ def require_own_items(
             f"{len(absent)} of {len(own)} queries are not in the gallery under their key "
             f"({queries.keys[absent[0]]!r}); dropping each query itself needs all of them there"
         )
-    labels = gallery.labels
-    for query, row in enumerate(own.tolist()):
-        if labels[row] != queries.labels[query]:
-            raise EvaluationError(
-                f"{queries.keys[query]!r} is of class {queries.labels[query]!r} among the queries "
-                f"and of {labels[row]!r} in the gallery; give it one"
-            )
+    sides = [("class", queries.labels, gallery.labels)]
+    if level == "instance":
+        sides.append(("instance", queries.instances, gallery.instances))
+    for what, asked, held in sides:
+        for query, row in enumerate(own.tolist()):
+            if held[row] != asked[query]:
+                raise EvaluationError(
+                    f"{queries.keys[query]!r} is of {what} {asked[query]!r} among the queries and "
+                    f"of {held[row]!r} in the gallery; give it one"
+                )
 
 
 def _collapsed(queries: Embeddings, gallery: Embeddings | None) -> list[str]:
@@ -189,8 +213,6 @@ def score(
     """
     from evalsuite.scoring.relevant_ranks import score_block  # loads numba
 
-    if query_block < 1:
-        raise EvaluationError(f"query_block={query_block}: give 1 or more")
     people = population(held, keys, labels, options.on_missing, without_self=own is not None)
     tables = weight_tables(people.gallery_size)
     curve = curve_ranks(people.gallery_size)
@@ -210,10 +232,15 @@ def score(
     tied = done = 0
     # Class by class, because the queries of a tile share their relevant items.
     order = np.argsort(people.class_ids, kind="stable")
-    blocks = [order[block] for block in _blocks(people.sizes[order], query_block)]
-    for block, counted in _asked(
-        transport, queries, np.asarray(labels, dtype=str), people, blocks, own=own
-    ):
+    blocks = [order[block] for block in blocks_of(people.sizes[order], query_block)]
+    asked = asked_in_order(
+        transport,
+        queries,
+        np.asarray(labels, dtype=str),
+        [people.rows[block] for block in blocks],
+        own=own,
+    )
+    for block, counted in zip(blocks, asked, strict=True):
         if not np.array_equal(counted.sizes, people.sizes[block]):
             raise EvaluationError("shards return other relevant items than they described")
         found = score_block(
@@ -238,49 +265,52 @@ def score(
     return result
 
 
-def _asked(
+def asked_in_order(
     transport: Transport,
     queries: np.ndarray,
-    labels: np.ndarray,
-    people: Population,
+    names: np.ndarray,
     blocks: Sequence[np.ndarray],
     *,
     own: np.ndarray | None,
-) -> Iterator[tuple[np.ndarray, Counted]]:
-    """The counts of every block in order.
+    level: LevelName = "class",
+) -> Iterator[Counted]:
+    """The counts of every block of queries (their rows, int64 [q]), in order.
+
+    ``names`` [Q] are what ``level`` calls all queries.
 
     As many blocks are asked at a time as the transport takes, so that shards elsewhere do not wait
     for the work of this process.
     """
 
-    def ask(block: np.ndarray) -> Counted:
-        rows = people.rows[block]
+    def ask(rows: np.ndarray) -> Counted:
         dropped = None if own is None else own[rows]
-        return count_before(transport, queries[rows], labels[rows], own=dropped)
+        return count_before(transport, queries[rows], names[rows], own=dropped, level=level)
 
     ahead = getattr(transport, "in_flight", 1)
     if ahead == 1:
-        yield from ((block, ask(block)) for block in blocks)
+        yield from map(ask, blocks)
         return
     pool = ThreadPoolExecutor(ahead)
-    waiting: deque[tuple[np.ndarray, Future[Counted]]] = deque()
+    waiting: deque[Future[Counted]] = deque()
     try:
         for block in blocks:
             if len(waiting) == ahead:
-                oldest, answer = waiting.popleft()
-                yield oldest, answer.result()
-            waiting.append((block, pool.submit(ask, block)))
-        for oldest, answer in waiting:
-            yield oldest, answer.result()
+                yield waiting.popleft().result()
+            waiting.append(pool.submit(ask, block))
+        for answer in waiting:
+            yield answer.result()
     finally:  # after Ctrl-C the transport ends the open questions
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _blocks(sizes: np.ndarray, query_block: int) -> Iterator[slice]:
+def blocks_of(sizes: np.ndarray, query_block: int) -> Iterator[slice]:
     """Consecutive slices of at most ``query_block`` queries and PAIRS_IN_A_BLOCK relevant pairs.
 
-    A slice ends at a whole tile of queries where it holds one.
+    ``sizes`` int64 [Q] are the relevant items of each query. A slice ends at a whole tile of
+    queries where it holds one. Raises ``EvaluationError`` for a ``query_block`` below 1.
     """
+    if query_block < 1:
+        raise EvaluationError(f"query_block={query_block}: give 1 or more")
     ends = np.cumsum(sizes)
     start = 0
     while start < len(sizes):

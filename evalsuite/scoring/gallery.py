@@ -1,18 +1,18 @@
 """A gallery cut into shards: what a shard answers, and how questions reach it.
 
 Two questions are enough for exact ranks. ``relevant``: the distances of a query's relevant items
-(those of its class) in this shard. ``count``: how many items of this shard come before given
-thresholds. Counts add over shards. Arguments and answers are plain numpy, so a shard can live in
-this process or in another one; ``Transport`` hides which.
+(those of its class, or of its instance) in this shard. ``count``: how many items of this shard come
+before given thresholds. Counts add over shards. Arguments and answers are plain numpy, so a shard
+can live in this process or in another one; ``Transport`` hides which.
 
 Shape letters: Q queries of one block, G items of this shard, D components, M thresholds of a block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
@@ -20,9 +20,20 @@ from evalsuite.scoring.arithmetic import Arithmetic
 from evalsuite.scoring.arithmetic import arithmetic as arithmetic_of
 from evalsuite.scoring.canonical_distances import prepare_features
 from evalsuite.scoring.threads import run_in_threads, thread_count
-from evalsuite.vectors import non_finite_rows
+from evalsuite.vectors import EvaluationError, non_finite_rows
+
+LevelName = Literal["class", "instance"]
+"""What makes an item relevant: the query's class, or the query's object."""
 
 _NO_ROWS = np.empty(0, dtype=np.int64)
+
+
+def require_level(name: str) -> LevelName:
+    """``name``; raises ``EvaluationError`` if it is no level."""
+    for known in get_args(LevelName):
+        if name == known:
+            return known
+    raise EvaluationError(f"level={name!r}: expected one of {', '.join(get_args(LevelName))}")
 
 
 class Transport(Protocol):
@@ -55,15 +66,28 @@ class BaseShard:
 
     arithmetic: Arithmetic
 
-    def __init__(self, labels: Sequence[str], indices: np.ndarray) -> None:
+    def __init__(
+        self, labels: Sequence[str], indices: np.ndarray, instances: Sequence[str] = ()
+    ) -> None:
         order = np.argsort(indices, kind="stable")
         self.indices = np.asarray(indices, dtype=np.int64)[order]
         self._order = order
-        rows: dict[str, list[int]] = {}
-        for row, position in enumerate(order):
-            rows.setdefault(str(labels[position]), []).append(row)
         self.non_finite = self.indices[:0]  # global indices of items that have NaN or Inf
-        self._class_rows = {label: np.array(found) for label, found in rows.items()}
+        self._instances = instances
+        self._rows_of: dict[str, dict[str, np.ndarray]] = {"class": self._rows(labels)}
+
+    def _rows(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """The rows int64 [n], ascending, of the items that have each name."""
+        rows: dict[str, list[int]] = {}
+        for row, position in enumerate(self._order if len(names) else ()):
+            rows.setdefault(str(names[position]), []).append(row)
+        return {name: np.array(found) for name, found in rows.items()}
+
+    def _named(self, level: LevelName) -> dict[str, np.ndarray]:
+        if level not in self._rows_of:  # made when asked for: a gallery has many instances
+            known = self._rows(self._instances)
+            self._rows_of[level] = {name: rows for name, rows in known.items() if name}
+        return self._rows_of[level]
 
     def prepare(self, queries: np.ndarray) -> Any:
         """A tile's queries [q, ...] as the arithmetic takes them."""
@@ -74,26 +98,28 @@ class BaseShard:
         them."""
         raise TypeError(f"{type(self).__name__} does not say how to read items")
 
-    def describe(self) -> dict[str, Any]:
-        """What this shard holds: indices, class names with item counts, non-finite items."""
+    def describe(self, level: LevelName = "class") -> dict[str, Any]:
+        """What this shard holds: indices, names of ``level`` with item counts, non-finite items."""
+        named = self._named(level)
         return {
             "indices": self.indices,
-            "labels": list(self._class_rows),
-            "counts": [len(rows) for rows in self._class_rows.values()],
+            "labels": list(named),
+            "counts": [len(rows) for rows in named.values()],
             "non_finite": self.non_finite,
         }
 
     def relevant(
-        self, queries: np.ndarray, labels: np.ndarray
+        self, queries: np.ndarray, labels: np.ndarray, level: LevelName = "class"
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Relevant items of queries [Q, D] with class names ``labels`` [Q].
+        """Relevant items of queries [Q, D] with names ``labels`` [Q] of ``level``.
 
         Returns ``counts`` int64 [Q], and flat, query after query, ``distance`` float32 and
         ``index`` int64 (global, ascending within a query).
         """
         asked = np.asarray(labels)
         names, class_of = np.unique(asked, return_inverse=True)
-        rows = [self._class_rows.get(str(name), _NO_ROWS) for name in names]
+        named = self._named(level)
+        rows = [named.get(str(name), _NO_ROWS) for name in names]
         counts = np.array([len(own) for own in rows], dtype=np.int64)[class_of]
         starts = np.concatenate(([0], np.cumsum(counts)))
         distance = np.empty(starts[-1], dtype=np.float32)
@@ -108,18 +134,17 @@ class BaseShard:
                 part = own[g : g + item_tile]
                 items = self.items(part)
                 tile = self.arithmetic.tile(prepared, items)[:, self.arithmetic.places(items)]
-                for row, first in zip(tile, starts[asking] + g, strict=True):
-                    distance[first : first + len(part)] = row
-                    index[first : first + len(part)] = self.indices[part]
+                for row, query in zip(tile, asking, strict=True):
+                    mine = rows[class_of[query]]
+                    begin, end = np.searchsorted(mine, (part[0], part[-1] + 1))
+                    chosen = mine[begin:end]
+                    filled = slice(starts[query] + begin, starts[query] + end)
+                    shared = len(chosen) < len(part)
+                    distance[filled] = row[np.searchsorted(part, chosen)] if shared else row
+                    index[filled] = self.indices[chosen]
 
-        work = [
-            (asking[q : q + query_tile], own)
-            for c, own in enumerate(rows)
-            if len(own)
-            for asking in [np.flatnonzero(class_of == c)]
-            for q in range(0, len(asking), query_tile)
-        ]
-        run_in_threads(answer, work)
+        tiles = _tiles_of_names if level == "class" else _tiles_across_names
+        run_in_threads(answer, list(tiles(class_of, rows, query_tile)))
         return counts, distance, index
 
     def count(
@@ -164,8 +189,36 @@ class BaseShard:
         return total
 
 
+Work = Iterator[tuple[np.ndarray, np.ndarray]]
+"""Queries int64 [q] of one tile, and the ascending rows int64 [n] of all their relevant items."""
+
+
+def _tiles_of_names(class_of: np.ndarray, rows: Sequence[np.ndarray], query_tile: int) -> Work:
+    """Tiles of queries with one name, which all have the same relevant items.
+
+    ``class_of`` int64 [Q] says which of ``rows`` a query has.
+    """
+    for c, own in enumerate(rows):
+        if len(own):
+            asking = np.flatnonzero(class_of == c)
+            for q in range(0, len(asking), query_tile):
+                yield asking[q : q + query_tile], own
+
+
+def _tiles_across_names(class_of: np.ndarray, rows: Sequence[np.ndarray], query_tile: int) -> Work:
+    """Full tiles where names have few queries and few items; otherwise as ``_tiles_of_names``."""
+    sizes = np.array([len(own) for own in rows], dtype=np.int64)[class_of]
+    order = np.argsort(class_of, kind="stable")
+    order = order[sizes[order] > 0]
+    for q in range(0, len(order), query_tile):
+        asking = order[q : q + query_tile]
+        yield asking, np.unique(np.concatenate([rows[c] for c in np.unique(class_of[asking])]))
+
+
 class GalleryShard(BaseShard):
     """Vectors of a gallery part: float32 [G, D] with class names [G] and global indices [G].
+
+    ``instances`` [G], where they are known, are names of objects, "" for an unknown one.
 
     ``features`` (raw, clamp-l2, l2) is applied to items and queries alike; ``metric`` is
     euclidean or cosine, ``arithmetic`` exact or float32 (see arithmetic.py). A shard may be empty
@@ -178,11 +231,12 @@ class GalleryShard(BaseShard):
         labels: Sequence[str],
         indices: np.ndarray,
         *,
+        instances: Sequence[str] = (),
         features: str = "raw",
         metric: str = "euclidean",
         arithmetic: str = "exact",
     ) -> None:
-        super().__init__(labels, indices)
+        super().__init__(labels, indices, instances)
         self._options = {"features": features, "metric": metric, "arithmetic": arithmetic}
         raw = np.ascontiguousarray(vectors, dtype=np.float32)
         if not np.array_equal(self._order, np.arange(len(raw))):
@@ -192,9 +246,9 @@ class GalleryShard(BaseShard):
         self.arithmetic = arithmetic_of(arithmetic, metric, width=self._width)
         self._kept: Any = self.arithmetic.keep(prepare_features(raw, features))
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self, level: LevelName = "class") -> dict[str, Any]:
         """As ``BaseShard.describe``, with ``width`` D and the options it was built with."""
-        return {**super().describe(), "width": self._width, **self._options}
+        return {**super().describe(level), "width": self._width, **self._options}
 
     def prepare(self, queries: np.ndarray) -> Any:
         """A tile's query vectors float32 [q, D] after the feature option."""

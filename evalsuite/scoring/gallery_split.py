@@ -37,6 +37,7 @@ def split_gallery(
             gallery.vectors if shards == 1 else gallery.vectors[rows],
             [gallery.labels[row] for row in rows],
             rows,
+            instances=[gallery.instances[row] for row in rows],
             **options,
         )
         for rows in partition(gallery.labels, shards)

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evalsuite.scoring.gallery import Transport
+from evalsuite.scoring.gallery import LevelName, Transport
 from evalsuite.scoring.threads import run_in_threads
 from evalsuite.scoring.tie_rules import BEFORE, NEARER, NEARER_OR_EQUAL
+from evalsuite.vectors import EvaluationError
 
 QUERIES_AT_ONCE = 64
 
@@ -45,13 +46,16 @@ def count_before(
     labels: np.ndarray,
     *,
     own: np.ndarray | None = None,
+    level: LevelName = "class",
 ) -> Counted:
     """Ask every shard for the relevant distances, then for the counts before them.
 
-    ``queries`` float32 [Q, D] in whatever form the shards take, ``labels`` [Q] class names.
-    ``own`` int64 [Q]: the gallery index of an item of the query's class that is not to count.
+    ``queries`` float32 [Q, D] in whatever form the shards take, ``labels`` [Q] their names of
+    ``level``. ``own`` int64 [Q]: the gallery index of an item with the query's name that is not to
+    count.
     """
-    parts = transport.broadcast("relevant", queries, labels)
+    asked = () if level == "class" else (level,)
+    parts = transport.broadcast("relevant", queries, labels, *asked)
     offsets, distance, index = _merged(parts)
     counts = transport.broadcast("count", queries, offsets, distance, index)
     total = counts[0].copy()
@@ -72,6 +76,11 @@ def _without(
     """The counts as they are without the item ``own`` int64 [Q] of each query in the gallery."""
     query = np.repeat(np.arange(len(own)), np.diff(offsets))
     dropped = index == own[query]
+    if np.count_nonzero(dropped) != len(own):
+        raise EvaluationError(
+            "a query that is left out of its own ranking has another class or instance in the "
+            "gallery; give it one"
+        )
     place, at = own[query], distance[dropped][query]  # of the dropped item, for each pair
     counts[NEARER] -= at < distance
     counts[NEARER_OR_EQUAL] -= at <= distance

@@ -3,7 +3,13 @@
 May import: evalsuite.scoring, evalsuite.vectors.
 """
 
-from evalsuite.statistics.bootstrap import Interval, bootstrap_difference, bootstrap_mean, intervals
+from evalsuite.statistics.bootstrap import (
+    Interval,
+    bootstrap_difference,
+    bootstrap_mean,
+    instance_intervals,
+    intervals,
+)
 from evalsuite.statistics.comparison import Comparison, Difference, compare, compare_classes
 from evalsuite.statistics.domain_distance import even_sample, proxy_a_distance, tsne
 
@@ -16,6 +22,7 @@ __all__ = [
     "compare",
     "compare_classes",
     "even_sample",
+    "instance_intervals",
     "intervals",
     "proxy_a_distance",
     "tsne",

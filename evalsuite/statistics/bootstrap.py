@@ -11,7 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evalsuite.scoring import Evaluation, QueryScores, scores_of, single_threaded_products
+from evalsuite.scoring import (
+    Evaluation,
+    InstanceEvaluation,
+    QueryScores,
+    scores_of,
+    single_threaded_products,
+)
 from evalsuite.statistics.resampling import Resampled, query_weights, resampled
 from evalsuite.vectors import EvaluationError
 
@@ -49,6 +55,45 @@ def intervals(
         metric: _interval(scores.headline[metric], values, confidence)
         for metric, values in found.items()
     }
+
+
+def instance_intervals(
+    evaluation: InstanceEvaluation,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """The interval of every instance-level metric (``evalsuite.scoring.INSTANCE_METRICS``).
+
+    All metrics see the same resamples of the evaluated queries, and the same seed gives the same
+    intervals. The median rank of a draw is the median of the drawn ranks.
+
+    Raises ``EvaluationError`` as ``bootstrap_mean``.
+    """
+    check_request(confidence=confidence, resamples=resamples)
+    columns_QM = np.stack(list(evaluation.values.values()), axis=1)
+    order = np.argsort(evaluation.ranks, kind="stable")
+    ranks = evaluation.ranks[order]
+    means, medians = [], []
+    with single_threaded_products():
+        for weights in query_weights(len(ranks), resamples=resamples, seed=seed):
+            means.append(weights @ columns_QM / len(ranks))
+            medians.append(_medians(ranks, weights[:, order]))
+    found = dict(zip(evaluation.values, np.concatenate(means).T, strict=True))
+    found["median_rank"] = np.concatenate(medians)
+    return {
+        metric: _interval(evaluation.headline[metric], found[metric], confidence)
+        for metric in evaluation.headline
+    }
+
+
+def _medians(ranks: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Median [B] of ascending ``ranks`` [Q], each as often as ``weights`` [B, Q] say, which sum to
+    Q; the mean of the two middle ones where Q is even."""
+    drawn = np.cumsum(weights, axis=1)
+    middle = [(drawn > place).argmax(axis=1) for place in ((len(ranks) - 1) // 2, len(ranks) // 2)]
+    return (ranks[middle[0]] + ranks[middle[1]]) / 2.0
 
 
 def bootstrap_mean(

@@ -1,8 +1,9 @@
 """Embeddings of one stream as a folder of Parquet parts, of which only the needed ones are read.
 
 ``part-<first row>.parquet`` holds a run of rows of the stream: position int64, key, label and
-embedding, a fixed-size list of float32 or float16. ``embeddings.json`` is written last and names
-every part with the hash of its file; a folder without it is unfinished (see ``parts_writer``).
+embedding, a fixed-size list of float32 or float16, and instance where any of its rows has one.
+``embeddings.json`` is written last and names every part with the hash of its file; a folder without
+it is unfinished (see ``parts_writer``).
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from evalsuite.vectors.embeddings import Embeddings, EvaluationError, in_one_form
+from evalsuite.vectors.embeddings import INSTANCE, Embeddings, EvaluationError, in_one_form
 
 MANIFEST_NAME = "embeddings.json"
 FORMAT = "img2shape-embeddings-1"
 REMEDY = "extract these embeddings again; parts that are whole are kept"
 
 Dtype = Literal["float32", "float16"]
+_NAMES = ("position", "key", "label")
 # What reading a torn or foreign file may raise.
 DAMAGED = (pa.ArrowException, OSError, ValueError, KeyError, TypeError)
 
@@ -60,10 +62,12 @@ def encoded(
     *,
     first: int,
     about: Mapping[str, str],
+    instances: Sequence[str] = (),
 ) -> bytes:
     """The file of n rows from row ``first`` on, ``vectors`` float32 or float16 [n, D].
 
-    Its metadata are ``about`` and a ``digest`` of its content.
+    Its metadata are ``about`` and a ``digest`` of its content. The file has a column ``instance``
+    where any of ``instances`` is not empty.
     """
     table = pa.table(
         {
@@ -75,6 +79,8 @@ def encoded(
             ),
         }
     )
+    if any(instances):
+        table = table.append_column(INSTANCE, pa.array(instances, type=pa.string()))
     table = table.replace_schema_metadata({**about, "digest": content_digest(table)})
     sink = io.BytesIO()
     # Vectors do not compress. Page checksums protect readers of single columns.
@@ -111,8 +117,9 @@ def part_width(table: pa.Table) -> int:
 
 
 def content_digest(table: pa.Table) -> str:
-    """SHA-256 of the rows: positions, keys, labels and vectors, in order."""
-    names = [table.column(name).to_pylist() for name in ("position", "key", "label")]
+    """SHA-256 of the rows: positions, keys, labels, instances and vectors, in order."""
+    held = [name for name in (*_NAMES, INSTANCE) if name in table.column_names]
+    names = [table.column(name).to_pylist() for name in held]
     digest = hashlib.sha256(json.dumps([part_width(table), *names]).encode())
     digest.update(np.ascontiguousarray(part_vectors(table)).tobytes())
     return digest.hexdigest()
@@ -161,6 +168,11 @@ class EmbeddingParts:
         """The items' class names in stream order."""
         return self._names[1]
 
+    @property
+    def instances(self) -> list[str]:
+        """The objects that the items show, in stream order; "" = not known."""
+        return self._names[2]
+
     def vectors(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Vectors of ``rows`` (int64 [n], any order, also repeated), float32 [n, D].
 
@@ -184,7 +196,7 @@ class EmbeddingParts:
     def read(self) -> Embeddings:
         """Everything in memory; NaN and Inf are let through. Raises as :meth:`vectors`."""
         vectors = self.vectors(np.arange(self.total))
-        return Embeddings(self.keys, self.labels, vectors, self.metadata)
+        return Embeddings(self.keys, self.labels, vectors, self.metadata, self.instances)
 
     def require_complete(self) -> None:
         """Raise ``EvaluationError`` unless the parts hold every row once, in one width."""
@@ -220,16 +232,17 @@ class EmbeddingParts:
         }
 
     @cached_property
-    def _names(self) -> tuple[list[str], list[str]]:
-        """Keys and labels. Only these columns are read, with their page checksums."""
+    def _names(self) -> tuple[list[str], list[str], list[str]]:
+        """Keys, labels and instances. Only these columns are read, with their page checksums."""
         keys: list[str] = []
         labels: list[str] = []
+        instances: list[str] = []
         for part in self.parts:
             path = self.folder / part.file
             if not path.is_file():
                 raise EvaluationError(f"{path}: no such file; {REMEDY}")
             try:
-                table = part_table(path, columns=["position", "key", "label"])
+                table = part_table(path, columns=[*_NAMES, INSTANCE])  # what there is of them
                 position = table.column("position").to_numpy()
                 expected = np.arange(part.first, part.first + part.rows)
                 whole = (
@@ -244,6 +257,9 @@ class EmbeddingParts:
                 raise self._altered(part)
             keys += table.column("key").to_pylist()
             labels += map(in_one_form, table.column("label").to_pylist())
+            named = INSTANCE in table.column_names
+            said = table.column(INSTANCE).to_pylist() if named else [""] * part.rows
+            instances += [in_one_form(name or "") for name in said]
         seen: dict[str, int] = {}
         for row, key in enumerate(keys):
             if seen.setdefault(key, row) != row:
@@ -251,7 +267,7 @@ class EmbeddingParts:
                     f"{self.folder}: duplicate key {key!r} in rows {seen[key]} and {row}; write "
                     "each item exactly once"
                 )
-        return keys, labels
+        return keys, labels, instances
 
     def _read(self, part: Part) -> np.ndarray:
         """The vectors of one part, [rows, D], once its file has its hash."""

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from evalsuite.atomic import write_atomically
 
 COLUMNS = ("key", "label", "embedding")
+INSTANCE = "instance"  # a column that a file may have
 
 
 class EvaluationError(ValueError):
@@ -28,15 +29,18 @@ class Embeddings:
     ``keys`` and ``labels`` are lists of N strings, the labels brought to Unicode's form NFC,
     ``vectors`` is float32 [N, D] (other numeric types are cast), ``metadata`` is free text that
     travels with the Parquet file. Row order matters: it breaks ties between equal distances.
+    ``instances`` are N names of objects, in NFC as well: a query and an item of the gallery that
+    show one object have one name, "" where that is not known; none given: all "".
 
     Raises ``EvaluationError`` for no rows, lengths that differ, duplicate keys, null or
-    non-string labels, or vectors that are not [N, D] with D >= 1.
+    non-string labels or instances, or vectors that are not [N, D] with D >= 1.
     """
 
     keys: list[str]
     labels: list[str]
     vectors: np.ndarray
     metadata: dict[str, str] = field(default_factory=dict)
+    instances: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         vectors = as_float32(self.vectors)
@@ -52,9 +56,16 @@ class Embeddings:
             raise EvaluationError("no rows; extract at least one embedding")
         require_strings("key", keys, keys)
         require_strings("label", labels, keys)
+        instances = list(self.instances) or [""] * len(keys)
+        if len(instances) != len(keys):
+            raise EvaluationError(
+                f"{len(instances)} instances for {len(keys)} keys; give one per vector, or none"
+            )
+        require_strings(INSTANCE, instances, keys)
         _require_unique(keys)
         object.__setattr__(self, "keys", [str(key) for key in keys])
         object.__setattr__(self, "labels", [in_one_form(str(x)) for x in labels])
+        object.__setattr__(self, "instances", [in_one_form(str(x)) for x in instances])
         object.__setattr__(self, "vectors", vectors)
         object.__setattr__(self, "metadata", dict(self.metadata))
 
@@ -78,14 +89,21 @@ def non_finite_rows(vectors_ND: np.ndarray) -> np.ndarray:
 
 
 def write_embeddings(path: str | Path, embeddings: Embeddings) -> None:
-    """Write ``embeddings`` to a Parquet file, atomically, as fixed-size lists of float32."""
+    """Write ``embeddings`` to a Parquet file, atomically, as fixed-size lists of float32.
+
+    The file has the column ``instance`` where any instance is known.
+    """
     values = pa.array(embeddings.vectors.reshape(-1), type=pa.float32())
     columns = [
         pa.array(embeddings.keys, type=pa.string()),
         pa.array(embeddings.labels, type=pa.string()),
         pa.FixedSizeListArray.from_arrays(values, embeddings.width),
     ]
-    table = pa.table(columns, names=list(COLUMNS)).replace_schema_metadata(embeddings.metadata)
+    names: list[str] = list(COLUMNS)
+    if any(embeddings.instances):
+        columns.append(pa.array(embeddings.instances, type=pa.string()))
+        names.append(INSTANCE)
+    table = pa.table(columns, names=names).replace_schema_metadata(embeddings.metadata)
     write_atomically(path, lambda temporary: pq.write_table(table, temporary))
 
 

@@ -128,6 +128,7 @@ class PartsWriter:
             self._stored(embeddings),
             first=rows.start,
             about=self._about(rows),
+            instances=embeddings.instances,
         )
         path = self.folder / part_name(rows.start)
         write_atomically(path, lambda temporary: temporary.write_bytes(content))

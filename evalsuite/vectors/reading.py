@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from evalsuite.vectors.embedding_parts import is_finished, is_part_name, open_parts
 from evalsuite.vectors.embeddings import (
     COLUMNS,
+    INSTANCE,
     Embeddings,
     EvaluationError,
     as_float32,
@@ -30,7 +31,8 @@ def read_embeddings(
 
     ``embedding`` may be a list, large list, fixed-size list or fixed-shape tensor of any float or
     integer type; the result is float32 [N, D]. ``key`` and ``label`` may be of any type that casts
-    to text. ``non_finite="keep"`` lets NaN and Inf rows through, for ``nan_policy="last"``. Of a
+    to text, and so may ``instance``, which a file may have: null says that it is not known.
+    ``non_finite="keep"`` lets NaN and Inf rows through, for ``nan_policy="last"``. Of a
     folder of parts (``evalsuite.vectors.embedding_parts``) all are read, and so are the Parquet
     files that another program put into a folder, in the order of their names.
 
@@ -71,7 +73,9 @@ def _read_file(path: Path) -> Embeddings | None:
     keys = _text_column(table, "key")
     require_strings("key", keys, keys)
     labels = _text_column(table, "label")
-    return Embeddings(keys, labels, _vectors(table, keys), _metadata(table.schema))
+    known = INSTANCE in table.column_names
+    instances = [name or "" for name in _text_column(table, INSTANCE)] if known else []
+    return Embeddings(keys, labels, _vectors(table, keys), _metadata(table.schema), instances)
 
 
 def _foreign_parts(folder: Path) -> list[Path]:
@@ -99,6 +103,7 @@ def _joined(folder: Path, parts: Sequence[Embeddings | None]) -> Embeddings | No
             [label for part in held for label in part.labels],
             np.concatenate([part.vectors for part in held]),
             held[0].metadata,
+            [name for part in held for name in part.instances],
         )
     except EvaluationError as error:
         raise EvaluationError(f"{folder}: {error}") from None
@@ -116,7 +121,8 @@ def _read_table(path: Path) -> pa.Table:
                 f"the columns must be {', '.join(COLUMNS)}"
             )
         # One file by itself: no dataset discovery, so a folder named label=x adds no column.
-        table = pq.ParquetFile(path).read(columns=list(COLUMNS))
+        columns = [name for name in (*COLUMNS, INSTANCE) if name in names]
+        table = pq.ParquetFile(path).read(columns=columns)
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise EvaluationError(f"not a readable Parquet file ({reason}); write it again") from None

@@ -33,7 +33,8 @@ def write_parts(
         if number not in parts:
             rows = slice(writer.rows(number).start, writer.rows(number).stop)
             keys, labels = embeddings.keys[rows], embeddings.labels[rows]
-            part = Embeddings(keys, labels, embeddings.vectors[rows])
+            shown = embeddings.instances[rows]
+            part = Embeddings(keys, labels, embeddings.vectors[rows], instances=shown)
             parts[number] = writer.write(number, part)
     return writer.finish(parts.values())
 

@@ -260,3 +260,23 @@ def test_parts_are_whole_batches_and_not_too_many(total, batch, rows):
     assert default_part_rows(total, batch=batch) == rows
     to = PartsWriter(Path("e"), fingerprint="f", total=total, part_rows=rows)
     assert to.rows(len(to) - 1).stop == total
+
+
+def test_parts_keep_instances_where_they_have_some(tmp_path):
+    names = [f"object-{row}" if row >= ROWS else "" for row in range(TOTAL)]
+    named = replace(cloud(), instances=names)
+    write_parts(tmp_path / "e", named, fingerprint="f", part_rows=ROWS)
+    write_parts(tmp_path / "plain", cloud(), fingerprint="f", part_rows=ROWS)
+    opened = open_parts(tmp_path / "e")
+    assert opened.instances == opened.read().instances == names
+    assert open_parts(tmp_path / "plain").instances == [""] * TOTAL
+    first, second = finals(tmp_path / "e")[1:3]
+    # A part without instances has the bytes that it had before there were any.
+    assert (tmp_path / "e" / first).read_bytes() == (tmp_path / "plain" / first).read_bytes()
+    assert "instance" in pq.read_schema(tmp_path / "e" / second).names
+    assert writer(tmp_path / "e").begin().keys() == set(range(5))
+    table = pq.read_table(tmp_path / "e" / second)
+    at = table.column_names.index("instance")
+    changed = table.set_column(at, "instance", [["other"] * ROWS])
+    pq.write_table(changed, tmp_path / "e" / second)  # the digest is that of other instances
+    assert writer(tmp_path / "e").whole(1) is None

@@ -226,3 +226,25 @@ def test_a_bad_file_in_a_folder_of_others_is_named(tmp_path):
     (tmp_path / "b.parquet").rename(tmp_path / "part-000000000000.parquet")
     with pytest.raises(EvaluationError, match=r"unfinished \(no embeddings\.json\)"):
         read_embeddings(tmp_path)
+
+
+def test_instances_are_an_optional_column(tmp_path):
+    named = Embeddings(KEYS, LABELS, VECTORS, instances=["a", "", "Stu\u0308hl", "a"])
+    write_embeddings(tmp_path / "e.parquet", named)
+    assert pq.read_schema(tmp_path / "e.parquet").names[-1] == "instance"
+    assert read_embeddings(tmp_path / "e.parquet").instances == ["a", "", "St\u00fchl", "a"]
+    write_embeddings(tmp_path / "plain.parquet", Embeddings(KEYS, LABELS, VECTORS))
+    assert "instance" not in pq.read_schema(tmp_path / "plain.parquet").names
+    assert read_embeddings(tmp_path / "plain.parquet").instances == [""] * 4
+    with pytest.raises(EvaluationError, match="3 instances for 4 keys"):
+        Embeddings(KEYS, LABELS, VECTORS, instances=["a", "b", "c"])
+
+
+def test_instances_of_other_programs_may_be_numbers_and_null(tmp_path):
+    for name, column in (("a", pa.array([7, None, 8, 7])), ("b", pa.array(["x", "", None, "y"]))):
+        (tmp_path / "parts").mkdir(exist_ok=True)
+        columns = {"key": [name + key for key in KEYS], "label": LABELS, "instance": column}
+        table = pa.table({**columns, "embedding": pa.array(VECTORS.tolist())})
+        pq.write_table(table, tmp_path / "parts" / f"{name}.parquet")
+    read = read_embeddings(tmp_path / "parts")
+    assert read.instances == ["7", "", "8", "7", "x", "", "", "y"]
