@@ -12,7 +12,7 @@ from rich.text import Text
 
 from cluster.terminal import console as standard_error
 from cluster.terminal import say
-from evalsuite.scoring import HEADLINES, LOWER_IS_BETTER
+from evalsuite.scoring import HEADLINES, INSTANCE_METRICS, LOWER_IS_BETTER
 from trainer.watching import OTHER, START, shares
 
 # Options of each section that are shown for every method, besides the method's own defaults.
@@ -54,6 +54,37 @@ def print_metrics(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
     for run, result in rows:
         cells = [_cell(result[m], bold=len(rows) > 1 and result[m] == best[m]) for m in HEADLINES]
         table.add_row(Text(run), *cells)  # a name may hold brackets, rich's markup
+    standard_output().print(table)
+
+
+def print_instances(run: str, result: Mapping[str, Any]) -> None:
+    """How early the exact shapes are found, with the intervals; nothing if that was not asked."""
+    if "instance" not in result:
+        return
+    found = result["instance"]
+    left_out = [
+        f"{found[name]} left out, {why}"
+        for name, why in (("n_missing", "shape not in the gallery"), ("n_unnamed", "not paired"))
+        if found[name]
+    ]
+    counts = (
+        f"{found['n_evaluated']} queries",
+        f"{found['n_gallery']} shapes",
+        f"[low, high]: {100 * found['confidence']:g} % interval over queries",
+    )
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title="the exact shape of each query",
+        caption=Text(" · ".join([*counts, *left_out])),
+    )
+    table.add_column("run", overflow="fold")
+    cells = []
+    for name in INSTANCE_METRICS:
+        table.add_column(name.replace("_", " "), justify="right")
+        digits = 1 if name == "median_rank" else 3
+        value, one = found[name], found["intervals"][name]
+        cells.append(f"{value:.{digits}f} [{one['low']:.{digits}f}, {one['high']:.{digits}f}]")
+    table.add_row(*map(Text, (run, *cells)))
     standard_output().print(table)
 
 

@@ -33,6 +33,13 @@ Arithmetic = Annotated[
         "bits are the same for any number of shards and workers on one kind of machine."
     ),
 ]
+Level = Annotated[
+    str,
+    typer.Option(
+        help="class | instance: also how early the exact shape of each query is found (recall at "
+        "1, 5 and 10, MRR, median rank), where pictures and shapes are paired."
+    ),
+]
 Workers = Annotated[
     int,
     typer.Option(
@@ -60,6 +67,7 @@ def evaluate(
     shard_cpus: ShardCpus = None,
     workers: Workers = 0,
     arithmetic: Arithmetic = "exact",
+    level: Level = "class",
     select: Select = "last",
     data: RunData = None,
     a_distance: Annotated[
@@ -87,12 +95,14 @@ def evaluate(
             arithmetic=arithmetic,
             measure_a_distance=a_distance,
             data=data,
+            level=level,
         )
         emit(result)
     if not as_json:
-        from cluster.tables import print_metrics
+        from cluster.tables import print_instances, print_metrics
 
         print_metrics([(run.resolve().name, result)])
+        print_instances(run.resolve().name, result)
         if a_distance:
             typer.echo(f"A-distance of queries and shapes: {result['a_distance']:.3f}")
 
@@ -163,6 +173,7 @@ def metrics(
         str,
         typer.Option(help="NaN and Inf vectors are an error (raise) or are ranked last (last)."),
     ] = "raise",
+    level: Level = "class",
     drop_self: Annotated[
         bool,
         typer.Option(
@@ -190,12 +201,14 @@ def metrics(
             ties=ties,
             nan_policy=nan_policy,
             drop_self=drop_self,
+            level=level,
         )
         emit(result)
     if not as_json:
-        from cluster.tables import print_metrics
+        from cluster.tables import print_instances, print_metrics
 
         print_metrics([(queries.stem, result)])
+        print_instances(queries.stem, result)
 
 
 @evaluation_app.command()

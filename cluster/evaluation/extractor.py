@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -64,16 +65,18 @@ class Extractor:
         """
         source = self._source(stream, writer)
         rows, config = writer.rows(number), self._run.config
+        held = source.rows[rows.start : rows.stop]
+        shown = [source.manifest.instances[row] for row in held]
         keys, labels, vectors = extract(
             self._method(stream),
-            replace(source, rows=source.rows[rows.start : rows.stop]),
+            replace(source, rows=held),
             batch=config.evaluation.batch,
             precision=config.training.precision,
             device=self._device,
             on_items=on_items,
         )
         with naming(writer.folder):
-            return writer.write(number, Embeddings(keys, labels, vectors))
+            return writer.write(number, Embeddings(keys, labels, vectors, instances=shown))
 
     def _source(self, stream: EmbeddingStream, writer: PartsWriter) -> StreamSource:
         if stream not in self._sources:
@@ -95,9 +98,15 @@ class Extractor:
 
 
 def parts_fingerprint(run: TrainedRun, stream: EmbeddingStream, source: StreamSource) -> str:
-    """Names the weights and the items: checkpoint, selection, data set, rows of its manifest."""
+    """Names the weights and the items: checkpoint, selection, data set, rows of its manifest.
+
+    So it does with the objects that the items show, where the manifest names any.
+    """
     selected = f"{stream.selection.stream}/{stream.selection.split}"
     state = "initial" if stream.initial else "trained"
     rows = hashlib.sha256(source.rows.astype("<i8").tobytes()).hexdigest()
     data = f"{source.manifest.fingerprint[:16]}:{rows[:16]}"
+    instances = [source.manifest.instances[row] for row in source.rows]
+    if any(instances):
+        data += f":{hashlib.sha256(json.dumps(instances).encode()).hexdigest()[:16]}"
     return f"{run.fingerprint}:{state}:{selected}:{data}"

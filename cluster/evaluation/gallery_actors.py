@@ -182,6 +182,7 @@ def gallery_transport(
     actors: bool,
     shard_cpus: float | None = None,
     device: str = "cpu",
+    instances: bool = False,
     **options: Any,
 ) -> Iterator[Transport]:
     """The gallery in ``shards`` parts, in this process or in Ray actors.
@@ -191,6 +192,7 @@ def gallery_transport(
             its own rows, so that every node must see the folder.
         shard_cpus: CPUs that an actor reserves; None shares what the cluster has free.
         device: torch device of shards in this process; actors work on CPUs.
+        instances: actors are told the instances of their items, too.
         options: those of ``GalleryShard``: ``features``, ``metric``, ``arithmetic``.
 
     Raises:
@@ -209,7 +211,7 @@ def gallery_transport(
     from cluster.terminal import sigterm_interrupts
     from cluster.training import nodes, ray_session
 
-    labels, width = _labels_and_width(gallery)
+    labels, names, width = _names_and_width(gallery)
     parts = partition(labels, shards)
     stored_bytes = 4 * width * len(labels) if isinstance(gallery, Embeddings) else 0
     # The handler comes after the session's, because Ray's own handler aborts.
@@ -222,7 +224,9 @@ def gallery_transport(
             patience_seconds=PATIENCE_SECONDS,
         )
         transport = GalleryActors(
-            (_source(gallery, rows, labels) for rows in parts), claim=claim, options=options
+            (_source(gallery, rows, labels, names if instances else ()) for rows in parts),
+            claim=claim,
+            options=options,
         )
         try:
             yield transport
@@ -230,20 +234,24 @@ def gallery_transport(
             transport.close()
 
 
-def _labels_and_width(gallery: Embeddings | Path) -> tuple[Sequence[str], int]:
+def _names_and_width(gallery: Embeddings | Path) -> tuple[Sequence[str], Sequence[str], int]:
+    """Class names, instances and the number of components."""
     if isinstance(gallery, Embeddings):
-        return gallery.labels, gallery.width
+        return gallery.labels, gallery.instances, gallery.width
     from evalsuite.vectors import open_parts
 
     parts = open_parts(gallery)
-    return parts.labels, parts.width
+    return parts.labels, parts.instances, parts.width
 
 
-def _source(gallery: Embeddings | Path, rows: Any, labels: Sequence[str]) -> ShardSource:
+def _source(
+    gallery: Embeddings | Path, rows: Any, labels: Sequence[str], instances: Sequence[str]
+) -> ShardSource:
     own = [str(labels[row]) for row in rows]
+    shown = [str(instances[row]) for row in rows] if instances else []
     if not isinstance(gallery, Embeddings):
-        return ShardSource(rows, own, parts=str(gallery.absolute()))
-    return ShardSource(rows, own, vectors=gallery.vectors[rows])
+        return ShardSource(rows, own, parts=str(gallery.absolute()), instances=shown)
+    return ShardSource(rows, own, vectors=gallery.vectors[rows], instances=shown)
 
 
 def _store_bytes(gallery_bytes: int) -> int:

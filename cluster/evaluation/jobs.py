@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from cluster.evaluation.extraction import (
@@ -25,14 +26,19 @@ from cluster.terminal import say, task
 from dataio.shards import Manifest
 from evalsuite.scoring import (
     Evaluation,
+    InstanceEvaluation,
+    LevelName,
     Options,
     evaluate,
+    evaluate_instances,
     items_fingerprint,
     own_items,
+    require_level,
     require_own_items,
+    require_pairs,
 )
 from evalsuite.search import searched_space
-from evalsuite.statistics import proxy_a_distance
+from evalsuite.statistics import instance_intervals, proxy_a_distance
 from evalsuite.vectors import (
     EmbeddingParts,
     Embeddings,
@@ -48,6 +54,8 @@ logger = logging.getLogger(__name__)
 
 # The SVM of the A-distance sees 1,000 items a domain and split. It needs no more rows than this.
 ROWS_A_DOMAIN = 20_000
+# Of the intervals of instance-level metrics; those of `img2shape compare` by default.
+RESAMPLES, CONFIDENCE = 2000, 0.95
 
 
 def evaluate_run(
@@ -62,6 +70,7 @@ def evaluate_run(
     arithmetic: str = "exact",
     measure_a_distance: bool = False,
     data: str | None = None,
+    level: str = "class",
 ) -> dict[str, Any]:
     """Embed queries and gallery, score them, and write both into the run folder.
 
@@ -82,24 +91,30 @@ def evaluate_run(
         workers: Ray actors that embed what has not been embedded; 0 works in this process.
         measure_a_distance: add ``a_distance``, how well the two domains can be told apart.
         data: where the run's data set lies now; None: where it was trained.
+        level: ``instance`` adds ``instance``: how early the exact shape of each query is found,
+            with an interval of each number.
 
     Raises:
         ConfigError: no checkpoint, none that has the score ``select`` asks for, or the data set is
             not the one the run was trained on.
-        EvaluationError: unknown protocol or arithmetic, or the embeddings cannot be scored.
+        EvaluationError: unknown protocol, arithmetic or level, the embeddings cannot be scored, or
+            no query is paired with a shape of the gallery.
     """
+    wanted = require_level(level)
     run = load_run(path, select=select, data=data)
     choices = {"arithmetic": arithmetic} | ({"protocol": protocol} if protocol else {})
     # Before minutes of embedding, so that a wrong protocol is refused at once.
     options = configured_options(run, **choices)
     require_same_data(run)
+    if wanted == "instance":
+        require_pairs(*(_instances(run, side) for side in ("queries", "gallery")))
     if run.scored is not None:
         chosen = "labels" if run.scored.by_oracle else "no label of the target"
         say(f"best checkpoint: {run.scored.value_shown}; {chosen} chose it: {run.scored.selection}")
     folder = results_folder(path if run.scored is None else run.checkpoint.path, run)
     streams = [configured_stream(run, side) for side in ("queries", "gallery")]
     queries, gallery = embed(run, folder.embeddings, streams, workers=workers)
-    result = _score(
+    result, exact = _score(
         # Actors read their own shards.
         queries.read(),
         gallery.folder if actors else gallery.read(),
@@ -107,6 +122,7 @@ def evaluate_run(
         actors=actors,
         shard_cpus=shard_cpus,
         options=options,
+        level=wanted,
     )
     about: dict[str, Any] = {
         "selection": _selection(path, run),
@@ -117,9 +133,38 @@ def evaluate_run(
     if measure_a_distance:
         with task("measuring the A-distance"):
             about["a_distance"] = _a_distance(queries, gallery, options)
+    if exact is not None:
+        about["instance"] = described_instances(exact)
+        result = _with_ranks(result, exact)
     with naming(folder.evaluation):
         result.save(folder.evaluation, about=about)
     return {**result.to_json(), **about}
+
+
+def _instances(run: TrainedRun, side: str) -> list[str]:
+    source = run.data.evaluation_source(configured_stream(run, side).selection, pictures=True)
+    return [source.manifest.instances[row] for row in source.rows]
+
+
+def described_instances(exact: InstanceEvaluation) -> dict[str, Any]:
+    """The JSON object ``instance``: the values, and ``intervals`` with low and high of each."""
+    with task("resampling the queries"):
+        found = instance_intervals(exact, confidence=CONFIDENCE, resamples=RESAMPLES)
+    intervals = {name: {"low": one.low, "high": one.high} for name, one in found.items()}
+    about = {"confidence": CONFIDENCE, "resamples": RESAMPLES}
+    return {**exact.to_json(), "intervals": intervals, **about}
+
+
+def _with_ranks(result: Evaluation, exact: InstanceEvaluation) -> Evaluation:
+    """The result with a column ``instance_rank`` in its per-query table, null where there is none.
+
+    A file of its own would stay behind when the run is evaluated again without it.
+    """
+    ranks = np.zeros(exact.n_queries)
+    missing = np.ones(exact.n_queries, dtype=bool)
+    ranks[exact.rows], missing[exact.rows] = exact.ranks, False
+    column = pa.array(ranks, mask=missing)
+    return replace(result, per_query=result.per_query.append_column("instance_rank", column))
 
 
 def _selection(path: Path, run: TrainedRun) -> str:
@@ -137,7 +182,11 @@ def _score(
     shard_cpus: float | None,
     options: Options,
     own: np.ndarray | None = None,
-) -> Evaluation:
+    level: LevelName = "class",
+) -> tuple[Evaluation, InstanceEvaluation | None]:
+    """The class metrics, and at the level ``instance`` those of exact shapes from the same
+    shards."""
+    exact = None
     with (
         task("scoring the gallery", len(queries.keys)) as bar,
         gallery_transport(
@@ -146,13 +195,16 @@ def _score(
             actors=actors,
             shard_cpus=shard_cpus,
             device=_scoring_device(options),
+            instances=level == "instance",
             **options.shard_options,
         ) as transport,
     ):
         held = gallery if isinstance(gallery, Embeddings) else None
-        return evaluate(
-            queries, held, options=options, transport=transport, progress=bar.at, own=own
-        )
+        asked: dict[str, Any] = {"options": options, "transport": transport, "own": own}
+        result = evaluate(queries, held, progress=bar.at, **asked)
+        if level == "instance":
+            exact = evaluate_instances(queries, held, **asked)
+    return result, exact
 
 
 def _scoring_device(options: Options) -> str:
@@ -191,15 +243,19 @@ def score_files(
     actors: bool = False,
     shard_cpus: float | None = None,
     drop_self: bool = False,
+    level: str = "class",
     **options: Any,
 ) -> dict[str, Any]:
     """Score two files or folders of embeddings; returns the JSON object of ``img2shape metrics``.
 
-    With ``drop_self`` the item that has a query's key is not in that query's ranking.
+    With ``drop_self`` the item that has a query's key is not in that query's ranking. The ``level``
+    ``instance`` adds ``instance`` as :func:`evaluate_run` does.
 
     Raises:
-        EvaluationError: an unknown option, or files that cannot be read or compared.
+        EvaluationError: an unknown option, files that cannot be read or compared, or no query whose
+            instance the gallery has.
     """
+    wanted = require_level(level)
     chosen = Options(**options)
     non_finite = "keep" if chosen.nan_policy == "last" else "raise"
     q = read_embeddings(queries, non_finite=non_finite)
@@ -213,8 +269,10 @@ def score_files(
         )
     named = g if isinstance(g, Embeddings) else open_parts(g)
     own = own_items(q, named)
+    if wanted == "instance":
+        require_pairs(q.instances, named.instances)
     if drop_self:
-        require_own_items(q, named, own)
+        require_own_items(q, named, own, level=wanted)
     warnings = []
     if not drop_self and (own >= 0).any():
         warnings.append(
@@ -222,7 +280,7 @@ def score_files(
             "finds itself first. --drop-self leaves each query out of its own ranking"
         )
         logger.warning("%s", warnings[0])
-    result = _score(
+    result, exact = _score(
         q,
         g,
         shards=shards,
@@ -230,9 +288,12 @@ def score_files(
         shard_cpus=shard_cpus,
         options=chosen,
         own=own if drop_self else None,
+        level=wanted,
     )
     scored = result.to_json()
-    told = {"drop_self": True} if drop_self else {}
+    told: dict[str, Any] = {"drop_self": True} if drop_self else {}
+    if exact is not None:
+        told["instance"] = described_instances(exact)
     return {**scored, **told, "warnings": [*warnings, *scored["warnings"]]}
 
 

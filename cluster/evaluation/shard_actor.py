@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,16 @@ from evalsuite.vectors import EvaluationError
 class ShardSource:
     """What a shard is built from, at first and after each restart of its process.
 
-    ``rows`` int64 [G] are the global indices of its items, ``labels`` their class names. The
-    vectors are ``vectors`` float32 [G, D], or else rows of the folder ``parts`` of Parquet files.
+    ``rows`` int64 [G] are the global indices of its items, ``labels`` their class names and
+    ``instances`` the names of their objects, where these are asked for. The vectors are
+    ``vectors`` float32 [G, D], or else rows of the folder ``parts`` of Parquet files.
     """
 
     rows: np.ndarray
     labels: list[str]
     vectors: np.ndarray | None = None
     parts: str = ""
+    instances: list[str] = field(default_factory=list)
 
     def shard(self, options: Mapping[str, Any]) -> GalleryShard:
         """The shard; ``options`` are those of ``GalleryShard``.
@@ -38,7 +40,7 @@ class ShardSource:
         Raises ``EvaluationError``: this node does not see the folder, or as ``open_parts``.
         """
         vectors = self._read() if self.vectors is None else self.vectors
-        return GalleryShard(vectors, self.labels, self.rows, **options)
+        return GalleryShard(vectors, self.labels, self.rows, instances=self.instances, **options)
 
     def _read(self) -> np.ndarray:
         if not Path(self.parts).is_dir():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from evalsuite.pages.runs import RunView
-from evalsuite.scoring import LOWER_IS_BETTER
+from evalsuite.scoring import INSTANCE_METRICS, LOWER_IS_BETTER
 from evalsuite.statistics import bootstrap_mean
 
 
@@ -107,6 +108,29 @@ def headline_rows(runs: Sequence[RunView], names: Sequence[str]) -> list[RunRow]
     return rows
 
 
+def instance_rows(
+    runs: Sequence[RunView], names: Sequence[str]
+) -> list[tuple[str, list[tuple[str, str]]]]:
+    """How early runs find exact shapes: (run, one (value, interval) a metric), of runs that say it.
+
+    The metrics are ``INSTANCE_METRICS``.
+    """
+    rows = []
+    for run, name in zip(runs, names, strict=True):
+        said = run.evaluation.about.get("instance")
+        if isinstance(said, dict):
+            rows.append((name, [_instance_cell(said, metric) for metric in INSTANCE_METRICS]))
+    return rows
+
+
+def _instance_cell(said: Mapping[str, Any], metric: str) -> tuple[str, str]:
+    digits = 1 if metric == "median_rank" else 3
+    ends = said.get("intervals", {}).get(metric, {})
+    numbers = [number(said.get(metric)), *(number(ends.get(end)) for end in ("low", "high"))]
+    value, low, high = (_decimals(one, digits) for one in numbers)
+    return value, f"[{low}, {high}]" if "–" not in (low, high) else ""
+
+
 def cautions(runs: Sequence[RunView], names: Sequence[str]) -> list[str]:
     """What to know before comparing the numbers: differing conditions, evaluation warnings."""
     facts = {
@@ -166,5 +190,5 @@ def _mark_deltas(rows: Sequence[RunRow], column: int, measure: Measure) -> None:
             cell.better = (difference < 0) == measure.lower_is_better if difference else None
 
 
-def _decimals(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.3f}"
+def _decimals(value: float, digits: int = 3) -> str:
+    return "–" if math.isnan(value) else f"{value:.{digits}f}"

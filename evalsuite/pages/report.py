@@ -20,10 +20,11 @@ from markupsafe import Markup
 from evalsuite.pages import plots
 from evalsuite.pages.class_views import class_bars, confusions
 from evalsuite.pages.domains import domain_section
-from evalsuite.pages.headline import MEASURES, cautions, headline_rows, number
+from evalsuite.pages.headline import MEASURES, cautions, headline_rows, instance_rows, number
 from evalsuite.pages.page_templates import render_page
 from evalsuite.pages.runs import RunLine, RunView, run_lines
 from evalsuite.pages.strips import PicturesByKey, retrieval_strips
+from evalsuite.scoring import INSTANCE_METRICS
 from evalsuite.vectors import EvaluationError
 
 _RECALLS = (0.1, 0.25, 0.5, 0.75)
@@ -97,6 +98,8 @@ def _summary(runs: Sequence[RunView], lines: Sequence[RunLine]) -> dict[str, Any
         "options": list(asdict(first.options).items()),
         "behind": first.headline_variants,
         "variants": _variants(runs),
+        "instances": instance_rows(runs, [line.name for line in lines]),
+        "instance_metrics": [name.replace("_", " ") for name in INSTANCE_METRICS],
         "cautions": cautions(runs, [line.name for line in lines]),
     }
 
