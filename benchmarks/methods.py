@@ -16,26 +16,16 @@ ablations and with zero-shot as the line to beat; its spread is the 95 % t inter
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import multiprocessing
 import statistics
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
-import scipy.stats
 from ablations import ABLATIONS, FROZEN, FROZEN_TRUNK, PHOTOS, SETTINGS
+from cells import Cell, Rows, Spread, half_interval, markdown, mean, run_all
 
 from cluster.data_jobs import make_benchmark
-from cluster.evaluation.jobs import evaluate_run
-from cluster.training.train_command import train_run
 from evalsuite.scoring import HEADLINES
-from trainer.config import load_config
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "procedural"
 INTRO = """# Results on the built-in benchmark
 
 `python benchmarks/methods.py --markdown docs/evidence/results.md` trains every cell again: the
@@ -57,83 +47,6 @@ their results from scratch, would need it. Mean ± half of the 95 % t interval o
 `mi3dor` protocol, last checkpoint, float32. ANMRR is better when lower.
 
 """
-Rows = dict[str, list[dict[str, float]]]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One training: a label in the tables, a configuration, what is changed in it, a seed."""
-
-    label: str
-    config: str
-    overrides: tuple[str, ...]
-    seed: int
-
-
-def run_cell(cell: Cell, out: Path, validation: bool) -> dict[str, float]:
-    """Headline metrics of one cell and its seconds, trained now or read from its run folder."""
-    start = time.perf_counter()
-    overrides = [
-        "training.precision=float32",
-        "training.threads=1",
-        "training.log_every=50",
-        f"training.seed={cell.seed}",
-        *cell.overrides,
-        *(["data.queries.split=val", "data.gallery.split=val"] if validation else []),
-    ]
-    config = load_config(CONFIGS / f"{cell.config}.yaml", overrides)
-    run = out / ("validation" if validation else "test") / f"{cell.label}-{config.identity}"
-    kept = run / "numbers.json"
-    if kept.exists():
-        return json.loads(kept.read_text())
-    train_run(config, run, workers=0)
-    result = evaluate_run(run, shards=1)
-    numbers = {name: result[name] for name in HEADLINES}
-    numbers["seconds"] = time.perf_counter() - start
-    kept.write_text(json.dumps(numbers))
-    return numbers
-
-
-def run_all(cells: Sequence[Cell], options: argparse.Namespace) -> Rows:
-    """Results of all cells by label, in the order of the seeds."""
-    found: dict[Cell, dict[str, float]] = {}
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.jobs, mp_context=context) as pool:
-        waiting = {pool.submit(run_cell, c, options.out, options.validation): c for c in cells}
-        for done in as_completed(waiting):
-            cell = waiting[done]
-            found[cell] = done.result()
-            print(f"{cell.label} seed {cell.seed}: FT {found[cell]['FT']:.3f}", flush=True)
-    rows: Rows = {}
-    for cell in cells:
-        rows.setdefault(cell.label, []).append(found[cell])
-    return rows
-
-
-def half_interval(values: Sequence[float]) -> float:
-    """Half of the 95 % t interval of the mean."""
-    quantile = float(scipy.stats.t.ppf(0.975, len(values) - 1))
-    return quantile * statistics.stdev(values) / math.sqrt(len(values))
-
-
-Spread = Callable[[Sequence[float]], float]
-
-
-def markdown(rows: Rows, labels: Sequence[str], metrics: Sequence[str], spread: Spread) -> str:
-    """A table: mean ± spread over seeds, three decimals."""
-    lines = [f"| method | {' | '.join(metrics)} |", "|---" * (len(metrics) + 1) + "|"]
-    for label in labels:
-        shown = []
-        for name in metrics:
-            values = [c[name] for c in rows[label]]
-            around = spread(values) if len(values) > 1 else 0.0
-            shown.append(f"{statistics.mean(values):.3f} ± {around:.3f}")
-        lines.append(f"| {label} | {' | '.join(shown)} |")
-    return "\n".join(lines)
-
-
-def mean(rows: Rows, label: str, name: str = "FT") -> float:
-    return statistics.mean(c[name] for c in rows[label])
 
 
 def verdicts(rows: Rows, groups: dict[str, list[str]]) -> list[str]:
@@ -198,13 +111,14 @@ def main() -> None:
     for style in ("a", "b"):
         suffix = "" if style == "a" else "-b"
         make_benchmark(Path(f"data/procedural-small{suffix}"), size="small", seed=0, style=style)
+    splits = ["data.queries.split=val", "data.gallery.split=val"] if options.validation else []
     cells = [
-        Cell(label, config, tuple(overrides), seed)
+        Cell(label, f"procedural/{config}", (*overrides, *splits), seed)
         for seed in range(options.seeds)
         for label, (config, overrides) in (frozen() if options.frozen else known()).items()
         if not options.only or {label, config} & {*options.only}
     ]
-    rows = run_all(cells, options)
+    rows = run_all(cells, out=options.out, jobs=options.jobs)
     shown = text(rows, options.metrics, half_interval if options.frozen else statistics.stdev)
     seconds = sum(row.get("seconds", 0.0) for part in rows.values() for row in part)
     shown += f"\n\n{len(cells)} cells, {seconds / 60:.0f} minutes of one process in all."
