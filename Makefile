@@ -5,13 +5,17 @@ PYTHON ?= python3
 TEST_PROCESSES ?= 2
 BIN := .venv/bin
 
-.PHONY: demo quick test test-fast test-faults lint docs clean
+.PHONY: demo quick real test test-fast test-faults lint docs clean
 
 demo: .venv/installed
 	$(BIN)/img2shape demo
 
 quick: .venv/installed
 	$(BIN)/img2shape demo --quick
+
+# Fetches furniture of Sweet Home 3D on Debian and Ubuntu; LIBRARY=FILE_OR_FOLDER takes other libraries.
+real: .venv/installed
+	$(BIN)/img2shape real $(if $(LIBRARY),--library "$(LIBRARY)")
 
 # Files with slow tests come first (tests/conftest.py), so that both processes end together.
 PARALLEL := -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder

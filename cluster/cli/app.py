@@ -227,6 +227,30 @@ def demo(
     run_demo(out, workers=parse_workers(workers), quick=quick)
 
 
+@app.command(epilog="Example: img2shape real --library Lamps.sh3f")
+def real(
+    library: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE|FOLDER",
+            help="A furniture library of Sweet Home 3D, or a folder of them.",
+            show_default="Debian's sweethome3d-furniture, fetched into data/furniture",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the runs.", show_default="runs/real, or runs/real-LIBRARY"),
+    ] = None,
+) -> None:
+    """Fetch furniture with real pictures, pack it, train and evaluate three methods, and report.
+
+    Everything that is already there is kept, so the same command continues after an interruption.
+    """
+    from cluster.cli.real import run_real
+
+    run_real(out, library=library)
+
+
 def _built_in_data() -> Path:
     from cluster.data_jobs import make_benchmark
 

@@ -17,7 +17,7 @@ from tests.command import CONFIGS, call, outcome, process, small, wait_until
 from trainer.runs.checkpoint import newest_checkpoint
 
 COMMANDS = (
-    *("demo", "data", "train", "eval", "metrics", "compare", "report", "model", "methods"),
+    *("demo", "real", "data", "train", "eval", "metrics", "compare", "report", "model", "methods"),
     *("verify", "index", "search"),
 )
 
