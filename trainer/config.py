@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,18 @@ def overridden(tree: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]
     return tree
 
 
+class _OnceEach(yaml.SafeLoader):
+    """Safe YAML whose mappings have each key once; YAML's own reader keeps the last of two."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = [key for key, count in Counter(keys).items() if count > 1 and key != "<<"]
+        if twice:
+            line = node.start_mark.line + 1
+            raise yaml.YAMLError(f"'{twice[0]}' stands twice from line {line} on; keep one of them")
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: str | Path, *, ready: str, expected: str) -> dict[str, Any]:
     """The keys and values of a YAML file.
 
@@ -157,11 +170,11 @@ def read_yaml(path: str | Path, *, ready: str, expected: str) -> dict[str, Any]:
         expected: what its keys are, for the messages.
 
     Raises:
-        ConfigError: it is missing, not YAML, or has no keys.
+        ConfigError: it is missing, not YAML, has no keys, or one of them twice.
     """
     path = find_config(path, ready)
     try:
-        tree = yaml.safe_load(path.read_text())
+        tree = yaml.load(path.read_text(), _OnceEach)
     except (yaml.YAMLError, UnicodeDecodeError) as err:
         reason = " ".join(str(err).split())
         raise ConfigError(f"{path}: not readable as YAML: {reason}") from None

@@ -81,7 +81,13 @@ def test_bad_overrides_say_what_is_wrong(file, override, message):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a: [", "not readable as YAML"), ("- 1", "expected sections"), ("{}", "method.name")],
+    [
+        ("method: {name: dann}\nseed: 1\nseed: 2", "'seed' stands twice from line 1 on"),
+        ("method:\n  name: dann\n  name: astn", "'name' stands twice from line 2 on"),
+        ("a: [", "not readable as YAML"),
+        ("- 1", "expected sections"),
+        ("{}", "method.name"),
+    ],
 )
 def test_bad_files_say_what_is_wrong(tmp_path, text, message):
     path = tmp_path / "bad.yaml"
