@@ -16,13 +16,14 @@ show one object, their instance; the endings do not count, and names compare in 
 The split (train, val, test) of an item is that of its line in split.csv, or of the line of the
 innermost folder around it. Otherwise it is that of its folder, if all folders of images/ (or of
 another) are called train, val or test and hold the class folders: images/train/<class>/<picture>.
-Otherwise it is by a hash of class and id, so an item keeps its split when others are added; where a
-class has two items or more in a stream, at least one is of train and one of test.
+Otherwise the shares of test and val are exact in each class of a stream, and those of the lowest
+hashes of class and id are chosen, so that few items change their split when others are added. A
+class of two items or more has at least one of train and one of test. Items with a split of their
+own count in these shares.
 """
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from pydantic import Field
 
 from dataio.datasets.adapter_type import Adapter, AdapterOptions
 from dataio.datasets.folder_tree import TOPS, Item, list_items, top_folders
-from dataio.datasets.listing import Keys, hashed_split, kept_classes, located, visible
+from dataio.datasets.listing import Keys, exact_splits, kept_classes, located, split_hash, visible
 from dataio.datasets.split_csv import SPLIT_CSV, SplitTable, read_split_csv
 from dataio.findings import Findings
 from dataio.names import nearest, synonyms
@@ -62,10 +63,10 @@ class Options(AdapterOptions):
     )
     seed: int = Field(default=0, ge=0, description="Of the split by hash.")
     test_share: float = Field(
-        default=0.2, ge=0, le=1, description="Share of test in the split by hash."
+        default=0.2, ge=0, le=1, description="Share of each class that becomes test; exact."
     )
     val_share: float = Field(
-        default=0.0, ge=0, le=1, description="Share of val in the split by hash."
+        default=0.0, ge=0, le=1, description="Share of each class that becomes val; exact."
     )
 
 
@@ -195,45 +196,25 @@ def _splits(items: list[Item], table: SplitTable, options: Options) -> list[Spli
     given: list[Split | None] = [
         table.split_of(item.source) or table.split_of(item.mesh) or item.split for item in items
     ]
-    by_class: dict[str | None, list[int]] = {}
-    for index, item in enumerate(items):
-        by_class.setdefault(item.label, []).append(index)
-    chosen: dict[str, Split] = {}
-    for indices in by_class.values():
-        listed: set[Split | None] = {given[k] for k in indices}
-        free = {_hash_id(items[k]) for k in indices if given[k] is None}
-        alone = len({_hash_id(items[k]) for k in indices}) == 1
-        chosen |= _hashed(free, listed, options, alone=alone)
-    return [given[k] or chosen[_hash_id(item)] for k, item in enumerate(items)]
-
-
-def _hashed(
-    ids: set[str], others: set[Split | None], options: Options, *, alone: bool
-) -> dict[str, Split]:
-    """Splits by hash of a class's items; `others` are the splits of its items that are given."""
-    seed, test, val = options.seed, options.test_share, options.val_share
-    splits: dict[str, Split] = {}
-    for one in ids:
-        splits[one] = hashed_split(one, seed=seed, test_share=test)
-        if splits[one] == "train" and hashed_split(one, seed=seed, test_share=test + val) == "test":
-            splits[one] = "val"
-    if splits and not alone:
-        # An empty split gets the item whose hash is nearest to it.
-        order = sorted(ids, key=lambda one: hashlib.sha1(_bytes(f"{seed}:{one}")).digest())
-        if test > 0 and "test" not in {*others, *splits.values()}:
-            splits[order[0]] = "test"
-        if test + val < 1 and "train" not in {*others, *splits.values()}:
-            splits[order[-1]] = "train"
-    return splits
+    known = {_hash_id(item): split for item, split in zip(items, given, strict=True) if split}
+    by_class: dict[str, set[str]] = {}
+    for item in items:
+        by_class.setdefault(item.label or "", set()).add(_hash_id(item))
+    chosen = exact_splits(
+        (
+            dict.fromkeys(sorted(ids, key=lambda one: split_hash(one, seed=options.seed)), 1)
+            for ids in by_class.values()
+        ),
+        test_share=options.test_share,
+        val_share=options.val_share,
+        given=known,
+    )
+    return [split or chosen[_hash_id(item)] for item, split in zip(items, given, strict=True)]
 
 
 def _hash_id(item: Item) -> str:
     """What an item's split is drawn from; the same for a mesh and for its views."""
     return f"{_STREAMS[item.top]}/{item.label or ''}/{item.item_id}"
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
 
 
 def _record(key: str, stream: str, split: Split, item: Item, options: Options) -> Record:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from dataio.names import canonical_name, nearest, synonyms
 from dataio.records import DataError, Split, slug
@@ -13,6 +15,7 @@ from dataio.records import DataError, Split, slug
 _PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 _CLUTTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 _LONGEST_KEY = 90  # with the longest suffix of a member a tar header's 100 bytes hold the name
+_Unit = TypeVar("_Unit", bound=Hashable)
 
 
 class Keys:
@@ -58,8 +61,62 @@ def hashed_split(item_id: str, *, seed: int, test_share: float) -> Split:
 
     About `test_share` (0..1) of many items are of the test split, the others of train.
     """
-    digest = hashlib.sha1(f"{seed}:{item_id}".encode("utf-8", "surrogateescape")).digest()
+    digest = split_hash(item_id, seed=seed)
     return "test" if int.from_bytes(digest[:8], "big") < test_share * 2**64 else "train"
+
+
+def split_hash(item_id: str, *, seed: int) -> bytes:
+    """The SHA-1 of `seed:item_id`, which decides the split of an item."""
+    return hashlib.sha1(f"{seed}:{item_id}".encode("utf-8", "surrogateescape")).digest()
+
+
+def exact_splits(
+    classes: Iterable[Mapping[_Unit, int]],
+    *,
+    test_share: float,
+    val_share: float,
+    given: Mapping[_Unit, Split] | None = None,
+) -> dict[_Unit, Split]:
+    """Splits with the nearest whole number to each share in every class.
+
+    A class of n items has round(n test_share) of test and round(n val_share) of val. One of two or
+    more has at least one of each split with a share, as far as they go: train first, then test.
+    With the units of a class in the order of a hash, those of the lowest hashes are of test and the
+    next ones of val, so that items which are added move few others.
+
+    Args:
+        classes: of each class its units in the order in which they are chosen, with the number of
+            items in each. A unit is of one split, and may be in several classes.
+        test_share, val_share: from 0 to 1, at most 1 together.
+        given: units whose split is known; they count in their classes.
+    """
+    chosen: dict[_Unit, Split] = dict(given or {})
+    for units in classes:
+        left = _wanted(sum(units.values()), test_share=test_share, val_share=val_share)
+        for unit in units.keys() & chosen.keys():
+            if chosen[unit] in left:
+                left[chosen[unit]] -= units[unit]
+        for unit, size in units.items():
+            if unit not in chosen:
+                room: list[Split] = [split for split in left if left[split] >= size]
+                chosen[unit] = room[0] if room else "train"
+                if room:
+                    left[room[0]] -= size
+    return chosen
+
+
+def _wanted(count: int, *, test_share: float, val_share: float) -> dict[Split, int]:
+    """How many of `count` items of a class are of test and of val."""
+    rest = count
+    if 1 - test_share - val_share > 1e-9 and count > 1:
+        rest -= 1
+    wanted: dict[Split, int] = {}
+    shares: dict[Split, float] = {"test": test_share, "val": val_share}
+    for split, share in shares.items():
+        least = 1 if share > 0 and count > 1 else 0
+        wanted[split] = min(rest, max(least, math.floor(count * share + 0.5)))
+        rest -= wanted[split]
+    return wanted
 
 
 def kept_classes(

@@ -9,7 +9,6 @@ them.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import Any
 from pydantic import Field, field_validator, model_validator
 
 from dataio.datasets.adapter_type import Adapter, AdapterOptions
-from dataio.datasets.listing import Keys, found, kept_classes, visible
+from dataio.datasets.listing import Keys, exact_splits, found, kept_classes, split_hash, visible
 from dataio.datasets.sh3f_classes import SHIPPED, Rule, label_of, read_rules
 from dataio.datasets.sh3f_library import Entry, Library, UnusableEntry
 from dataio.findings import Findings
@@ -249,46 +248,19 @@ def _splits(pairs: Sequence[_Pair], options: Options) -> list[Split]:
     Pairs with the same picture or the same mesh, byte for byte, are of one split.
     """
     group_of = _groups(pairs)
-    of_class: dict[str, dict[int, list[int]]] = {}
+    of_class: dict[str, dict[int, list[_Pair]]] = {}
     for index, pair in enumerate(pairs):
-        of_class.setdefault(pair.label, {}).setdefault(group_of[index], []).append(index)
-    chosen: dict[int, Split] = {}
-    for groups in (of_class[label] for label in sorted(of_class)):
-        left = _wanted(sum(map(len, groups.values())), options)
-        for group, members in groups.items():
-            if group in chosen and chosen[group] in left:  # drawn with another class
-                left[chosen[group]] -= len(members)
-        for group in sorted(groups, key=lambda g: _draw(pairs[groups[g][0]], options)):
-            if group in chosen:
-                continue
-            size = len(groups[group])
-            room: list[Split] = [one for one in left if left[one] >= size]
-            chosen[group] = room[0] if room else "train"
-            if chosen[group] in left:
-                left[chosen[group]] -= size
+        of_class.setdefault(pair.label, {}).setdefault(group_of[index], []).append(pair)
+
+    def hashed(members: Sequence[_Pair]) -> bytes:
+        return split_hash(f"{members[0].label}/{members[0].source}", seed=options.seed)
+
+    drawn = (
+        {group: len(groups[group]) for group in sorted(groups, key=lambda g: hashed(groups[g]))}
+        for _, groups in sorted(of_class.items())
+    )
+    chosen = exact_splits(drawn, test_share=options.test_share, val_share=options.val_share)
     return [chosen[group] for group in group_of]
-
-
-def _wanted(count: int, options: Options) -> dict[Split, int]:
-    """How many of `count` pairs of a class are for test and val: the nearest whole numbers.
-
-    A class of two or more has one at least in each split that has a share, test and train first.
-    """
-    rest = count
-    train_share = 1 - options.test_share - options.val_share
-    if train_share > 1e-9 and count > 1:
-        rest -= 1
-    wanted: dict[Split, int] = {}
-    shares: dict[Split, float] = {"test": options.test_share, "val": options.val_share}
-    for split, share in shares.items():
-        least = 1 if share > 0 and count > 1 else 0
-        wanted[split] = min(rest, max(least, math.floor(count * share + 0.5)))
-        rest -= wanted[split]
-    return wanted
-
-
-def _draw(pair: _Pair, options: Options) -> bytes:
-    return hashlib.sha1(f"{options.seed}:{pair.label}/{pair.source}".encode()).digest()
 
 
 def _groups(pairs: Sequence[_Pair]) -> list[int]:

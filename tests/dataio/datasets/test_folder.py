@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections import Counter
 from pathlib import Path
@@ -177,18 +178,56 @@ def many(root: Path, count: int = 60) -> Path:
     return touch(root, *(f"images/{c}/{k}.jpg" for c in ("a", "b") for k in range(count)))
 
 
-def test_splits_by_hash_have_about_the_shares_asked_for(tmp_path):
-    counts = Counter(splits(read(many(tmp_path, 200), val_share=0.1)[0]).values())
-    assert 60 <= counts["test"] <= 100  # of 400; 80 expected
-    assert 25 <= counts["val"] <= 55
-    assert counts["train"] > 240
+@pytest.mark.parametrize(
+    ("count", "test", "val"),
+    [(1, 0, 0), (2, 1, 0), (3, 1, 1), (12, 2, 1), (13, 3, 1), (200, 40, 20)],
+)
+def test_every_class_has_exactly_the_shares_asked_for(tmp_path, count, test, val):
+    for seed in range(4):
+        made, _ = read(many(tmp_path, count), seed=seed, val_share=0.1)
+        for label in ("a", "b"):
+            counts = Counter(one.split for one in made if one.label == label)
+            assert (counts["test"], counts["val"]) == (test, val)
 
 
-def test_an_item_keeps_its_split_when_others_are_added(tmp_path):
+def test_the_items_of_the_lowest_hashes_are_chosen(tmp_path):
+    """So an item stays in the test split until lower hashes have come for the whole share."""
+    made, _ = read(many(tmp_path, 20), seed=3, val_share=0.2)
+    for label in ("a", "b"):
+        own = [one for one in made if one.label == label]
+        own.sort(
+            key=lambda one: hashlib.sha1(
+                f"3:image/{label}/{one.source_path[9:-4]}".encode()
+            ).digest()
+        )
+        assert [one.split for one in own] == ["test"] * 4 + ["val"] * 4 + ["train"] * 12
+
+
+def test_few_items_change_their_split_when_others_are_added(tmp_path):
     before = splits(read(many(tmp_path))[0])
-    after = splits(read(many(tmp_path, 90))[0])
-    assert before.items() < after.items()
+    after = splits(read(many(tmp_path, 66))[0])
+    moved = [path for path in before if before[path] != after[path]]
+    # 2 classes with 6 new items: the test split grows by one, and each new item moves at most one.
+    assert len(moved) <= 2 * 6
+    assert sum(split == "test" for split in after.values()) == 2 * 13
     assert splits(read(tmp_path, seed=1)[0]) != after
+
+
+def test_listed_items_count_in_the_shares_of_their_class(tmp_path):
+    root = many(tmp_path, 20)  # 4 of each class are of test
+    write_csv(root, "path,split\nimages/a/0.jpg,test\nimages/a/1.jpg,test\nimages/b/0.jpg,train\n")
+    got = splits(read(root)[0])
+    assert got["images/a/0.jpg"] == got["images/a/1.jpg"] == "test" != got["images/b/0.jpg"]
+    for label in ("a", "b"):
+        assert sum(s == "test" for p, s in got.items() if p.startswith(f"images/{label}/")) == 4
+
+
+def test_the_same_item_in_two_formats_is_of_one_split_also_if_one_is_listed(tmp_path):
+    root = touch(tmp_path, "images/a/x.jpg", "images/a/x.png", "images/a/y.jpg")
+    write_csv(root, "path,split\nimages/a/x.png,val\n")
+    assert splits(read(root)[0]) == {
+        "images/a/x.jpg": "val", "images/a/x.png": "val", "images/a/y.jpg": "test",
+    }  # fmt: skip
 
 
 def test_a_shape_keeps_its_split_when_its_views_are_made(tmp_path):

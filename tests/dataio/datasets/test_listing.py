@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from dataio.datasets.listing import (
     Keys,
     class_folders,
+    exact_splits,
     hashed_split,
     is_picture,
     kept_classes,
@@ -63,6 +65,38 @@ def test_the_hashed_split_of_an_item_depends_on_itself_and_the_seed_alone():
     assert {hashed_split(i, seed=0, test_share=1.0) for i in ids} == {"test"}
     digest = int(hashlib.sha1(b"0:shape0").hexdigest()[:16], 16)
     assert split["shape0"] == ("test" if digest < 0.2 * 2**64 else "train")
+
+
+def test_exact_splits_count_items_and_keep_a_unit_of_several_classes_whole():
+    chosen = exact_splits(
+        [{"a": 1, "b": 3, "c": 2, "d": 2}, {"b": 1, "e": 1}, {"f": 1}],
+        test_share=0.375,
+        val_share=0.25,
+        given={"c": "val"},
+    )
+    # The first class wants 3 of test: a, then d (b has 3), and its 2 of val are c.
+    # The second wants one of test; b is of train already, so e.
+    assert chosen == {
+        "a": "test", "b": "train", "c": "val", "d": "test", "e": "test", "f": "train",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("count", "shares", "expected"),
+    [
+        (0, (0.5, 0.5), (0, 0)), (1, (0.5, 0.5), (1, 0)), (1, (0.2, 0.1), (0, 0)),
+        (2, (0.01, 0.01), (1, 0)), (3, (0.01, 0.01), (1, 1)), (10, (0.25, 0.0), (3, 0)),
+        (10, (1.0, 0.0), (10, 0)), (10, (0.0, 1.0), (0, 10)), (4, (0.9, 0.1), (4, 0)),
+        (5, (0.98, 0.0), (4, 0)),
+    ],
+)  # fmt: skip
+def test_exact_splits_have_the_nearest_whole_number(count, shares, expected):
+    test, val = shares
+    chosen = exact_splits([dict.fromkeys(range(count), 1)], test_share=test, val_share=val)
+    counted = Counter(chosen.values())
+    assert (counted["test"], counted["val"]) == expected
+    in_order = sorted(chosen.values(), key=("test", "val", "train").index)
+    assert list(chosen.values()) == in_order
 
 
 @pytest.mark.parametrize(
