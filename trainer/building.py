@@ -8,7 +8,12 @@ import torch
 
 from trainer.config import RunConfig
 from trainer.methods import METHODS, Method
+from trainer.networks import named_weights
 
+_SHOWN = 3  # names of weights in a line
+_SMALL = "tiny"  # the trunk that is made for training from scratch on a processor
+# Trunks whose weights have no name: how to get them.
+_CONVERTED = {"alexnet": "FILE of `img2shape weights convert`"}
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.float32}
 
 
@@ -30,3 +35,47 @@ def build_method(config: RunConfig, *, num_classes: int, classes: Sequence[str] 
     if config.training.precision == "bf16":
         method.autocast_dtype = torch.bfloat16
     return method
+
+
+def trunk_cautions(config: RunConfig) -> list[tuple[str, str]]:
+    """Ways in which the trunk of a run costs more than is mostly wanted, each with its remedy: no
+    pre-trained weights where there are some, or float64 in a large trunk.
+
+    Raises:
+        NetworkError: the trunk's library is not installed.
+    """
+    network, training = config.network, config.training
+    if network.backbone == _SMALL:
+        return []
+    found = []
+    if not network.pretrained and training.init_from is None:
+        values = _weights_for(network.backbone)
+        if values:
+            found.append(
+                (
+                    f"network.weights: none trains {network.backbone} from scratch, which needs "
+                    "far more data than retrieval sets have",
+                    f"network.weights={values}; see docs/guides/weights.md",
+                )
+            )
+    trained = {network.train, network.for_shapes.train} != {"head"}
+    if training.precision == "float64" and trained:
+        found.append(
+            (
+                f"training.precision: float64 in {network.backbone} takes twice the memory of "
+                "float32 and several times as long",
+                "training.precision=float32",
+            )
+        )
+    return found
+
+
+def _weights_for(backbone: str) -> str:
+    """The values of ``network.weights`` that load pre-trained weights; empty where none does."""
+    if backbone in _CONVERTED:
+        return _CONVERTED[backbone]
+    names = [weights.name for weights in named_weights(backbone)]
+    if len(names) > _SHOWN:
+        listed = f"`img2shape weights list --backbone {backbone}` has {len(names) - _SHOWN} more"
+        return f"{', '.join(names[:_SHOWN])} ({listed})"
+    return " or ".join(names)

@@ -121,7 +121,10 @@ def model(
     with only_json(as_json) as emit:
         run = read_run(config, overrides, data)
         from cluster.complexity import model_complexity
+        from trainer.building import trunk_cautions
 
+        for problem, remedy in trunk_cautions(run):
+            logging.getLogger(__name__).warning("%s; %s", problem, remedy)
         result = model_complexity(run)
         emit(result)
     if not as_json:

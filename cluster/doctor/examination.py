@@ -11,6 +11,7 @@ from cluster.doctor.findings import GIB, Finding, error, note, ok, warning
 from cluster.errors import USER_ERRORS
 from cluster.training import STORE_BYTES, may_grow, ray_session
 from dataio.shards import node_cache
+from trainer.building import trunk_cautions
 from trainer.config import RunConfig
 
 _RUN_BYTES = GIB // 4  # logs, embeddings and the evaluation of a small run
@@ -35,6 +36,7 @@ def examine(config: RunConfig | None, *, workers: int, out: Path) -> list[Findin
     if config is None:
         found.append(ok("run", "no CONFIG was given: installation and machine were examined"))
     else:
+        found += _guarded("trunk", lambda: _trunk(config))
         found += _guarded("data", lambda: _data(config, facts, ranks=ranks))
         found += installation.check_engine(config)
     known = facts[0] if facts else None
@@ -67,6 +69,11 @@ def _machine(config: RunConfig | None, gpus: machine.Gpus, *, ranks: int) -> lis
             threads=training.threads if training else None,
         ),
     ]
+
+
+def _trunk(config: RunConfig) -> Iterable[Finding]:
+    for problem, remedy in trunk_cautions(config):
+        yield warning("trunk", problem, remedy)
 
 
 def _data(config: RunConfig, facts: list[data.RunFacts], *, ranks: int) -> Iterable[Finding]:

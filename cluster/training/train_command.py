@@ -14,6 +14,7 @@ from cluster.terminal import say, task
 from cluster.training.group_size import GroupSize
 from cluster.training.launching import launch
 from evalsuite.run_records import read_records
+from trainer.building import trunk_cautions
 from trainer.config import RunConfig
 from trainer.inputs import OpenData, differing_renderings
 from trainer.runs import RunFolder, best_first
@@ -37,6 +38,8 @@ def train_run(
         folder = launch(config, out, workers=workers, data=data)
         say(f"{out}: was finished already, nothing to do")
         return folder
+    for problem, remedy in trunk_cautions(config):
+        logger.warning("%s; %s", problem, remedy)
     for difference in differing_renderings(data):
         logger.warning("%s", difference)
     with monitored(config, out) as monitor:

@@ -96,6 +96,14 @@ def test_stdout_is_one_object_whatever_libraries_print(tmp_path, monkeypatch, ca
     assert "a child prints" in done.err
 
 
+def test_model_warns_of_a_trunk_without_its_weights(tmp_path, capfd, caplog):
+    large = [*small(tmp_path, network__backbone="resnet18"), "network.image_size=32"]
+    done = call(capfd, "model", CONFIGS / "astn.yaml", *large, "--json")
+    assert done.json["trunks"][0]["weights"] == "none"
+    assert caplog.text.count("network.weights: none trains resnet18 from scratch") == 1
+    assert "network.weights=imagenet; see docs/guides/weights.md" in caplog.text
+
+
 def test_as_a_process_of_its_own(tmp_path):
     """What a shell sees: codes and streams, with everything that other libraries may write."""
     absent = [CONFIGS / "astn.yaml", *small(tmp_path / "absent", data__num_classes=3)]

@@ -337,6 +337,13 @@ def test_faults_of_a_run_are_findings(capfd, benchmark, tmp_path) -> None:
     assert not shown.err
 
 
+def test_a_large_trunk_from_scratch_is_a_warning(capfd, tmp_path) -> None:
+    large = [*small(tmp_path / "gone"), "network.backbone=resnet50"]
+    shown = call(capfd, "doctor", CONFIG, *large, "--out", tmp_path)
+    assert "warning: trunk: network.weights: none trains resnet50 from scratch" in shown.out
+    assert "; network.weights=imagenet; see" in shown.out
+
+
 @pytest.mark.ray
 def test_nodes_tell_their_time(ray_cluster) -> None:
     assert levels(network.check_node_clocks(network.node_clocks())) == ["ok"]
