@@ -285,8 +285,10 @@ class ValidationConfig(Section):
         "information maximisation, sure and spread over the classes; snd: soft neighbourhood "
         "density. source-val: accuracy on split val of the labelled streams. null: none.",
     )
-    split: Literal["train", "val", "test", "all"] = Field(
-        default="val", description="Split of data.queries and data.gallery that is scored."
+    split: Literal["train", "val", "test", "all", "evaluated"] = Field(
+        default="val",
+        description="Split of data.queries and data.gallery that is scored; evaluated: their own, "
+        "which `img2shape eval` scores too.",
     )
 
     @model_validator(mode="after")
@@ -300,7 +302,7 @@ class ValidationConfig(Section):
         if self.criterion is not None and self.every is None:
             raise ValueError(
                 f"criterion: '{self.criterion}' is computed every validation.every steps, which is "
-                "null; set both or none"
+                "null; set it to a multiple of training.checkpoint_every, or criterion to null"
             )
         if self.every is not None and self.metric is None and self.criterion is None:
             raise ValueError(

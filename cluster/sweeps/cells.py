@@ -150,17 +150,28 @@ def _validated(data: OpenData, choosing: Choosing) -> RunConfig:
 
 
 def _validation_split(data: OpenData) -> str:
-    """``val`` where queries and gallery have it, else the split that is evaluated."""
+    """``val`` where queries and gallery have it, else what is evaluated: as one split, or test, or
+    each side's own."""
     sides = [getattr(data.config.data, side) for side in SIDES]
-    if all(_has_val(data, selection) for selection in sides):
-        return "val"
-    splits = {s.split for s in sides}
-    return splits.pop() if len(splits) == 1 else "test"
+    evaluated = {side.split for side in sides}
+    for split in ("val", *(evaluated if len(evaluated) == 1 else ()), "test"):
+        if all(_has(data, side, split) for side in sides):
+            return split
+    return "evaluated"
 
 
-def _has_val(data: OpenData, selection: Selection) -> bool:
+def _has(data: OpenData, selection: Selection, split: str) -> bool:
     manifest = data.manifest(selection)
-    return bool(((manifest.streams == selection.stream) & (manifest.splits == "val")).any())
+    wanted = True if split == "all" else manifest.splits == split
+    return bool(((manifest.streams == selection.stream) & wanted).any())
+
+
+def _in_words_of_the_sweep(error: ConfigError, choosing: Choosing) -> ConfigError:
+    """``error`` under the key of the sweep that asks for the criterion it is about."""
+    if not str(error).startswith("validation.criterion"):
+        return error
+    key = "selection" if choosing.selection in CRITERIA else "objective"
+    return ConfigError(f"{key}: {error}")
 
 
 def _fingerprint(data: OpenData) -> str:
@@ -197,17 +208,23 @@ def cell_key(
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def check_data(config: RunConfig, *, opened: dict[str, Manifest] | None = None) -> None:
+def check_data(
+    config: RunConfig, choosing: Choosing, *, opened: dict[str, Manifest] | None = None
+) -> None:
     """Check that the data sets have what the run trains on and what it is scored by.
 
     Args:
+        choosing: what asks for the run's validation.
         opened: manifests that the cells of a sweep share, see :class:`OpenData`.
 
     Raises:
         ConfigError, DataError: a stream, split or class is missing.
     """
     data = OpenData(config, opened=opened)
-    require_trainable(data)
+    try:
+        require_trainable(data)
+    except ConfigError as err:
+        raise _in_words_of_the_sweep(err, choosing) from None
     for side in SIDES:
         selection = getattr(config.data, side)
         try:

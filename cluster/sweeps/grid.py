@@ -96,7 +96,7 @@ def cell_of(
         sinks=sinks,
         opened=opened,
     )
-    check_data(cell.config, opened=opened)
+    check_data(cell.config, choosing, opened=opened)
     return cell
 
 

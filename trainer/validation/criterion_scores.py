@@ -53,7 +53,12 @@ def criterion_sources(data: OpenData) -> dict[str, StreamSource]:
             selection,
             key=f"validation.criterion={criterion}",
             name=name,
-            remedy=f"choose {'entropy, im or snd' if labelled else 'source-val'}, or null",
+            remedy=(
+                "pack one (of your own folders with `data pack folder -o val_share=0.1`), or "
+                "choose entropy, im or snd"
+                if labelled
+                else "choose source-val, or null"
+            ),
         )
         where = f"data.{name} ({selection.split})"
         sources[name] = data.criterion_source(selection, labelled=labelled, where=where)

@@ -38,6 +38,10 @@ from trainer.validation.criterion_scores import (
 from trainer.watching import Observer, PhaseClock, ReadCounts
 
 SIDES = ("queries", "gallery")
+_WITHOUT_SPLIT = (
+    "choose another split, pack one (own folders: `data pack folder -o val_share=0.1`), "
+    "or let a criterion choose without labels: validation.metric=null validation.criterion=im"
+)
 Scores = dict[str, float]
 
 
@@ -72,10 +76,10 @@ def validation_sources(data: OpenData) -> dict[str, StreamSource]:
 
 def _source(data: OpenData, side: str) -> StreamSource:
     split = data.config.validation.split
-    selection: Selection = getattr(data.config.data, side).model_copy(update={"split": split})
-    data.require_samples(
-        selection, key="validation.split", name=side, remedy="choose another split"
-    )
+    selection: Selection = getattr(data.config.data, side)
+    if split != "evaluated":
+        selection = selection.model_copy(update={"split": split})
+    data.require_samples(selection, key="validation.split", name=side, remedy=_WITHOUT_SPLIT)
     return data.evaluation_source(selection)
 
 

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from cluster.sweeps.cells import Cell, Choosing, code_version, make_cell, version_of
 from cluster.sweeps.description import Sweep
 from cluster.sweeps.grid import sweep_cells
+from dataio.datasets import adapter
+from dataio.findings import Findings
+from dataio.packing import pack
 from tests.command import CONFIGS
 from tests.dataio.packed import packed
 from trainer.config import ConfigError, load_config
+from trainer.inputs import OpenData
+from trainer.validation.validation import validation_sources
 
 TINY = {"training.steps": 4, "training.batch": 8, "training.checkpoint_every": 2}
 
@@ -148,10 +155,81 @@ def test_validation_reads_what_is_evaluated_where_there_is_no_val(tmp_path):
     own = {"data.queries.split": "train", "data.gallery.split": "train"}
     keys = [f"{name}={split}" for name, split in own.items()]
     assert cell(root, *keys).config.validation.split == "train"
-    assert cell(root, keys[0]).config.validation.split == "test"  # the sides' splits differ
+    assert cell(root, keys[0]).config.validation.split == "evaluated"  # the sides' splits differ
     axes = {"method": ["dann"], "training.seed": [0, 1]}
     cells, skipped = sweep_cells(sweep(root, axes=axes, set=own))
     assert ([c.config.training.seed for c in cells], skipped) == ([0, 1], [])
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory) -> str:
+    """Photos and views of one's own in folders, packed as they come: without a split val."""
+    root = tmp_path_factory.mktemp("own")
+    for label in ("chair", "lamp"):
+        for number in range(5):
+            views = root / "mine" / "views" / label / f"v{number}"
+            views.mkdir(parents=True)
+            (root / "mine" / "images" / label).mkdir(parents=True, exist_ok=True)
+            picture = Image.new("RGB", (32, 32), (40 * number, 90, 10 + 30 * len(label)))
+            picture.save(root / "mine" / "images" / label / f"{number}.png")
+            for view in range(12):
+                picture.save(views / f"{view:02d}.png")
+    pack_own(root / "mine", root / "packed")
+    return str(root / "packed")
+
+
+def pack_own(root: Path, out: Path) -> None:
+    chosen = adapter("folder")
+    pack(chosen.records(root, chosen.options(), Findings("folder")), out, dataset="folder")
+
+
+def own_sweep(own: str, *methods: str, **tree: Any) -> Sweep:
+    keys = {"data.root": own, **TINY, "network.train": "all", **tree.pop("set", {})}
+    keys |= {"network.backbone": "tiny", "network.weights": "none", "network.image_size": None}
+    return Sweep(
+        name="s", config=str(CONFIGS.parent / "own" / "{method}.yaml"), set=keys,
+        axes={"method": list(methods), "training.seed": [0, 1]}, **tree,
+    )  # fmt: skip
+
+
+def test_a_sweep_on_own_folders_needs_no_val(own):
+    cells, skipped = sweep_cells(own_sweep(own, "source-only", "dann"))
+    labels = [(c.labels["method"], c.labels["training.seed"]) for c in cells]
+    assert labels == [("source-only", 0), ("source-only", 1), ("dann", 0), ("dann", 1)]
+    assert skipped == []
+    scored = cells[0].config.validation
+    # All shapes are searched and the test photos ask; what both have is test.
+    assert (scored.every, scored.metric, scored.split) == (2, "mAP", "test")
+
+
+def test_each_side_is_scored_as_it_is_evaluated_where_they_share_no_split(own):
+    """Shapes without a test split, as split.csv may say: the test photos ask all shapes."""
+    root = Path(own).parent / "mine"
+    packed_without = root.parent / "packed-without-test"
+    (root / "split.csv").write_text("path,split\nviews/chair,train\nviews/lamp,train\n")
+    pack_own(root, packed_without)
+    cells, skipped = sweep_cells(own_sweep(str(packed_without), "dann"))
+    assert ([c.config.validation.split for c in cells], skipped) == (["evaluated"] * 2, [])
+    sources = validation_sources(OpenData(cells[0].config))
+    assert {side: len(source.rows) for side, source in sources.items()} == {
+        "queries": 2, "gallery": 10,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("tree", "key"),
+    [
+        ({"selection": "source-val"}, "selection"),
+        ({"objective": "source-val", "early_stopping": {"grace_steps": 2}}, "objective"),
+    ],
+)
+def test_a_criterion_without_its_split_is_blamed_and_no_axis(own, tree, key):
+    words = (
+        rf"^no cell can be trained: {key}: validation\.criterion=source-val: .* has no image of "
+        r"split 'val' for data\.source_images; .* -o val_share=0\.1"
+    )
+    with pytest.raises(ConfigError, match=words):
+        sweep_cells(own_sweep(own, "dann", **tree))
 
 
 def test_a_method_without_a_classifier_cannot_be_selected_by_one(benchmark):

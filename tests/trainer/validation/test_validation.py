@@ -219,7 +219,10 @@ def test_a_split_without_samples_is_refused_before_anything_is_written(
     without_val = replace(manifest, splits=np.where(held_out, "train", manifest.splits))
     monkeypatch.setattr("trainer.inputs.open_data.load_manifest", lambda root: without_val)
     config = small(benchmark)
-    words = r"has no shape of split 'val' for data\.gallery; it has them in test, train"
+    words = (
+        r"has no shape of split 'val' for data\.gallery; it has them in test, train; "
+        r".*`data pack folder -o val_share=0\.1`.*validation\.metric=null validation\.criterion=im"
+    )
     with pytest.raises(ConfigError, match=words):
         launch(config, tmp_path / "run", workers=0)
     assert list(tmp_path.iterdir()) == []
