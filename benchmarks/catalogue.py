@@ -22,7 +22,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ablations import ABLATIONS, PHOTOS, SETTINGS
-from cells import Cell, Rows, difference, half_interval, markdown, run_all
+from cells import Cell, Rows, difference, markdown, run_all
+
+from evalsuite.statistics import seed_half_width
 
 DATA = {
     "data/catalogue": [],
@@ -136,7 +138,7 @@ def text(rows: Rows, groups: Mapping[str, Sequence[str]]) -> str:
     for title, labels in groups.items():
         present = [label for label in labels if label in rows]
         if present:
-            parts.append(f"### {title}\n\n{markdown(rows, present, METRICS, half_interval)}\n")
+            parts.append(f"### {title}\n\n{markdown(rows, present, METRICS, seed_half_width)}\n")
     return "\n".join([*parts, *(f"- {line}" for line in verdicts(rows))])
 
 

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import scipy.stats
-
 from cluster.evaluation.jobs import evaluate_run
 from cluster.training.train_command import train_run
 from evalsuite.scoring import HEADLINES
+from evalsuite.statistics import seed_half_width
 from trainer.config import load_config
 from trainer.shipped import find_config
 
@@ -83,12 +82,6 @@ def run_all(cells: Sequence[Cell], *, out: Path, jobs: int, level: str = "class"
     return rows
 
 
-def half_interval(values: Sequence[float]) -> float:
-    """Half of the 95 % t interval of the mean."""
-    quantile = float(scipy.stats.t.ppf(0.975, len(values) - 1))
-    return quantile * statistics.stdev(values) / math.sqrt(len(values))
-
-
 def markdown(rows: Rows, labels: Sequence[str], metrics: Sequence[str], spread: Spread) -> str:
     """A table: mean ± spread over seeds, three decimals (one for ranks and seconds)."""
     lines = [f"| method | {' | '.join(metrics)} |", "|---" * (len(metrics) + 1) + "|"]
@@ -112,4 +105,4 @@ def difference(rows: Rows, label: str, other: str, name: str = "FT") -> tuple[fl
     """Mean difference of two labels, and half of its 95 % t interval; seeds are pairs."""
     pairs = zip(rows[label], rows[other], strict=True)
     values = [one[name] - two[name] for one, two in pairs]
-    return statistics.mean(values), half_interval(values) if len(values) > 1 else math.inf
+    return statistics.mean(values), seed_half_width(values) if len(values) > 1 else math.inf

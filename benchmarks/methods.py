@@ -21,10 +21,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ablations import ABLATIONS, FROZEN, FROZEN_TRUNK, PHOTOS, SETTINGS
-from cells import Cell, Rows, Spread, half_interval, markdown, mean, run_all
+from cells import Cell, Rows, Spread, markdown, mean, run_all
 
 from cluster.data_jobs import make_benchmark
 from evalsuite.scoring import HEADLINES
+from evalsuite.statistics import seed_half_width
 
 INTRO = """# Results on the built-in benchmark
 
@@ -119,7 +120,7 @@ def main() -> None:
         if not options.only or {label, config} & {*options.only}
     ]
     rows = run_all(cells, out=options.out, jobs=options.jobs)
-    shown = text(rows, options.metrics, half_interval if options.frozen else statistics.stdev)
+    shown = text(rows, options.metrics, seed_half_width if options.frozen else statistics.stdev)
     seconds = sum(row.get("seconds", 0.0) for part in rows.values() for row in part)
     shown += f"\n\n{len(cells)} cells, {seconds / 60:.0f} minutes of one process in all."
     print(shown)

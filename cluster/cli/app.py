@@ -220,7 +220,10 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder of the demo's runs.")] = Path("runs/demo"),
     workers: Workers = "2",
     quick: Annotated[
-        bool, typer.Option("--quick", help="Small data and short training, to see that it runs.")
+        bool,
+        typer.Option(
+            "--quick", help="Small data and short training: it runs, its numbers mean nothing."
+        ),
     ] = False,
 ) -> None:
     """Make the built-in benchmark, train and evaluate three methods on it and write a report."""

@@ -93,7 +93,9 @@ def table(
     ] = "procedural",
     quick: Annotated[
         bool,
-        typer.Option("--quick", help="Small data, few steps, one seed: shows only that it runs."),
+        typer.Option(
+            "--quick", help="Small data, few steps, one seed: it runs, its numbers mean nothing."
+        ),
     ] = False,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Trainings of each cell.", show_default="3")

@@ -31,6 +31,7 @@ from evalsuite.pages.sweep_rows import (
 )
 from evalsuite.pages.sweep_views import curve_groups, parallel_view
 from evalsuite.scoring import LOWER_IS_BETTER
+from evalsuite.statistics import seed_half_width
 from evalsuite.tables import ResultTable, to_html
 
 _STATES = ("finished", "stopped", "failed")
@@ -118,7 +119,7 @@ def _totals(rows: Sequence[LedgerRow]) -> list[tuple[str, str]]:
 
 def _best(finished: Sequence[LedgerRow], metric: str, axes: Sequence[str]) -> dict[str, Any] | None:
     """The setting with the best mean over its seeds, of those whose checkpoints no label of the
-    target has chosen; else of all."""
+    target has chosen; else of all. Its interval is over seeds, or over queries for one seed."""
     honest = [row for row in finished if not is_oracle(row)] or finished
     down = [name for name in axes if name not in SEED_AXES]
     settings: dict[tuple[str, ...], list[LedgerRow]] = {}
@@ -134,11 +135,17 @@ def _best(finished: Sequence[LedgerRow], metric: str, axes: Sequence[str]) -> di
         return None
     choose = min if metric in LOWER_IS_BETTER else max
     mean, rows = choose(means, key=lambda found: found[0])
-    words = cell_words(rows[0], axes)
-    if len(rows) > 1:
+    text, words = f"{mean:.3f}", cell_words(rows[0], axes)
+    if len(rows) == 1:
+        interval = _interval(rows[0], metric)
+        words += (
+            f" · one seed; 95 % interval over queries {interval}" if interval else " · one seed"
+        )
+    else:
         setting = cell_words(rows[0], down) if down else method_name(rows[0])
-        words = f"{setting} · mean over {len(rows)} seeds"
-    return {"text": f"{mean:.3f}", "cell": words, "oracle": is_oracle(rows[0])}
+        words = f"{setting} · mean over {len(rows)} seeds with its 95 % interval"
+        text += f" ± {seed_half_width([metric_of(row, metric) for row in rows]):.3f}"
+    return {"text": text, "cell": words, "oracle": is_oracle(rows[0])}
 
 
 def _cell_table(

@@ -1,4 +1,4 @@
-"""Bootstrap intervals, paired comparisons, and the distance between two domains.
+"""Intervals over queries and over seeds, paired comparisons, and the distance between two domains.
 
 May import: evalsuite.scoring, evalsuite.vectors.
 """
@@ -12,6 +12,7 @@ from evalsuite.statistics.bootstrap import (
 )
 from evalsuite.statistics.comparison import Comparison, Difference, compare, compare_classes
 from evalsuite.statistics.domain_distance import even_sample, proxy_a_distance, tsne
+from evalsuite.statistics.seeds import seed_half_width
 
 __all__ = [
     "Comparison",
@@ -25,5 +26,6 @@ __all__ = [
     "instance_intervals",
     "intervals",
     "proxy_a_distance",
+    "seed_half_width",
     "tsne",
 ]

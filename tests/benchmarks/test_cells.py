@@ -25,7 +25,7 @@ ROWS = {
 
 def test_interval_of_a_mean_is_that_of_scipy():
     low, high = stats.t.interval(0.95, 2, loc=np.mean(FT["astn"]), scale=stats.sem(FT["astn"]))
-    assert cells.half_interval(FT["astn"]) == pytest.approx((high - low) / 2, rel=1e-12)
+    assert cells.seed_half_width(FT["astn"]) == pytest.approx((high - low) / 2, rel=1e-12)
 
 
 def test_seeds_make_pairs_of_two_methods():
@@ -44,11 +44,11 @@ def test_a_verdict_needs_an_interval_without_zero():
 def test_one_seed_gives_no_verdict():
     rows = {label: part[:1] for label, part in ROWS.items()}
     assert "not told apart from" in catalogue.verdict(rows, "astn", "source-only")
-    assert "±" not in cells.markdown(rows, ["astn"], ["FT"], cells.half_interval)
+    assert "±" not in cells.markdown(rows, ["astn"], ["FT"], cells.seed_half_width)
 
 
 def test_a_table_has_a_line_a_label():
-    table = cells.markdown(ROWS, ["astn", "dann"], ["FT", "seconds"], cells.half_interval)
+    table = cells.markdown(ROWS, ["astn", "dann"], ["FT", "seconds"], cells.seed_half_width)
     head, rule, first, second = table.splitlines()
     assert head == "| method | FT | seconds |"
     assert first == "| astn | 0.710 ± 0.025 | 3.2 ± 0.0 |"

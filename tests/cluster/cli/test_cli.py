@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from cluster.terminal import stop_signals
+from evalsuite.scoring import HEADLINES
 from tests.command import CONFIGS, call, outcome, process, small, wait_until
 from trainer.runs.checkpoint import newest_checkpoint
 
@@ -102,6 +104,25 @@ def test_model_warns_of_a_trunk_without_its_weights(tmp_path, capfd, caplog):
     assert done.json["trunks"][0]["weights"] == "none"
     assert caplog.text.count("network.weights: none trains resnet18 from scratch") == 1
     assert "network.weights=imagenet; see docs/guides/weights.md" in caplog.text
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_a_quick_demo_says_that_its_numbers_mean_nothing(quick, tmp_path, monkeypatch, capfd):
+    """On the terminal and in the report's title; training and scoring are left out here."""
+    titles = []
+    for name in ("make_benchmark", "train_run"):
+        monkeypatch.setattr(f"cluster.cli.demo.{name}", lambda *_args, **_options: None)
+    monkeypatch.setattr("cluster.cli.demo.ray_session", contextlib.nullcontext)
+    scores = dict.fromkeys(HEADLINES, 0.5) | {"n_queries": 1, "n_gallery": 1, "protocol": "mi3dor"}
+    monkeypatch.setattr("cluster.cli.demo.evaluate_run", lambda *_args, **_options: scores)
+    monkeypatch.setattr("cluster.cli.demo.print_metrics", lambda _results: None)
+    monkeypatch.setattr(
+        "cluster.cli.demo.write_report", lambda _runs, out, *, title: (titles.append(title), out)[1]
+    )
+    done = call(capfd, "demo", "--out", tmp_path, *(["--quick"] if quick else []))
+    assert done.code == 0
+    assert ("the numbers mean nothing" in titles[0]) == quick
+    assert ("its numbers mean nothing" in done.out + done.err) == quick
 
 
 def test_as_a_process_of_its_own(tmp_path):
