@@ -54,6 +54,15 @@ Select = Annotated[
         "source-val read no label of the target.",
     ),
 ]
+GalleryChoice = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SPLIT|FOLDER",
+        help="The shapes to search: all | train | val | test of the run's data set, or the folder "
+        "of another packed data set or of embeddings.",
+        show_default="the run's own",
+    ),
+]
 
 
 @evaluation_app.command("eval")
@@ -262,13 +271,14 @@ def build(
         int | None,
         typer.Option(min=1, help="Queries to measure the loss on.", show_default="up to 1000"),
     ] = None,
+    gallery: GalleryChoice = None,
     data: RunData = None,
     as_json: Json = False,
 ) -> None:
     """Build a search index over the run's gallery, and measure what an approximate one loses.
 
-    The index is written to RUN/index-KIND. Parameters that are left out follow from the size of
-    the gallery.
+    The index is written to RUN/index-KIND, that of another gallery beside it under its name.
+    Parameters that are left out follow from the size of the gallery.
     """
     from cluster.evaluation import index_run, print_index
 
@@ -283,7 +293,14 @@ def build(
         "seed": seed,
     }
     with only_json(as_json) as emit:
-        result = index_run(run, kind=kind, parameters=parameters, most_queries=queries, data=data)
+        result = index_run(
+            run,
+            kind=kind,
+            parameters=parameters,
+            most_queries=queries,
+            gallery=gallery,
+            data=data,
+        )
         emit(result)
     if not as_json:
         print_index(result)
@@ -312,6 +329,7 @@ def search(
     open_page: Annotated[
         bool, typer.Option("--open", help="Open that page (RUN/search.html) in the browser.")
     ] = False,
+    gallery: GalleryChoice = None,
     data: RunData = None,
     as_json: Json = False,
 ) -> None:
@@ -327,6 +345,7 @@ def search(
             kind=kind,
             html=html,
             open_page=open_page,
+            gallery=gallery,
             data=data,
         )
         emit(result)

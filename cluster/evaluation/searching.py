@@ -21,6 +21,7 @@ from cluster.evaluation.extraction import (
     require_same_data,
     results_folder,
 )
+from cluster.evaluation.galleries import Gallery, open_gallery, require_width
 from cluster.evaluation.origins import sample_origins
 from cluster.evaluation.pictures import SamplePictures, embed_pictures, embed_texts, thumbnail
 from cluster.tables import standard_output
@@ -48,6 +49,7 @@ def index_run(
     kind: str = "flat",
     parameters: Mapping[str, int | None] | None = None,
     most_queries: int | None = None,
+    gallery: str | None = None,
     data: str | None = None,
 ) -> dict[str, Any]:
     """Build an index over a run's gallery and write it to ``<run>/index-<kind>``.
@@ -60,6 +62,8 @@ def index_run(
         path: run folder or checkpoint folder.
         parameters: of ``evalsuite.search.index_parameters``; None stands for a default.
         most_queries: measure on so many queries; a default by the length of the lists.
+        gallery: what to search instead of the run's gallery, as of :func:`open_gallery`; the index
+            is then in a folder of its own.
         data: where the run's data set lies now; None: where it was trained.
 
     Raises:
@@ -70,35 +74,38 @@ def index_run(
     run, folder = _opened(path, data)
     options = configured_options(run)
     choose_parameters(kind, items=1 << 24, width=1 << 12, given=parameters)  # names, before work
-    sides = ("gallery",) if kind == "flat" else ("gallery", "queries")
-    gallery, *queries = _embeddings(run, folder, sides)
+    found = open_gallery(run, folder, gallery)
+    shapes = found.embeddings
+    queries = [] if kind == "flat" else _embeddings(run, folder, ("queries",))
+    for asked in queries:
+        require_width(found, asked)
     space = options.space
     start = time.monotonic()
     with task(f"building the {kind} index"):
-        index = build_index(gallery, kind, **space, parameters=parameters)
+        index = build_index(shapes, kind, **space, parameters=parameters)
     about: dict[str, Any] = {"build_seconds": round(time.monotonic() - start, 3)}
-    origins = sample_origins([run.data])
+    origins = sample_origins([found.data])
     if queries:
         with task("comparing with exact search") as bar:
             about["report"] = approximation_report(
                 index,
                 queries[0],
-                gallery,
+                shapes,
                 options=options,
                 most_queries=most_queries,
                 progress=bar.at,
             )
-    target = _index_folder(folder, kind)
+    target = _index_folder(folder, kind, found)
     with naming(target):
-        named = {"origins": [origins.get(key, key) for key in gallery.keys]}
-        write_index(target, index, gallery, about=about | named)
+        named = {"origins": [origins.get(key, key) for key in shapes.keys]}
+        write_index(target, index, shapes, about=about | named)
     return {
         "run": str(shown(path)),
         "folder": str(shown(target)),
         "kind": kind,
         "parameters": index.parameters,
-        "items": len(gallery),
-        "width": gallery.width,
+        "items": len(shapes),
+        "width": shapes.width,
         **space,
         **about,
     }
@@ -113,12 +120,14 @@ def search_run(
     kind: str = "flat",
     html: Path | None = None,
     open_page: bool = False,
+    gallery: str | None = None,
     data: str | None = None,
 ) -> dict[str, Any]:
     """Find the k shapes of a run's gallery that are nearest to each picture file, or each text.
 
     Returns plain JSON values: per image or text its results (rank, key, origin, label, distance),
-    nearest first; the origin is the key where none is known.
+    nearest first; the origin is the key where none is known. ``available`` are the shapes of all
+    splits of the run's data set, None where a folder is searched.
 
     Args:
         path: run folder or checkpoint folder.
@@ -128,6 +137,7 @@ def search_run(
             none.
         html: file of the page with pictures.
         open_page: show the page in the browser; without ``html`` it is ``<run>/search.html``.
+        gallery: what to search instead of the run's gallery, as of :func:`open_gallery`.
         data: where the run's data set lies now; None: where it was trained.
 
     Raises:
@@ -140,25 +150,26 @@ def search_run(
     if bool(images) == bool(texts):
         raise EvaluationError("search: give either pictures (--image FILE) or words (--text TEXT)")
     run, folder = _opened(path, data)
-    stored = _index_folder(folder, kind)
-    if kind != "flat" and not (stored / DESCRIPTION).is_file():
-        raise EvaluationError(
-            f"{shown(stored)}: no {kind} index; `img2shape index {shown(path)} --kind {kind}` "
-            "builds it"
-        )
+    if kind != "flat" and gallery is None:
+        _require_index(_index_folder(folder, kind), kind, _command(path, kind, None))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if texts:
         asked = embed_texts(run, texts, device=device)
     else:
         asked = embed_pictures(run, images, device=device)
-    (gallery,) = _embeddings(run, folder, ("gallery",))
-    index = _index(stored, kind, gallery, configured_options(run), path)
+    searched = open_gallery(run, folder, gallery)
+    require_width(searched, asked)
+    shapes = searched.embeddings
+    stored, command = _index_folder(folder, kind, searched), _command(path, kind, gallery)
+    if kind != "flat":
+        _require_index(stored, kind, command)
+    index = _index(stored, kind, shapes, configured_options(run), command)
     found = index.search(asked, k)
-    origins = sample_origins([run.data])
+    origins = sample_origins([searched.data])
     target = html or (folder.path / "search.html" if open_page else None)
     if target is not None:
         with naming(target):
-            _write_page(target, run, images or texts, gallery, index, found, origins=origins)
+            _write_page(target, searched, images or texts, index, found, origins=origins)
         if open_page and not webbrowser.open(target.absolute().as_uri()):
             say(f"no browser found; open {shown(target)}")
     asked_for = [{"text": text} for text in texts] or [{"image": str(image)} for image in images]
@@ -166,12 +177,14 @@ def search_run(
         "run": str(shown(path)),
         "kind": kind,
         "k": found.indices.shape[1],
-        "items": len(gallery),
+        "gallery": gallery or run.config.data.gallery.split,
+        "items": len(shapes),
+        "available": searched.available,
         "features": index.gallery.features,
         "metric": index.gallery.metric,
         "html": None if target is None else str(target),
         "answers": [
-            {**query, "results": _results(gallery, rows, distances, origins)}
+            {**query, "results": _results(shapes, rows, distances, origins)}
             for query, rows, distances in zip(
                 asked_for, found.indices, found.distances, strict=True
             )
@@ -195,12 +208,25 @@ def _embeddings(run: TrainedRun, folder: RunFolder, sides: Sequence[str]) -> lis
     return [parts.read() for parts in embed(run, folder.embeddings, streams)]
 
 
-def _index_folder(folder: RunFolder, kind: str) -> Path:
-    return folder.path / f"index-{kind}"
+def _index_folder(folder: RunFolder, kind: str, gallery: Gallery | None = None) -> Path:
+    """Of the run's own gallery, or of another one under its name."""
+    name = gallery.name if gallery is not None else ""
+    return folder.path / f"index-{kind}{f'-{name}' if name else ''}"
+
+
+def _command(path: Path, kind: str, gallery: str | None) -> str:
+    """The command that builds an index."""
+    other = f" --gallery {gallery}" if gallery is not None else ""
+    return f"`img2shape index {shown(path)} --kind {kind}{other}`"
+
+
+def _require_index(stored: Path, kind: str, command: str) -> None:
+    if not (stored / DESCRIPTION).is_file():
+        raise EvaluationError(f"{shown(stored)}: no {kind} index; {command} builds it")
 
 
 def _index(
-    stored: Path, kind: str, gallery: Embeddings, options: Options, path: Path
+    stored: Path, kind: str, gallery: Embeddings, options: Options, command: str
 ) -> SearchIndex:
     """The index in ``stored``, or a flat one built now."""
     if not (stored / DESCRIPTION).is_file():
@@ -208,7 +234,7 @@ def _index(
     try:
         return read_index(stored, gallery, **options.space)
     except EvaluationError as error:
-        raise EvaluationError(f"{error}: `img2shape index {shown(path)} --kind {kind}`") from None
+        raise EvaluationError(f"{error}: {command}") from None
 
 
 def _results(
@@ -231,9 +257,8 @@ def _results(
 
 def _write_page(
     target: Path,
-    run: TrainedRun,
+    searched: Gallery,
     queries: Sequence[Path] | Sequence[str],
-    gallery: Embeddings,
     index: SearchIndex,
     found: Neighbours,
     *,
@@ -241,9 +266,10 @@ def _write_page(
 ) -> None:
     from evalsuite.pages import Answer, Hit, Thumb, data_uri, write_search_page  # loads matplotlib
 
+    gallery = searched.embeddings
     keys = [gallery.keys[row] for row in dict.fromkeys(found.indices.ravel().tolist())]
     with task("reading the pictures"):
-        encoded = SamplePictures([run.data])(keys)
+        encoded = SamplePictures([searched.data])(keys)
     sources = {key: data_uri(key, content) for key, content in encoded.items()}
 
     def hit(row: int, distance: float) -> Hit:
@@ -291,6 +317,10 @@ def print_search(result: Mapping[str, Any]) -> None:
             cells = Text(hit["label"]), Text(hit["origin"])
             table.add_row(str(hit["rank"]), f"{hit['distance']:.4g}", *cells)
         console.print(table)
+    available = result["available"]
+    if available is not None and result["items"] < available:
+        items = result["items"]
+        say(f"{items} of {available} shapes are searched; --gallery all searches all")
     if result["html"]:
         say(f"page: {shown(Path(result['html']))}")
 

@@ -196,7 +196,9 @@ def _splits(items: list[Item], table: SplitTable, options: Options) -> list[Spli
     given: list[Split | None] = [
         table.split_of(item.source) or table.split_of(item.mesh) or item.split for item in items
     ]
-    known = {_hash_id(item): split for item, split in zip(items, given, strict=True) if split}
+    known: dict[str, Split] = {
+        _hash_id(item): split for item, split in zip(items, given, strict=True) if split
+    }
     by_class: dict[str, set[str]] = {}
     for item in items:
         by_class.setdefault(item.label or "", set()).add(_hash_id(item))

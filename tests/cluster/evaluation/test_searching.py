@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from PIL import Image
 from cluster.evaluation.extraction import configured_stream, embed
 from cluster.evaluation.pictures import embed_pictures, query_pixels
 from cluster.training import train_run
+from dataio.loading import walk
 from dataio.loading.batch import Stream
 from dataio.loading.sources import SampleTable, StreamSource
 from dataio.packing.records_to_shards import pack
@@ -23,11 +25,12 @@ from dataio.shards.opening import load_manifest
 from evalsuite.pages.search_page import Answer, Hit, write_search_page
 from evalsuite.pages.strips import Thumb
 from evalsuite.search.exact import FlatIndex
-from evalsuite.vectors.embeddings import Embeddings
+from evalsuite.vectors.embeddings import Embeddings, write_embeddings
 from tests.command import CONFIGS, call, small
 from trainer.config import load_config
 from trainer.extraction.trained_run import load_run
 from trainer.inputs.open_data import OpenData
+from trainer.sections import Selection
 
 
 @pytest.fixture(scope="module")
@@ -252,6 +255,140 @@ def test_an_index_of_another_checkpoints_embeddings_is_refused(
     told = call(capfd, "search", other, "--image", image).complaint
     assert "other embeddings" in told
     assert "img2shape index" in told
+
+
+# ---- other galleries
+
+
+@pytest.fixture(scope="module")
+def other(benchmark, tmp_path_factory) -> str:
+    """Another packed data set: five of the shapes, all of split train."""
+    manifest = load_manifest(benchmark)
+    source = OpenData(load_config(CONFIGS / "source-only.yaml", small(benchmark)))
+    shapes = source.evaluation_source(Selection(stream="shape", split="test"))
+    root, records = tmp_path_factory.mktemp("other"), []
+    for number, row in enumerate(shapes.rows[:5]):
+        raw = root / "raw" / str(number)
+        raw.mkdir(parents=True)
+        pixels = next(walk(replace(shapes, rows=np.array([row])), batch=1)).pixels[0].numpy()
+        views = []
+        for view, picture in enumerate(pixels.transpose(0, 2, 3, 1)):
+            views.append(raw / f"{view:02d}.png")
+            Image.fromarray(picture.repeat(3 // picture.shape[2], axis=2)).save(views[-1])
+        records.append(
+            Record(f"mine-{number}", "shape", "train", str(manifest.labels[row]),
+                   views=tuple(views), source_path=f"views/{number}")
+        )  # fmt: skip
+    return pack(records, root / "packed", dataset="other", views="npy").root
+
+
+def test_another_split_or_all_can_be_searched_after_training(photos, run, benchmark, capfd):
+    image = next(iter(photos.values()))
+    manifest = load_manifest(benchmark)
+    shapes = manifest.streams == "shape"
+    split_of = dict(zip(manifest.keys, manifest.splits, strict=True))
+    total = int(shapes.sum())
+    found = {}
+    for asked in (None, "test", "train", "all"):
+        option = [] if asked is None else ["--gallery", asked]
+        done = call(capfd, "search", run, "--image", image, "-k", total, *option, "--json").json
+        hits = {hit["key"]: hit for hit in done["answers"][0]["results"]}
+        assert (done["gallery"], done["available"]) == (asked or "test", total)
+        assert done["items"] == len(hits)
+        if asked != "all":
+            assert {split_of[key] for key in hits} == {asked or "test"}
+        assert all(hit["origin"].startswith("view/") for hit in hits.values())
+        found[asked] = hits
+    assert found[None].keys() == found["test"].keys()
+    assert found["all"].keys() == found["test"].keys() | found["train"].keys() | {
+        key for key in found["all"] if split_of[key] == "val"
+    }
+    assert len(found["all"]) == total
+    for key, hit in found["train"].items():  # an item has one distance in every gallery
+        assert hit["distance"] == pytest.approx(found["all"][key]["distance"], rel=1e-4, abs=1e-6)
+
+
+def test_what_is_left_out_is_told_and_how_to_search_it(photos, run, capfd):
+    image = next(iter(photos.values()))
+    items, total = (
+        call(capfd, "search", run, "--image", image, "--json").json[key]
+        for key in ("items", "available")
+    )
+    part = call(capfd, "search", run, "--image", image)
+    assert f"{items} of {total} shapes are searched; --gallery all searches all" in part.err
+    whole = call(capfd, "search", run, "--image", image, "--gallery", "all")
+    assert "searched" not in whole.err
+
+
+def test_the_shapes_of_another_data_set_are_searched_with_their_pictures(
+    photos, run, embedded, other, tmp_path, capfd
+):
+    queries, gallery = embedded
+    image, page = next(iter(photos.values())), tmp_path / "page.html"
+    option = ("--image", image, "-k", 9, "--gallery", other)
+    done = call(capfd, "search", run, *option, "--html", page, "--json").json
+    hits = done["answers"][0]["results"]
+    assert (done["items"], done["available"], len(hits)) == (5, None, 5)
+    assert {hit["origin"] for hit in hits} == {f"views/{k}" for k in range(5)}
+    pieces = Pieces(page.read_text())
+    assert pieces.tags.count("img") == 6
+    # They are the first five of the run's own gallery, so they are as far.
+    space = {"features": done["features"], "metric": done["metric"]}
+    row = queries.keys.index(next(iter(photos)))
+    asked = Embeddings(["q"], [queries.labels[row]], queries.vectors[row : row + 1])
+    known = FlatIndex(gallery, **space).search(asked, len(gallery))
+    far = dict(zip(known.indices[0].tolist(), known.distances[0].tolist(), strict=True))
+    for hit in hits:
+        number = int(hit["key"].removeprefix("mine-"))
+        assert hit["distance"] == pytest.approx(far[number], rel=0.05, abs=5e-3)
+    assert call(capfd, "index", run, "--gallery", other).code == 0
+    (folder,) = run.glob("index-flat-*")
+    keys = json.loads((folder / "index.json").read_text())["keys"]
+    assert sorted(keys) == [f"mine-{k}" for k in range(5)]
+    assert call(capfd, "search", run, *option, "--json").json["answers"] == done["answers"]
+    assert not (run / "index-flat").exists()
+
+
+def test_embeddings_of_the_run_are_searched_and_those_of_others_refused(
+    photos, run, other, benchmark, tmp_path, capfd, caplog
+):
+    image = next(iter(photos.values()))
+    out = tmp_path / "all"
+    assert call(capfd, "embed", run, "--split", "all", "--out", out).code == 0
+    expected = call(capfd, "search", run, "--image", image, "--gallery", "all", "--json").json
+    for folder in (out / "gallery-all", run / "embeddings" / "gallery-all"):
+        done = call(capfd, "search", run, "--image", image, "--gallery", folder, "--json").json
+        assert done["answers"] == expected["answers"]
+    complaint = call(
+        capfd, "search", run, "--image", image, "--gallery", out / "queries-all"
+    ).complaint
+    assert "embeddings of the stream image, not of shapes" in complaint
+
+    retrained = tmp_path / "retrained"
+    overrides = small(benchmark, training__seed=5)
+    train_run(load_config(CONFIGS / "source-only.yaml", overrides), retrained, workers=0)
+    asked = ("search", retrained, "--image", image, "--gallery")
+    complaint = call(capfd, *asked, out / "gallery-all").complaint
+    assert "made by other weights than" in complaint
+    assert "--gallery FOLDER of their packed data set" in complaint
+
+    width = len(expected["answers"][0]["results"]) + 3
+    foreign = tmp_path / "foreign.parquet"
+    write_embeddings(foreign, Embeddings(["a", "b"], ["x", "x"], np.ones((2, width), np.float32)))
+    complaint = call(capfd, *asked, foreign).complaint
+    assert f"embeddings of {width} components, but those of this run have" in complaint
+    assert "says nothing of the network" in caplog.text
+
+
+def test_galleries_that_are_none_are_named(photos, run, tmp_path, capfd):
+    image = next(iter(photos.values()))
+    asked = ("search", run, "--image", image, "--gallery")
+    assert "expected train, val, test, all, or the folder" in call(capfd, *asked, "tets").complaint
+    (tmp_path / "empty").mkdir()
+    complaint = call(capfd, *asked, tmp_path / "empty").complaint
+    assert "holds neither manifest.parquet" in complaint
+    built = call(capfd, *asked, "all", "--kind", "hnsw").complaint
+    assert f"img2shape index {run} --kind hnsw --gallery all" in built
 
 
 def test_bad_requests_are_one_line(photos, run, tmp_path, capfd):
