@@ -54,8 +54,8 @@ def criterion_sources(data: OpenData) -> dict[str, StreamSource]:
             key=f"validation.criterion={criterion}",
             name=name,
             remedy=(
-                "pack one (of your own folders with `data pack folder -o val_share=0.1`), or "
-                "choose entropy, im or snd"
+                "choose entropy, im or snd, or pack one (own folders: `data pack folder -o "
+                "val_share=0.1`)"
                 if labelled
                 else "choose source-val, or null"
             ),

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -104,12 +105,23 @@ class Validation(Observer):
         dtype: torch.dtype,
         clock: PhaseClock,
     ) -> None:
+        require_scorable(data)
         self.config, self.log, self.clock = data.config, log, clock
         self.method, self.evaluating = method, evaluating
         self.device, self.dtype = device, dtype
-        self.sources = validation_sources(data)
-        self.criterion_sources = criterion_sources(data)
+        self._data = data
         self._last: tuple[int, Scores] = (-1, {})
+
+    # Made at the first score: by then ``data`` reads the features of frozen stages.
+    @cached_property
+    def sources(self) -> dict[str, StreamSource]:
+        """Queries and gallery that the metric is computed on; none without a metric."""
+        return validation_sources(self._data)
+
+    @cached_property
+    def criterion_sources(self) -> dict[str, StreamSource]:
+        """The streams that the criterion is computed on; none without a criterion."""
+        return criterion_sources(self._data)
 
     def known(self, step: int) -> Scores:
         """Scores of the state after ``step`` steps for its checkpoint; may be none.

@@ -28,6 +28,7 @@ from trainer.inputs.feature_store import feature_folder
 from trainer.loop import Trainer, train
 from trainer.networks.torchvision_shim import import_torchvision
 from trainer.runs import RunFolder, newest_checkpoint
+from trainer.validation import Validation
 
 STEPS = 5
 
@@ -244,6 +245,32 @@ def test_embeddings_read_the_same_features(benchmark, tmp_path, monkeypatch):
         )
         assert found[:2] == expected[:2]
         np.testing.assert_allclose(found[2], expected[2], rtol=1e-5, atol=1e-7)
+
+
+def test_validation_reads_the_features_and_scores_as_with_pictures(benchmark, tmp_path):
+    """No picture goes through the trunk at a validation, and the scores are those of pictures."""
+    scored = {"every": 2, "metric": "mAP", "criterion": "im", "split": "test"}
+    made = config(benchmark, tmp_path / "store", validation=scored)
+    trainer = Trainer(made, RunFolder(tmp_path / "run"), device=torch.device("cpu"))
+    trainer.folder.claim(made, fingerprint=trainer.data.fingerprint)
+    trainer.run()
+    validation = trainer.observers.validation
+    read = [*validation.sources.values(), *validation.criterion_sources.values()]
+    assert len(read) == 3
+    assert all(source.features is not None for source in read)
+    last = json.loads(trainer.folder.validation.read_text().splitlines()[-1])
+    assert last["step"] == STEPS
+
+    seen = Validation(
+        OpenData(made), tmp_path / "pictures.jsonl", method=trainer.method,
+        evaluating=validation.evaluating, device=validation.device, dtype=validation.dtype,
+        clock=trainer.clock,
+    )  # fmt: skip
+    assert all(source.features is None for source in seen.sources.values())
+    with seen.evaluating():
+        seen.score(trainer.method, step=STEPS)
+    scores = json.loads((tmp_path / "pictures.jsonl").read_text())["scores"]
+    assert scores == pytest.approx(last["scores"], rel=1e-5)
 
 
 def test_the_folder_is_the_users_choice(benchmark, tmp_path, monkeypatch):
