@@ -73,8 +73,8 @@ def is_file(weights: str) -> bool:
     return not weights.startswith(PACKAGE) and ("/" in weights or weights.endswith(_FILES))
 
 
-def require_name(backbone: str, *, own: Collection[str]) -> None:
-    """Check that a library has ``backbone``.
+def require_name(backbone: str, *, own: Collection[str], weights: str = "none") -> None:
+    """Check that a library has ``backbone``; ``weights`` are those that are wanted with it.
 
     Raises:
         ValueError: it has not, or is not installed; the message begins with ``backbone:``.
@@ -83,7 +83,7 @@ def require_name(backbone: str, *, own: Collection[str]) -> None:
     if library not in _EXTRAS or not name:
         known = [*own, "timm/NAME", "open_clip/NAME"]
         raise ValueError(f"backbone: no trunk '{backbone}'{nearest(backbone, known)}")
-    module = imported(library)
+    module = imported(library, extra="weights" if weights.startswith(PACKAGE) else None)
     known = module.list_models()
     plain = name.partition(".")[0] if library == "timm" else name
     if plain not in known:
@@ -95,8 +95,11 @@ def require_name(backbone: str, *, own: Collection[str]) -> None:
         )
 
 
-def imported(library: str) -> Any:
+def imported(library: str, *, extra: str | None = None) -> Any:
     """A library, or a module of open_clip, which must not be imported in any other way.
+
+    Args:
+        extra: what installs all that is wanted; None: the library's own.
 
     Raises:
         ValueError: it is not installed; the message begins with ``backbone:``.
@@ -107,7 +110,7 @@ def imported(library: str) -> Any:
     except ImportError:
         raise ValueError(
             f"backbone: {library} is not installed; "
-            f"pip install 'img2shape[{_EXTRAS[library.partition('.')[0]]}]'"
+            f"pip install 'img2shape[{extra or _EXTRAS[library.partition('.')[0]]}]'"
         ) from None
 
 

@@ -129,7 +129,7 @@ class NetworkConfig(BaseModel):
     @model_validator(mode="after")
     def _names_that_exist(self) -> NetworkConfig:
         if self.backbone not in OWN:
-            library.require_name(self.backbone, own=OWN)
+            library.require_name(self.backbone, own=OWN, weights=self.weights)
         for key in ("train", "shape_train"):
             self._require_training(key)
         if self.pool_tokens is not None and self.backbone in OWN:

