@@ -47,8 +47,8 @@ pixels, frozen unless a table says otherwise.
 Class metrics as in [Metrics](../reference/metrics.md), `mi3dor` protocol, last checkpoint, float32;
 R@1, R@10 and median_rank look for the exact shape of the picture among all shapes
 ([metrics of the exact shape](../reference/metrics.md#the-exact-shape)). Mean ± half of the 95 % t
-interval over the seeds, which draw the new layers and the batches; the split is the same. Seconds are those of
-one thread from the data to the metrics, on a machine that also did other work.
+interval over the seeds, which draw the new layers and the batches; the split is the same. Seconds
+are those of one thread from the data to the metrics, on a machine that also did other work.
 """
 
 

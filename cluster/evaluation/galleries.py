@@ -145,10 +145,10 @@ def _behind(run: TrainedRun, embeddings: Embeddings) -> OpenData:
 
 
 def _facts(embeddings: Embeddings) -> list[str]:
-    """What ``embed`` notes: weights, training data, state, stream/split, data set, rows; empty for
-    those of other programs."""
+    """What ``embed`` notes (``parts_fingerprint``): weights, training data, state, stream/split and
+    more; empty for those of other programs."""
     facts = embeddings.metadata.get("fingerprint", "").split(":")
-    return facts if len(facts) == 6 else []
+    return facts if len(facts) >= 6 and facts[2] in ("initial", "trained") else []
 
 
 def _folder_name(content: str, name: str | None = None) -> str:
