@@ -72,6 +72,8 @@ def _nearest(path: Path, folder: str) -> str:
     close = difflib.get_close_matches(wanted, known, n=_SUGGESTIONS)
     stems = difflib.get_close_matches(path.stem, {n.rpartition("/")[2] for n in known}, n=1)
     close += [n for n in known if n not in close and n.rpartition("/")[2] in stems]
+    if "/" not in wanted:
+        close.sort(key=lambda name: not name.startswith(_PREFERRED))  # stable
     listed = ", ".join(close[:_SUGGESTIONS])
     if listed:
         return f"; did you mean {listed}?"

@@ -48,7 +48,7 @@ def test_a_short_name_prefers_the_built_in_benchmark_and_the_command_says_which(
     assert read_run(Path("astn"), ["training.steps=3"]).training.steps == 3
     told = capfd.readouterr().err
     assert "configuration: " in told
-    assert "configs/procedural/astn.yaml (others of this name: mi3dor/astn" in told
+    assert "configs/procedural/astn.yaml (others of this name: catalogue/astn, mi3dor/astn" in told
     read_run(CONFIGS / "astn.yaml", None)
     assert capfd.readouterr().err == ""
 
@@ -143,6 +143,7 @@ def test_the_configurations_for_own_data_train_and_choose_without_labels(
     run = tmp_path / "run"
     settings = small(own, training__steps=4, training__checkpoint_every=2)
     shorter = [s for s in settings if not s.startswith(("data.root", "training.batch"))]
+    shorter.append("network.image_size=32")
     more = ["method.pretrain_steps=1", "method.pretrain_transformation_steps=1"]
     config = load_config(name)
     if not METHODS[config.method_name].trains:
