@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -68,6 +69,8 @@ def instance_numbers(result: dict) -> dict[str, float]:
 
 def run_all(cells: Sequence[Cell], *, out: Path, jobs: int, level: str = "class") -> Rows:
     """Results of all cells by label, in the order of the seeds; `jobs` processes."""
+    # Before torch is loaded in them: idle threads of several processes would wait in loops.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     found: dict[Cell, dict[str, float]] = {}
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
