@@ -174,7 +174,7 @@ def read_yaml(path: str | Path, *, ready: str, expected: str) -> dict[str, Any]:
     """
     path = find_config(path, ready)
     try:
-        tree = yaml.load(path.read_text(), _OnceEach)
+        tree = _OnceEach(path.read_text()).get_single_data()
     except (yaml.YAMLError, UnicodeDecodeError) as err:
         reason = " ".join(str(err).split())
         raise ConfigError(f"{path}: not readable as YAML: {reason}") from None

@@ -66,7 +66,11 @@ def test_packs_renders_and_says_what_next(raw, files, tmp_path, capfd):
     assert sum(result["counts"].values()) == result["samples"] == 12
     assert {kind.split("/")[0] for kind in result["counts"]} == {"image", "shape"}
     assert result["classes"] == ["ball", "box"]
-    assert (result["skipped"], result["reasons"], result["warnings"]) == (0, [], [])
+    assert (result["skipped"], result["reasons"]) == (0, [])
+    (paired,) = result["warnings"]
+    assert paired.startswith(
+        "6 of 6 pictures have a shape of their class and name: they are paired"
+    )
     held = load_manifest(out)
     assert result["fingerprint"] == held.fingerprint
     assert result["shards"] == len(held.shards)

@@ -289,6 +289,7 @@ def test_what_workers_are_sent_is_small(manifest):
         members=[manifest.members[i] for i in repeat],
         content_sha256=[manifest.content_sha256[i] for i in repeat],
         origins=[manifest.origins[i] for i in repeat],
+        instances=[manifest.instances[i] for i in repeat],
         views=np.zeros(many, dtype=np.int64),
         fingerprint="x",
     )
