@@ -116,7 +116,12 @@ def test_the_shipped_descriptions_are_trained(method):
     ],
 )
 def test_make_calls_the_command(given, command):
+    # Under `make test` this make is an inner one, which would print the folder it enters and leaves.
     shown = subprocess.run(
-        ["make", "--dry-run", *given], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "--dry-run", "--no-print-directory", *given],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert shown.stdout.rstrip().splitlines()[-1].rstrip().endswith(command)
