@@ -116,7 +116,7 @@ def test_the_shipped_descriptions_are_trained(method):
     ],
 )
 def test_make_calls_the_command(given, command):
-    # Under `make test` this make is an inner one, which would print the folder it enters and leaves.
+    # Under `make test` this make is an inner one, which would name the folder it enters.
     shown = subprocess.run(
         ["make", "--dry-run", "--no-print-directory", *given],
         cwd=ROOT,
