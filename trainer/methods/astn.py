@@ -23,7 +23,7 @@ from trainer.losses import (
     instance_alignment,
 )
 from trainer.methods.base import Domain, Losses, Method, MethodConfig, Now, StreamNeed
-from trainer.methods.two_domains import reduction_field
+from trainer.methods.two_domains import DomainLoss, domain_loss_field, reduction_field
 from trainer.networks import NetworkConfig, RetrievalNetwork, reverse_gradient
 from trainer.schedules import ramp
 from trainer.synchronised import RunningCenters, class_sums, pool_sums
@@ -74,9 +74,7 @@ class AstnConfig(MethodConfig):
     semantic_weight: float = Field(
         default=1.0, ge=0, description="Factor of λ on L_s; 1 in the paper."
     )
-    domain_loss: Literal["mean", "sum"] = Field(
-        default="mean", description="Mean or sum of the two domains' binary cross-entropies."
-    )
+    domain_loss: DomainLoss = domain_loss_field("sum")
 
 
 class Astn(Method):

@@ -15,7 +15,14 @@ from pydantic import Field
 
 from trainer.losses import Reduction, class_center_distance
 from trainer.methods.base import Losses, Now
-from trainer.methods.two_domains import AdversarialConfig, Pair, TwoDomains, reduction_field
+from trainer.methods.two_domains import (
+    AdversarialConfig,
+    DomainLoss,
+    Pair,
+    TwoDomains,
+    domain_loss_field,
+    reduction_field,
+)
 from trainer.networks import NetworkConfig
 from trainer.schedules import ramp
 from trainer.synchronised import RunningCenters, class_sums
@@ -30,6 +37,7 @@ class MstnConfig(AdversarialConfig):
     theta: float = Field(
         default=0.3, gt=0, le=1, description="Weight of the new batch in a running centre."
     )
+    domain_loss: DomainLoss = domain_loss_field("sum")
     # A sum reaches NaN after some hundred steps at the papers' rates and widths.
     reduction: Reduction = reduction_field("mean")
 
