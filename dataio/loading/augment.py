@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -33,6 +34,9 @@ PARAMETERS: tuple[str, ...] = (
     "negative",  # 1 = inverted
 )
 
+Preset = Literal["area", "crop"]
+PRESETS: tuple[Preset, ...] = get_args(Preset)
+
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
@@ -43,9 +47,13 @@ class AugmentConfig:
     For rendered shapes, `flip` and mild crops are usual; for sketches, no colour changes.
     """
 
+    # area: a crop of random area and aspect, stretched to the input. crop: as in Caffe's line of
+    # work, a square of the input's size at a random place of the resized picture, pixel by pixel;
+    # how much larger that picture is follows from the preprocessing's crop (256 against 227).
+    preset: Preset = "area"
     flip: float = 0.5  # probability of a horizontal flip
-    area: tuple[float, float] = (0.6, 1.0)  # part of the picture's area that a crop keeps
-    aspect: tuple[float, float] = (3 / 4, 4 / 3)  # width / height of a crop
+    area: tuple[float, float] = (0.6, 1.0)  # part of the picture's area that a crop keeps (area)
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)  # width / height of a crop (area)
     rotation_degrees: float = 0.0  # at most, either way; the outside repeats the border's pixels
     brightness: float = 0.0  # factor drawn from [1 - x, 1 + x]
     contrast: float = 0.0  # likewise, about the picture's mean grey
@@ -54,6 +62,8 @@ class AugmentConfig:
     negative: float = 0.0  # probability of inverting: white ground for black, dark for bright
 
     def __post_init__(self) -> None:
+        if self.preset not in PRESETS:
+            raise DataError(f"augment.preset must be one of {', '.join(PRESETS)}, got {self.preset}")
         for name in ("flip", "grey", "negative", "brightness", "contrast", "saturation"):
             if not 0 <= getattr(self, name) <= 1:
                 raise DataError(f"augment.{name} must be in [0, 1], got {getattr(self, name)}")
@@ -102,6 +112,7 @@ def draw(
     pass_index: int | np.ndarray,
     rows: np.ndarray,
     views: int | None = None,
+    window: tuple[int, int] = (1, 1),
 ) -> np.ndarray:
     """Draw augmentation parameters, float32 [n, P] or, with `views` = V, [n, V, P].
 
@@ -114,6 +125,8 @@ def draw(
         pass_index: the same for all samples, or one for each, int64 [n]; non-negative.
         rows: int64 [n], the samples' rows in the manifest.
         views: V, None for single pictures.
+        window: sides in pixels of the network's input and of the decoded picture, of which preset
+            crop cuts the one out of the other.
     """
     rows = np.asarray(rows, dtype=np.int64)
     view = np.arange(1 if views is None else views)
@@ -121,12 +134,17 @@ def draw(
     u = uniform(
         seed, passes, rows[:, None, None], view[None, :, None], np.arange(len(PARAMETERS) + 1)
     )
-    half_x, half_y = _crop(config, u[..., 0], u[..., 1])
+    if config.preset == "crop":
+        half_x = half_y = np.full(u.shape[:-1], window[0] / window[1])
+        centre_x, centre_y = (_place(u[..., i], *window) for i in (3, 4))
+    else:
+        half_x, half_y = _crop(config, u[..., 0], u[..., 1])
+        centre_x, centre_y = (1 - half_x) * (2 * u[..., 3] - 1), (1 - half_y) * (2 * u[..., 4] - 1)
     gain = [1 + f * (2 * u[..., 6 + i] - 1) for i, f in enumerate(_gains(config))]
     columns = [
         np.where(u[..., 2] < config.flip, -1.0, 1.0),
-        (1 - half_x) * (2 * u[..., 3] - 1),
-        (1 - half_y) * (2 * u[..., 4] - 1),
+        centre_x,
+        centre_y,
         half_x,
         half_y,
         math.radians(config.rotation_degrees) * (2 * u[..., 5] - 1),
@@ -146,6 +164,11 @@ def _crop(config: AugmentConfig, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarr
     # An aspect that the area cannot have inside the picture is brought to the nearest possible.
     aspect = np.clip(np.exp(first + (last - first) * v), area, 1 / area)
     return np.minimum(1.0, np.sqrt(area * aspect)), np.minimum(1.0, np.sqrt(area / aspect))
+
+
+def _place(u: np.ndarray, size: int, decoded: int) -> np.ndarray:
+    """Centre in [-1, 1] of a window of `size` pixels that starts at a random whole pixel."""
+    return (2 * np.floor(u * (decoded - size + 1)) + size) / decoded - 1
 
 
 def _gains(config: AugmentConfig) -> tuple[float, float, float]:

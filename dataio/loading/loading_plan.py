@@ -115,6 +115,7 @@ class Draws:
         self._tables = loading.tables
         self._wanted_views = {name: source.views for name, source in loading.sources.items()}
         self._augment = {name: source.augment for name, source in loading.sources.items()}
+        self._windows = {name: source.window for name, source in loading.sources.items()}
         self._seeds = {name: _stream_seed(loading.seed, name) for name in loading.sources}
         labels = loading.labels  # refuses a labelled stream with a sample that has none
         if loading.balance is not None:
@@ -155,6 +156,7 @@ class Draws:
             pass_index=passes,
             rows=table.rows[positions],
             views=views if table.stacked else None,
+            window=self._windows[name],
         )
 
     def upcoming(self, name: str, step: int) -> list[int]:

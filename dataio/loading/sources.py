@@ -41,6 +41,12 @@ class StreamSource:
         return self.preprocessing.decoded(self.image_size)
 
 
+    @property
+    def window(self) -> tuple[int, int]:
+        """Sides in pixels of the network's input and of the decoded picture that it is cut from."""
+        return self.image_size, self.decoded_size
+
+
 @dataclass(frozen=True, eq=False)
 class SampleTable:
     """Where the pixels of N samples lie: plain arrays, small to send to another process."""

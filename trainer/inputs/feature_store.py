@@ -232,6 +232,7 @@ class _Maker:
                 pass_index=self._copy,
                 rows=self._stream.table.rows[positions],
                 views=views.shape[1],
+                window=self._source.window,
             )
             jitter = torch.from_numpy(drawn).flatten(0, 1)
         made = [*self._passes(pixels.flatten(0, 1), jitter, beat=beat)]

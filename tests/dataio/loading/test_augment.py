@@ -166,6 +166,38 @@ def test_crop_shows_the_chosen_part():
     assert torch.allclose(out, expected, atol=1e-4)
 
 
+def test_preset_crop_is_a_slice_of_the_resized_picture():
+    # Caffe's augmentation: 227 of 256 pixels, every place as likely as the others, then a flip.
+    size, decoded, n = 5, 8, 200
+    x = pixels(n, 3, decoded, decoded)
+    config = AugmentConfig(preset="crop", area=(0.1, 0.2))
+    window = {"window": (size, decoded)}
+    jitter = draw(config, seed=3, pass_index=1, rows=np.arange(n), **window)
+    out = apply(x, torch.from_numpy(jitter), size=size, preprocessing=Preprocessing(crop=5 / 8))
+    seen = set()
+    for i in range(n):
+        found = [
+            (top, left, mirrored)
+            for top in range(decoded - size + 1)
+            for left in range(decoded - size + 1)
+            for mirrored in (False, True)
+            if torch.allclose(
+                out[i],
+                normalised(_flipped(x[i, :, top : top + size, left : left + size], mirrored) / 255),
+                atol=1e-4,
+            )
+        ]
+        assert len(found) == 1
+        seen |= set(found)
+    assert len(seen) == 2 * (decoded - size + 1) ** 2
+    whole = draw(config, seed=3, pass_index=1, rows=np.arange(n))
+    assert np.array_equal(whole[:, 1:5], np.tile([0, 0, 1, 1], (n, 1)).astype(np.float32))
+
+
+def _flipped(x: torch.Tensor, mirrored: bool) -> torch.Tensor:
+    return x.float().flip(-1) if mirrored else x.float()
+
+
 def reference(x: np.ndarray, p: dict[str, float], size: int) -> np.ndarray:
     """One picture [C, H, W] the slow way: crop, flip, rotate, then colour."""
     channels, height, width = x.shape
@@ -279,6 +311,7 @@ def test_wrong_shapes_are_refused(x, jitter):
 @pytest.mark.parametrize(
     "options",
     [
+        {"preset": "centre"},
         {"flip": 1.5},
         {"area": (0, 1)},
         {"area": (0.9, 0.5)},
