@@ -29,7 +29,12 @@ from trainer.losses.mutual_information import (
     roll_rows,
 )
 from trainer.losses.norms import feature_norm, stepwise_feature_norm
-from trainer.losses.transferable import transferable_cross_entropy
+from trainer.losses.transferable import (
+    batch_spread_table,
+    shift_table,
+    spread_table,
+    transferable_cross_entropy,
+)
 from trainer.losses.triplet import Draw, cross_modal_triplet, paired_squared_distance
 
 __all__ = [
@@ -38,6 +43,7 @@ __all__ = [
     "accuracy",
     "adversarial",
     "batch_hard",
+    "batch_spread_table",
     "certainty",
     "class_center_distance",
     "class_mean_discrepancy",
@@ -61,6 +67,8 @@ __all__ = [
     "paired_squared_distance",
     "randomized_map",
     "roll_rows",
+    "shift_table",
+    "spread_table",
     "stepwise_feature_norm",
     "transferable_cross_entropy",
 ]

@@ -27,7 +27,7 @@ from trainer.synchronised.collectives import (
     row_counts,
     world_size,
 )
-from trainer.synchronised.moments import class_moments, standardised
+from trainer.synchronised.moments import class_covariances, class_moments, standardised
 from trainer.synchronised.pseudo_labels import PseudoLabels
 from trainer.synchronised.read_back import ReadBack
 
@@ -39,6 +39,7 @@ __all__ = [
     "all_gather_rows",
     "all_reduce_sum",
     "broadcast_object",
+    "class_covariances",
     "class_moments",
     "class_sums",
     "collectives",

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from trainer.synchronised.class_centers import class_sums
+from trainer.synchronised.class_centers import ClassSums, class_sums
 from trainer.synchronised.collectives import all_reduce_sum
 
 
@@ -50,6 +50,27 @@ def class_moments(rows: Tensor, labels: Tensor, *, num_classes: int) -> ClassMom
     return ClassMoments(
         first.counts, first.means, second / first.counts.clamp(min=1)[:, None, None]
     )
+
+
+@torch.no_grad()
+def class_covariances(rows: Tensor, labels: Tensor, sums: ClassSums, *, mask: Tensor) -> Tensor:
+    """Global class covariances ``[K, D, D]`` of a batch about its class means, no gradient.
+
+    As :func:`class_moments`, for rows that are few and sums that are known: one all-reduce of
+    K·D², in the rows' own precision, and nothing waits for a GPU.
+
+    Args:
+        rows: ``[n, D]`` of this rank; n may be 0.
+        labels: ``[n]`` int64 in 0..K-1; any number where ``mask`` is false.
+        sums: the classes' sums of these rows over all ranks.
+        mask: ``[n]`` bool, the rows that count.
+    """
+    labels = labels.masked_fill(~mask, 0)
+    centered = (rows - sums.means[labels]) * mask[:, None]
+    one_hot = torch.nn.functional.one_hot(labels, len(sums.counts)).to(rows.dtype)
+    by_class = one_hot.T[:, :, None] * centered
+    products = all_reduce_sum(by_class.transpose(1, 2) @ centered)
+    return products / sums.counts.clamp(min=1)[:, None, None]
 
 
 @torch.no_grad()

@@ -9,8 +9,14 @@ import pytest
 import torch
 
 from tests.spawn import run_processes
-from trainer.losses import cross_entropy, transferable_cross_entropy
-from trainer.losses.transferable import transfer_table
+from trainer.losses import (
+    batch_spread_table,
+    cross_entropy,
+    shift_table,
+    spread_table,
+    transferable_cross_entropy,
+)
+from trainer.synchronised import class_covariances, class_sums
 
 K, D = 4, 3
 
@@ -67,7 +73,9 @@ def test_transferable_loss_value_and_gradient_equal_plain_loops(strength):
 
     np.testing.assert_allclose(logits.grad, numeric(slow(0), logits), atol=1e-8)
     np.testing.assert_allclose(weight.grad, numeric(slow(2), weight), atol=1e-7)
-    assert [t.grad is None for t in inputs] == [False, False, True, True]
+    np.testing.assert_allclose(shift.grad, numeric(slow(3), shift), atol=1e-8)
+    np.testing.assert_allclose(covariance.grad, numeric(slow(4), covariance), atol=1e-7)
+    assert all(t.grad is not None for t in inputs)
 
 
 def test_gradcheck():
@@ -103,7 +111,8 @@ def test_without_its_terms_it_is_cross_entropy():
     )
     assert torch.equal(nothing, plain)
     assert torch.equal(zeros, plain)
-    assert transfer_table(weight, shift, covariance).diagonal().tolist() == [0.0] * K
+    for table in (shift_table(weight, shift), spread_table(weight, covariance)):
+        assert table.diagonal().tolist() == [0.0] * K
 
 
 def test_half_precision_is_computed_in_float32():
@@ -150,3 +159,77 @@ def test_uneven_and_empty_ranks_give_the_one_process_loss(world_size):
     together = np.concatenate([r[1] for r in results])
     np.testing.assert_allclose(together, rows, rtol=1e-10, atol=1e-14)
     np.testing.assert_allclose(sum(r[2] for r in results), weight, rtol=1e-10, atol=1e-14)
+
+
+# ---- the spread of a batch, without its covariances
+
+
+def drawn_rows() -> tuple[torch.Tensor, ...]:
+    """Features far from 0, labels (class 3 absent), which of them count, and the weight."""
+    g = torch.Generator().manual_seed(3)
+    features = 5 + torch.randn(9, D, dtype=torch.float64, generator=g)
+    labels = torch.tensor([0, 2, 1, -1, 2, 0, 0, -1, 1])
+    return features, labels, labels >= 0, torch.randn(K, D, dtype=torch.float64, generator=g)
+
+
+def slow_spread(features, labels, weight):
+    """The covariances of the classes one by one, and eq. 4's quadratic term with each."""
+    features, labels, weight = (torch.as_tensor(x).numpy() for x in (features, labels, weight))
+    table = np.zeros((K, K))
+    for y in range(K):
+        rows = features[labels == y]
+        if len(rows):
+            covariance = np.cov(rows.T, bias=True)
+            for k in range(K):
+                difference = weight[k] - weight[y]
+                table[y, k] = difference @ covariance @ difference
+    return table
+
+
+def spread_on_rank(rank: int, world_size: int):
+    counts = {1: [9], 2: [9, 0], 3: [1, 0, 8]}[world_size]
+    part = slice(sum(counts[:rank]), sum(counts[: rank + 1]))
+    features, labels, mask, weight = drawn_rows()
+    features, labels, mask = features[part].clone(), labels[part], mask[part]
+    features.requires_grad_()
+    weight.requires_grad_()
+    bins = labels.masked_fill(~mask, 0)
+    (sums,) = class_sums((features[mask], labels[mask]), num_classes=K)
+    table = batch_spread_table(weight, features, bins, sums, mask=mask)
+    covariances = class_covariances(features, bins, sums, mask=mask)
+    (table * torch.arange(K * K).view(K, K)).sum().backward()
+    return (
+        table.detach().numpy(),
+        covariances.numpy(),
+        features.grad.numpy() / world_size,
+        weight.grad.numpy() / world_size,
+    )
+
+
+def test_a_batchs_spread_is_that_of_its_covariances():
+    features, labels, _, weight = drawn_rows()
+    table, covariances, by_features, by_weight = spread_on_rank(0, 1)
+    expected = slow_spread(features, labels, weight)
+    np.testing.assert_allclose(table, expected, rtol=1e-10, atol=1e-12)
+    formed = spread_table(weight, torch.from_numpy(covariances))
+    np.testing.assert_allclose(formed, expected, rtol=1e-10, atol=1e-12)
+    factors = np.arange(K * K).reshape(K, K)
+
+    def slow(f, w):
+        return float((slow_spread(f, labels, w) * factors).sum())
+
+    np.testing.assert_allclose(by_features, numeric(lambda x: slow(x, weight), features), atol=1e-5)
+    np.testing.assert_allclose(by_weight, numeric(lambda x: slow(features, x), weight), atol=1e-5)
+    assert not by_features[labels < 0].any()
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_a_batchs_spread_does_not_depend_on_the_ranks(world_size):
+    table, covariances, by_features, by_weight = spread_on_rank(0, 1)
+    results = run_processes(spread_on_rank, world_size)
+    for result in results:
+        np.testing.assert_allclose(result[0], table, rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(result[1], covariances, rtol=1e-10, atol=1e-12)
+    together = np.concatenate([r[2] for r in results])
+    np.testing.assert_allclose(together, by_features, rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(sum(r[3] for r in results), by_weight, rtol=1e-9, atol=1e-10)

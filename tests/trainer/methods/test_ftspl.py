@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,8 +14,7 @@ from tests.spawn import run_processes
 from trainer.building import build_method
 from trainer.config import parse_config
 from trainer.engines.data_parallel import DataParallel
-from trainer.losses import cross_entropy
-from trainer.losses.transferable import transfer_table
+from trainer.losses import cross_entropy, shift_table, spread_table, transferable_cross_entropy
 from trainer.methods.base import Domain, Now
 from trainer.sections import OptimizerConfig
 from trainer.synchronised.clustering import kmeans
@@ -230,7 +230,15 @@ def round_and_steps(rank: int, world_size: int, options: dict):
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])
 @pytest.mark.parametrize(
-    "options", [{}, {"spl": False, "target_ce": 0.5, "strength": "ramp"}, {"ft": False}]
+    "options",
+    [
+        {},
+        {"spl": False, "target_ce": 0.5, "strength": "ramp"},
+        {"ft": False},
+        {"statistics": "batch", "target_centroid": "selected"},
+        {"statistics": "running", "theta": 0.4},
+        {"target_centroid": "cluster"},
+    ],
 )
 def test_rounds_and_steps_are_those_of_one_process(options, world_size):
     seen, gradients, state, _ = round_and_steps(0, 1, options)
@@ -289,12 +297,129 @@ def test_the_source_loss_is_that_of_equation_4_with_the_stored_statistics():
     source = batch["source_images"]
     with torch.no_grad():
         logits = method.network.classify(method.embed_queries(source.pixels))
-    table = transfer_table(
-        method.network.classifier.weight, 0.7 * method.shift, method.covariance, strength=0.125
+    weight = method.network.classifier.weight
+    table = shift_table(weight, 0.7 * method.shift) + 0.0625 * spread_table(
+        weight, method.covariance
     )
     expected = cross_entropy(logits + table[source.labels], source.labels)
     assert result.terms["classification"].item() == pytest.approx(expected.item(), rel=1e-10)
     assert table.abs().max() > 1e-6
+
+
+def slow_statistics(method, batch, theta: float | None, before: dict[int, tuple]):
+    """Δμ ``[K, D]`` and Σ ``[K, D, D]`` of a batch with plain loops, averaged with those before.
+
+    ``before`` holds (μ_s, μ_t, Σ) by class and is brought up to date."""
+    source, target = batch["source_images"], batch["target_shapes"]
+    with torch.no_grad():
+        f_s = method.embed_queries(source.pixels).numpy()
+        f_t = method.embed_gallery(target.pixels).numpy()
+    chosen = method.selected.labels[target.samples].numpy()
+    shift, covariance = np.zeros((K, WIDTH)), np.zeros((K, WIDTH, WIDTH))
+    for k in range(K):
+        rows_s, rows_t = f_s[source.labels.numpy() == k], f_t[chosen == k]
+        new = [rows_s.mean(0) if len(rows_s) else None, None, None]
+        if len(rows_t):
+            new[1:] = rows_t.mean(0), np.cov(rows_t.T, bias=True)
+        old = before.get(k, (None, None, None))
+        if theta is not None:
+            new = [
+                o if n is None else n if o is None else theta * n + (1 - theta) * o
+                for n, o in zip(new, old, strict=True)
+            ]
+        before[k] = tuple(new)
+        if new[0] is not None and new[1] is not None:
+            shift[k] = new[1] - new[0]
+        if new[2] is not None:
+            covariance[k] = new[2]
+    return torch.from_numpy(shift), torch.from_numpy(covariance)
+
+
+@pytest.mark.parametrize(("statistics", "theta"), [("batch", None), ("running", 0.3)])
+def test_live_statistics_are_those_of_the_batch_or_their_average(statistics, theta):
+    options = {"spl": False, "pseudo": "centroid", "strength_factor": 0.5}
+    method = make(statistics=statistics, **options).eval()
+    method.start_round(4, 5, walk_of(0, 1))
+    before: dict[int, tuple] = {}
+    sizes = []
+    for step in range(3):
+        batch = batch_of(step, 0, 1)
+        shift, covariance = slow_statistics(method, batch, theta, before)
+        source = batch["source_images"]
+        with torch.no_grad():
+            logits = method.network.classify(method.embed_queries(source.pixels))
+            expected = transferable_cross_entropy(
+                logits,
+                source.labels,
+                method.network.classifier.weight,
+                shift=shift,
+                covariance=covariance,
+                strength=0.5,
+            )
+        got = method(batch, Now(step, 0.25)).terms["classification"]
+        assert got.item() == pytest.approx(expected.item(), rel=1e-6)
+        sizes.append((shift.abs().max().item(), covariance.abs().max().item()))
+    assert max(shift for shift, _ in sizes) > 1e-3  # a batch may hold no class of both domains
+    assert min(covariance for _, covariance in sizes) > 1e-6
+
+
+def target_gradient(**options) -> float:
+    method = make(**options, spl=False, pseudo="centroid").eval()
+    method.start_round(4, 5, walk_of(0, 1))
+    batch = batch_of(0, 0, 1)
+    pixels = batch["target_shapes"].pixels.clone().requires_grad_()
+    batch["target_shapes"] = replace(batch["target_shapes"], pixels=pixels)
+    method(batch, Now(0, 0.25)).total.backward()
+    return 0.0 if pixels.grad is None else pixels.grad.abs().max().item()
+
+
+@pytest.mark.parametrize("part", [{}, {"covariance": False}, {"shift": False}])
+def test_only_live_statistics_move_the_target(part):
+    """Without target_ce the alignment of a round's constants trains the source alone."""
+    assert target_gradient(statistics="round", **part) == 0
+    for statistics in ("batch", "running"):
+        assert target_gradient(statistics=statistics, **part) > 1e-8
+    assert target_gradient(statistics="batch", ft=False) == 0
+
+
+def test_a_target_that_nothing_is_learned_from_is_not_embedded(monkeypatch):
+    method = make(spl=False)
+    seen: list[bool] = []
+    embed = method.embed
+    monkeypatch.setattr(method, "embed", lambda x, y: seen.append(y is not None) or embed(x, y))
+    for now in (Now(0, 0.1, logged=False), Now(1, 0.1, logged=True)):
+        method(batch_of(0, 0, 1), now)
+    assert seen == [False, True]
+    for options in ({}, {"spl": False, "statistics": "running"}):
+        assert make(**options)._reads_target(Now(0, 0.1, logged=False))
+
+
+def test_the_centroid_of_a_cluster_is_the_mean_of_its_shapes():
+    """The matched clusters (eq. 7) cover all shapes; the selected ones are a part of them."""
+    by_cluster = make(target_centroid="cluster").eval()
+    by_cluster.start_round(0, 5, walk_of(0, 1))
+    (images, y_s), (shapes, _) = training_set().values()
+    with torch.no_grad():
+        f_s, f_t = by_cluster.embed_queries(images), by_cluster.embed_gallery(shapes)
+    mu_s = torch.stack([f_s[y_s == k].mean(0) for k in range(3)])
+    from scipy.optimize import linear_sum_assignment
+
+    from tests.trainer.synchronised.test_clustering import slow_kmeans
+
+    clusters = torch.tensor(slow_kmeans(f_t.tolist(), mu_s.tolist(), 100), dtype=torch.float64)
+    matched = clusters[linear_sum_assignment(torch.cdist(mu_s, clusters))[1]]
+    np.testing.assert_allclose(by_cluster.shift[:3], matched - mu_s, atol=1e-6)
+    selected = make().eval()
+    selected.start_round(0, 5, walk_of(0, 1))
+    assert (selected.shift - by_cluster.shift).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "options", [{"statistics": "batch"}, {"spl": False}, {"pseudo": "centroid"}]
+)
+def test_a_cluster_without_clusters_is_refused(options):
+    with pytest.raises(ValueError, match=r"target_centroid: cluster"):
+        make(target_centroid="cluster", **options)
 
 
 def test_before_the_first_round_it_is_source_cross_entropy():
