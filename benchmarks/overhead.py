@@ -103,7 +103,7 @@ class ByHand:
                 domains = to_domains(batch, self.data.sources, device="cpu", dtype=dtype)
                 losses = self.method(domains, now)
                 losses.total.backward()
-                factor = rate_factor(config.optimizer.schedule, now.p, warmup=0.0)
+                factor = rate_factor(config.optimizer.schedule, step, config.training.steps)
                 if config.optimizer.clip_norm is not None:
                     clip_grad_norm_(self.method.parameters(), config.optimizer.clip_norm)
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):

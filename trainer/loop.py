@@ -145,7 +145,14 @@ class Trainer:
         """Every update of the method on one batch; rank 0 gets the record if it is ``logged``."""
         config, tell, phase = self.config, self.observers.tell, self.clock.phase
         now = Now(self.step, self.step / config.training.steps, logged)
-        factor = rate_factor(config.optimizer.schedule, now.p, warmup=config.optimizer.warmup)
+        optimizer = config.optimizer
+        factor = rate_factor(
+            optimizer.schedule,
+            self.step,
+            config.training.steps,
+            warmup=optimizer.warmup,
+            hold_steps=optimizer.hold_steps,
+        )
         dtype = DTYPES[config.training.precision]
         augmented = partial(to_domains, batch, self.sources, device=self.device, dtype=dtype)
         with phase("augment"):

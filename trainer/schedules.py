@@ -24,12 +24,16 @@ def late_exponential(p: float) -> float:
     return 0.001 ** max(0.0, (p - 1 / 3) / (2 / 3))
 
 
-def rate_factor(schedule: Schedule, progress: float, *, warmup: float = 0.0) -> float:
-    """Learning rate at progress p relative to the base rate.
+def rate_factor(
+    schedule: Schedule, step: int, steps: int, *, warmup: float = 0.0, hold_steps: int = 0
+) -> float:
+    """Learning rate at ``step`` of ``steps`` relative to the base rate.
 
     Args:
-        warmup: share of training over which the rate rises linearly from 0.
+        warmup: share of the schedule over which the rate rises linearly from 0.
+        hold_steps: first steps, before the schedule starts, at its first rate.
     """
+    progress = max(0, step - hold_steps) / max(1, steps - hold_steps)
     warm = min(1.0, progress / warmup) if warmup else 1.0
     if schedule == "inverse":
         return warm * inverse_decay(progress)

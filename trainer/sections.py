@@ -123,6 +123,12 @@ class OptimizerConfig(Section):
     warmup: float = Field(
         default=0.0, ge=0, lt=1, description="Share of training with a linear rise of the rate."
     )
+    hold_steps: int = Field(
+        default=0,
+        ge=0,
+        description="First steps at the full rate, before the schedule starts: as many as a "
+        "pre-training takes that is not counted in it (DCA).",
+    )
     momentum: float = Field(default=0.9, ge=0, lt=1, description="SGD momentum.")
     weight_decay: float = Field(default=5e-4, ge=0, description="Not given in the papers.")
     new_layer_multiplier: float = Field(
@@ -140,6 +146,15 @@ class OptimizerConfig(Section):
         description="Batches whose gradients are averaged into one optimiser step; each has "
         "statistics of its own. strategy.micro_batch saves memory without that.",
     )
+
+    @model_validator(mode="after")
+    def _rises_or_holds(self) -> OptimizerConfig:
+        if self.warmup > 0 and self.hold_steps > 0:
+            raise ValueError(
+                f"hold_steps: {self.hold_steps} steps at the full rate come before warmup "
+                f"({self.warmup:g}), which starts at 0; set one of them to 0"
+            )
+        return self
 
     def rates(self, *, pretrained: bool) -> dict[str, float]:
         """Base learning rates at p = 0: of a trunk, and of the new layers on it."""

@@ -63,7 +63,8 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
-            raise DataError(f"augment.preset must be one of {', '.join(PRESETS)}, got {self.preset}")
+            known = " or ".join(PRESETS)
+            raise DataError(f"augment.preset must be {known}, got {self.preset}")
         for name in ("flip", "grey", "negative", "brightness", "contrast", "saturation"):
             if not 0 <= getattr(self, name) <= 1:
                 raise DataError(f"augment.{name} must be in [0, 1], got {getattr(self, name)}")

@@ -40,7 +40,6 @@ class StreamSource:
         """Side in pixels of the decoded pictures, before augmentation or the crop of the centre."""
         return self.preprocessing.decoded(self.image_size)
 
-
     @property
     def window(self) -> tuple[int, int]:
         """Sides in pixels of the network's input and of the decoded picture that it is cut from."""

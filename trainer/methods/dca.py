@@ -40,7 +40,10 @@ class DcaConfig(TwoBranchConfig):
     CMDM-AL, and all three weights 0 are sep-IAML (tables I-II)."""
 
     margin: float = Field(
-        default=0.3, gt=0, description="η of eq. 1 and 4; not given in the paper."
+        default=5.0,
+        gt=0,
+        description="η of eq. 1 and 4; not given in the paper. Two embeddings in (-1, 1)^128 start "
+        "about 7.5 apart: 0.3, usual for embeddings of length 1, is met almost at once.",
     )
     semantic_weight: float = Field(
         default=1.0, ge=0, description="Weight of L_SeP in eq. 12; 0 leaves it out."

@@ -21,7 +21,7 @@ class DcmlConfig(TwoBranchConfig):
     """Deep correlated metric learning."""
 
     margin: float = Field(
-        default=0.3, gt=0, description="Margin of all triplets; that of DCA's triplets here."
+        default=5.0, gt=0, description="Margin of all triplets; that of DCA's triplets here."
     )
     correlation_weight: float = Field(
         default=1.0,

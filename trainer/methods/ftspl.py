@@ -249,7 +249,7 @@ class Ftspl(Method):
         """Label and log-odds ``[n]`` of each of this rank's target rows (eq. 5-10), and the class
         of its cluster ``[n]`` where there are clusters."""
         if self.pseudo == "classifier":
-            f_t = target.features.to(self.network.classifier.weight.dtype)
+            f_t = target.features.to(self.network.class_weight.dtype)
             return *log_odds(self.network.classify(f_t).double()), None
         f_s, f_t = (standardised(x.features, self.config.standardise) for x in (source, target))
         if self.config.unit_length:
@@ -331,7 +331,7 @@ class Ftspl(Method):
 
         Both arguments are the batch's features and labels; the target's labels are -1 where a row
         is not selected."""
-        config, weight = self.config, self.network.classifier.weight
+        config, weight = self.config, self.network.class_weight
         ramp = now.p if config.strength == "ramp" else 1.0
         shift_by, spread_by = config.shift_factor, config.strength_factor * ramp / 2
         table = weight.new_zeros(self.num_classes, self.num_classes)

@@ -31,6 +31,11 @@ class TwoBranchConfig(MethodConfig):
         description="Hidden widths of both metric networks, between the trunk's features and the "
         "embedding (network.embedding).",
     )
+    metric_last_norm: bool = Field(
+        default=False,
+        description="Batch norm before the last layer's tanh too. DCA has it 'for all layers [...] "
+        "except that the last layer uses tanh', which can be read both ways.",
+    )
 
 
 class TwoBranch(Method):
@@ -47,8 +52,12 @@ class TwoBranch(Method):
     def __init__(self, config: Any, network: NetworkConfig, *, num_classes: int, seed: int) -> None:
         super().__init__(config, network, num_classes=num_classes, seed=seed)
         self._pretrained = network.pretrained
-        self.sketch = MetricBranch(network, config.metric_hidden)
-        self.shape = MetricBranch(network.for_shapes, config.metric_hidden)
+        metric: dict[str, Any] = {
+            "hidden": config.metric_hidden,
+            "last_norm": config.metric_last_norm,
+        }
+        self.sketch = MetricBranch(network, **metric)
+        self.shape = MetricBranch(network.for_shapes, **metric)
 
     @property
     def pretrained(self) -> bool:

@@ -26,14 +26,24 @@ class MetricNetwork(nn.Sequential):
 
     Hidden linear layers with global batch norm and ReLU, a last linear layer with tanh. DCA's
     widths are F = 2048, hidden 1024-512-256 and D = 128.
+
+    Args:
+        features: F.
+        hidden: widths of the hidden layers.
+        embedding: D.
+        last_norm: batch norm before the tanh too.
     """
 
-    def __init__(self, features: int, hidden: Sequence[int], embedding: int) -> None:
+    def __init__(
+        self, features: int, hidden: Sequence[int], embedding: int, *, last_norm: bool = False
+    ) -> None:
         layers: list[nn.Module] = []
         for before, after in zip((features, *hidden), hidden, strict=False):
             # Batch norm subtracts the mean, and so any bias.
             layers += [nn.Linear(before, after, bias=False), GlobalBatchNorm1d(after), nn.ReLU()]
-        super().__init__(*layers, nn.Linear((features, *hidden)[-1], embedding), nn.Tanh())
+        layers.append(nn.Linear((features, *hidden)[-1], embedding, bias=not last_norm))
+        layers += [GlobalBatchNorm1d(embedding), nn.Tanh()] if last_norm else [nn.Tanh()]
+        super().__init__(*layers)
         _keep_scale(self)
 
 
@@ -68,16 +78,19 @@ class MetricBranch(nn.Module):
     Args:
         config: trunk, its weights, how views are pooled, and D = ``config.embedding``.
         hidden: widths of the metric network's hidden layers.
+        last_norm: batch norm before its tanh too.
 
     Raises:
         NetworkError: weights that cannot be had or do not fit.
     """
 
-    def __init__(self, config: NetworkConfig, hidden: Sequence[int]) -> None:
+    def __init__(
+        self, config: NetworkConfig, hidden: Sequence[int], *, last_norm: bool = False
+    ) -> None:
         super().__init__()
         self.config = config
         self.trunk = build_backbone(config)
-        self.metric = MetricNetwork(self.trunk.width, hidden, config.embedding)
+        self.metric = MetricNetwork(self.trunk.width, hidden, config.embedding, last_norm=last_norm)
 
     def features(self, pixels: Tensor, *, offset: int = 0) -> Tensor:
         """Trunk features ``[n, F]`` of images ``[n, 3, H, W]`` or shapes ``[n, V, 3, H, W]``.

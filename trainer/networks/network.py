@@ -100,7 +100,7 @@ class RetrievalNetwork(nn.Module):
 
     Args:
         config: trunk, embedding and pooling.
-        num_classes: K.
+        num_classes: K; None: no classifier, where another network's is shared.
         gated_stages: trunk stages that get an adaptive gate, one parameter each.
         plasticity, gate_start: see `AdaptiveGates`.
         discriminator: whether there is a domain discriminator on the embedding.
@@ -112,7 +112,7 @@ class RetrievalNetwork(nn.Module):
     def __init__(
         self,
         config: NetworkConfig,
-        num_classes: int,
+        num_classes: int | None,
         *,
         gated_stages: Sequence[str] = (),
         plasticity: Plasticity = "decay",
@@ -132,7 +132,9 @@ class RetrievalNetwork(nn.Module):
         if gated_stages:
             self.gates = AdaptiveGates(gated_stages, plasticity=plasticity, start=gate_start)
         self.bottleneck = Bottleneck(self.trunk.width, config.embedding)
-        self.classifier = Classifier(config.embedding, num_classes)
+        self.classifier = None
+        if num_classes is not None:
+            self.classifier = Classifier(config.embedding, num_classes)
         self.discriminator = (
             Discriminator(config.embedding, dropout=config.discriminator_dropout)
             if discriminator
@@ -241,13 +243,21 @@ class RetrievalNetwork(nn.Module):
     def trace(self, image: Tensor) -> None:
         """Pass ``image [1, 3, H, W]`` through trunk, bottleneck and all heads, to count costs."""
         f = self.embed_images(image)
-        self.classify(f)
+        if self.classifier is not None:
+            self.classify(f)
         if self.discriminator is not None:
             self.discriminator(f)
 
     def classify(self, f: Tensor) -> Tensor:
         """Class logits ``[n, K]`` of embeddings ``f [n, D]``."""
+        assert self.classifier is not None, "built without a classifier"
         return self.classifier(f)
+
+    @property
+    def class_weight(self) -> Tensor:
+        """Rows w_k of the classifier, ``[K, D]``."""
+        assert self.classifier is not None, "built without a classifier"
+        return self.classifier.weight
 
     def discriminate(
         self, source: Tensor, target: Tensor, offsets: tuple[int, int] = (0, 0)

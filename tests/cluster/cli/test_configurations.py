@@ -48,7 +48,9 @@ def test_a_short_name_prefers_the_built_in_benchmark_and_the_command_says_which(
     assert read_run(Path("astn"), ["training.steps=3"]).training.steps == 3
     told = capfd.readouterr().err
     assert "configuration: " in told
-    assert "configs/procedural/astn.yaml (others of this name: catalogue/astn, mi3dor/astn" in told
+    assert (
+        "configs/procedural/astn.yaml (others of this name: catalogue/astn, mi3dor-2/astn" in told
+    )
     read_run(CONFIGS / "astn.yaml", None)
     assert capfd.readouterr().err == ""
 

@@ -189,18 +189,24 @@ def batch(seed: int = 0) -> dict[str, Domain]:
     return found
 
 
+@pytest.mark.parametrize("classifier", ["shared", "separate"])
 @pytest.mark.parametrize("forward", ["joint", "separate"])
-def test_terms_are_those_of_each_stream_alone_and_total_is_equation_12(forward):
-    method, rows = make(forward=forward, mining="hard", margin=0.5), batch()
+def test_terms_are_those_of_each_stream_alone_and_total_is_equation_12(forward, classifier):
+    scales = (1.0,) if classifier == "shared" else (0.5, 2.0)
+    options = {"mining": "hard", "margin": 0.5, "kernel_scales": scales}
+    method, rows = make(forward=forward, classifier=classifier, **options), batch()
     result = method(rows, Now(0, 0.25))
     with torch.no_grad():
         q_s, q_t = (method.embed_queries(rows[f"{d}_images"].pixels) for d in ("source", "target"))
         r_s, r_t = (method.embed_gallery(rows[f"{d}_shapes"].pixels) for d in ("source", "target"))
-        c_q, c_r = method.network.classifier, method.shape_network.classifier
+        c_q = c_r = method.network.classifier
+        assert (method.shape_network.classifier is None) == (classifier == "shared")
+        if classifier == "separate":
+            c_r = method.shape_network.classifier
         y, z = rows["source_images"].labels, rows["source_shapes"].labels
         expected = {
-            "mmd_2d": mmd(q_s, q_t),
-            "mmd_3d": mmd(r_s, r_t),
+            "mmd_2d": mmd(q_s, q_t, scales=scales),
+            "mmd_3d": mmd(r_s, r_t, scales=scales),
             "classification_2d": cross_entropy(c_q(q_s), y),
             "classification_3d": cross_entropy(c_r(r_s), z),
             "entropy_2d": entropy(c_q(q_t)),
@@ -250,6 +256,35 @@ def test_without_label_losses_the_classifiers_only_measure():
             assert measured[name].abs().max() > 0
         else:
             torch.testing.assert_close(measured[name], parameter.grad)
+
+
+def test_mse_is_a_mean_over_coordinates_or_a_sum_as_in_the_triplets():
+    mean, total = (make(alignment="mse", mse=how)(batch(), Now(0, 0.5)) for how in ("mean", "sum"))
+    width = make().network.config.embedding
+    assert total.terms["mse"].item() == pytest.approx(width * mean.terms["mse"].item(), rel=1e-12)
+
+
+def test_a_shared_classifier_learns_from_both_modalities_and_scores_both():
+    method = make(entropy_weight=0, mmd_2d_weight=0, mmd_3d_weight=0, alignment_weight=0)
+    rows = batch()
+    result = method(rows, Now(0, 0.5))
+    result.total.backward()
+    y, z = rows["source_images"].labels, rows["source_shapes"].labels
+    together = method.network.classifier.weight.grad.clone()
+    parts = []
+    for embed, stream, labels in (
+        (method.embed_queries, "source_images", y),
+        (method.embed_gallery, "source_shapes", z),
+    ):
+        method.zero_grad()
+        cross_entropy(method.network.classify(embed(rows[stream].pixels)), labels).backward()
+        parts.append(method.network.classifier.weight.grad.clone())
+    torch.testing.assert_close(together, parts[0] + parts[1])
+    shapes = rows["target_shapes"].pixels
+    expected = method.network.classify(method.embed_gallery(shapes))
+    torch.testing.assert_close(method.class_logits(shapes), expected)
+    names = [name for group in method.parameter_groups().values() for name in map(id, group)]
+    assert len(names) == len(set(names)) == len(list(method.parameters()))
 
 
 def test_a_trunk_that_no_loss_trains_is_refused():

@@ -75,6 +75,28 @@ def test_networks_end_in_tanh_and_normalise_hidden_layers_only():
     assert kinds == ["Linear", "ReLU"] * 2 + ["Linear", "Tanh"]
 
 
+def test_the_last_layer_may_be_normalised_too():
+    network = MetricNetwork(10, (8, 6), 4, last_norm=True)
+    *_, linear, norm, tanh = network
+    assert [type(m).__name__ for m in (linear, norm, tanh)] == [
+        "Linear",
+        "GlobalBatchNorm1d",
+        "Tanh",
+    ]
+    assert linear.bias is None
+    x = torch.randn(64, 10, generator=torch.Generator().manual_seed(0))
+    before = torch.atanh(network(x).double())
+    assert before.mean(0).abs().max() < 1e-4
+    torch.testing.assert_close(
+        before.std(0, correction=0), torch.ones(4).double(), rtol=1e-2, atol=0
+    )
+    branches = make(metric_last_norm=True)
+    assert [
+        sum(isinstance(m, nn.Tanh) for m in b.metric) for b in (branches.sketch, branches.shape)
+    ]
+    assert type(branches.shape.metric[-2]).__name__ == "GlobalBatchNorm1d"
+
+
 def test_views_are_pooled_between_trunk_and_metric_network():
     torch.manual_seed(0)
     branch = MetricBranch(NETWORK, (12,)).double().eval()
@@ -157,7 +179,7 @@ def transform_terms(method: Dca, z_1: Tensor, z_2: Tensor) -> dict[str, float]:
             means.append([sum(column) / len(rows) for column in zip(*rows, strict=True)])
         total += math.dist(*means)
     return {
-        "semantic": slow_batch_hard(z_t, SKETCH_LABELS, 0.3),
+        "semantic": slow_batch_hard(z_t, SKETCH_LABELS, method.config.margin),
         "generator": sum(math.log(1 - p) for p in d.tolist()) / len(d),
         "discrepancy": total / len(set(SKETCH_LABELS) & set(SHAPE_LABELS)),
     }
@@ -188,9 +210,9 @@ def test_losses_are_the_papers_equations_on_the_step_s_own_embeddings():
             )
         )
     sketch, shape = method(rows, now, "sketch"), method(rows, now, "shape")
-    expected = slow_batch_hard(z_1, SKETCH_LABELS, 0.3)
+    expected = slow_batch_hard(z_1, SKETCH_LABELS, method.config.margin)
     assert sketch.total.item() == pytest.approx(expected, rel=1e-10)
-    expected = slow_batch_hard(z_2, SHAPE_LABELS, 0.3)
+    expected = slow_batch_hard(z_2, SHAPE_LABELS, method.config.margin)
     assert shape.total.item() == pytest.approx(expected, rel=1e-10)
 
     with torch.no_grad():
@@ -318,7 +340,7 @@ def test_dcml_correlates_in_both_directions():
             same = [math.dist(point, q) for q, y in zip(b, yb, strict=True) if y == label]
             other = [math.dist(point, q) for q, y in zip(b, yb, strict=True) if y != label]
             if same and other:
-                terms.append(max(0.0, 0.3 + max(same) - min(other)))
+                terms.append(max(0.0, method.config.margin + max(same) - min(other)))
         expected += sum(terms) / len(terms)
     found = method(rows, Now(0, 0.0))
     assert found.terms["correlation"].item() == pytest.approx(expected, rel=1e-10)

@@ -54,6 +54,7 @@ VARIANTS = {
     ],
     "daisnet": [
         {},
+        {"classifier": "separate", "kernel_scales": [0.5, 2]},
         {"mining": "hard", "mmd_2d_weight": 0, "forward": "separate"},
         {"alignment": "mse", "classification_weight": 0, "entropy_weight": 0},
     ],
@@ -66,11 +67,14 @@ VARIANTS = {
         {"metric_hidden": [12]},
         {"metric_hidden": [12], "pretrain_transformation_steps": 1, "generator": "nonsaturating"},
         {"metric_hidden": [12], "semantic_weight": 0, "adversarial_weight": 0},
+        {"metric_hidden": [12], "metric_last_norm": True, "margin": 0.3},
     ],
     "siamese": [{"positive_scale": 50.0}],
     "dcml": [{"metric_hidden": [12]}],
     "ftspl": [
         {},
+        {"statistics": "batch"},
+        {"statistics": "running"},
         {"spl": False, "target_ce": 0.5, "strength": "ramp", "covariance": False},
         {"pseudo": "centroid", "shift": False, "forward": "separate"},
         {"ft": False},
