@@ -28,7 +28,7 @@ from trainer.losses.mutual_information import (
     pair_accuracy,
     roll_rows,
 )
-from trainer.losses.norms import feature_norm, stepwise_feature_norm
+from trainer.losses.norms import NormPenalty, feature_norm, stepwise_feature_norm
 from trainer.losses.transferable import (
     batch_spread_table,
     shift_table,
@@ -39,6 +39,7 @@ from trainer.losses.triplet import Draw, cross_modal_triplet, paired_squared_dis
 
 __all__ = [
     "Draw",
+    "NormPenalty",
     "Reduction",
     "accuracy",
     "adversarial",

@@ -5,12 +5,16 @@ Axis letters: n rows on this rank, D feature width.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor
 
 from trainer.synchronised import euclidean_norm, global_mean
 
+NormPenalty = Literal["squared", "absolute"]
 
-def feature_norm(features: Tensor, *, radius: float) -> Tensor:
+
+def feature_norm(features: Tensor, *, radius: float, penalty: NormPenalty = "squared") -> Tensor:
     """``(mean ‖f‖ - R)²`` of one domain (HAFN; HIFA eq. 4), a scalar in [0, ∞).
 
     The mean over the global batch is compared with R, so single norms may differ from it. A
@@ -19,8 +23,10 @@ def feature_norm(features: Tensor, *, radius: float) -> Tensor:
     Args:
         features: ``[n, D]`` of this rank's rows; n may be 0.
         radius: R, the wanted norm; a fitting value depends on D.
+        penalty: squared, or ``|mean ‖f‖ - R|``, whose gradient does not grow with the distance.
     """
-    return global_mean(euclidean_norm(features) - radius).square()
+    apart = global_mean(euclidean_norm(features) - radius)
+    return apart.square() if penalty == "squared" else apart.abs()
 
 
 def stepwise_feature_norm(features: Tensor, *, delta: float) -> Tensor:

@@ -3,8 +3,9 @@
     L = L_C + λ L_MI + β L_G + γ L_L,   λ = 0.05, β = 1, γ = ramp(p)                   (eq. 7)
 
 L_C cross-entropy on source images (eq. 5); L_MI cross-entropy of a discriminator T that tells an
-inner map's own embedding from the next sample's (section 3.2); L_G = (mean‖f_s‖ - R)² +
-(mean‖f_t‖ - R)² (eq. 4); L_L squared distances of the domains' class centres (eq. 6).
+inner map's own embedding from the next sample's (section 3.2); L_G = L_d(mean‖f_s‖ - R) +
+L_d(mean‖f_t‖ - R), L_d "L2-norm penalty" (eq. 4); L_L squared distances of the domains' class
+centres (eq. 6).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from trainer.losses import (
+    NormPenalty,
     Reduction,
     class_center_distance,
     cross_entropy,
@@ -46,6 +48,12 @@ class HifaConfig(MethodConfig):
     )
     global_weight: float = Field(
         default=1.0, ge=0, description="β of L_G in eq. 7; 0 leaves it out."
+    )
+    global_penalty: NormPenalty = Field(
+        default="absolute",
+        description="'L2-norm penalty' of eq. 4, how far a domain's mean norm is from R: squared "
+        "as in AFN's code, whose weight is 0.05, or absolute. With the paper's β = 1 and rates "
+        "the squares throw the classifier off within a few steps.",
     )
     local_weight: float = Field(
         default=1.0,
@@ -128,7 +136,10 @@ class Hifa(Method):
                 "mutual_information", (mi_s + mi_t) / 2, weight=config.mutual_information_weight
             )
         if config.global_weight > 0:  # eq. 4
-            norms = [feature_norm(f, radius=config.radius) for f in (f_s, f_t)]
+            norms = [
+                feature_norm(f, radius=config.radius, penalty=config.global_penalty)
+                for f in (f_s, f_t)
+            ]
             losses.add("global", norms[0] + norms[1], weight=config.global_weight)
         if config.local_weight > 0:
             pseudo = logits_t.detach().argmax(1)

@@ -126,6 +126,10 @@ CASES = {
     ),
     "coral": (lambda x: coral(x, T), lambda x: slow_coral(x, T)),
     "feature_norm": (lambda x: feature_norm(x, radius=2.5), slow_norm),
+    "feature_norm_absolute": (
+        lambda x: feature_norm(x, radius=2.5, penalty="absolute"),
+        lambda x: math.sqrt(slow_norm(x)),
+    ),
     "stepwise": (lambda x: stepwise_feature_norm(x, delta=0.7), lambda x: slow_step(x, X)),
     "entropy": (entropy, slow_entropy),
     "conditional": (
@@ -152,7 +156,7 @@ def test_value_and_gradient_equal_a_slow_computation(name):
         lambda x, t: mmd(x, t, bandwidth=4.0, estimator="unbiased"),
         lambda x, t: jmmd([x, x.softmax(1)], [t, t.softmax(1)], bandwidths=[4.0, 0.5]),
         coral,
-        lambda x, t: feature_norm(x, radius=2.5) + feature_norm(t, radius=2.5),
+        lambda x, t: feature_norm(x, radius=2.5) + feature_norm(t, radius=2.5, penalty="absolute"),
         lambda x, t: entropy(x) * entropy(t),
         conditional,
         lambda x, t: multilinear_map(x, t[:1].expand(N, D).softmax(1)),
@@ -180,6 +184,9 @@ def on_rank(rank: int, world_size: int, name: str):
         "jmmd": lambda: joint(x, t, t.softmax(1)),
         "coral": lambda: coral(x, t),
         "feature_norm": lambda: feature_norm(x, radius=2.5) + feature_norm(t, radius=2.5),
+        "feature_norm_absolute": lambda: sum(
+            feature_norm(rows, radius=2.5, penalty="absolute") for rows in (x, t)
+        ),
         "stepwise": lambda: stepwise_feature_norm(x, delta=0.7) + t.sum() * 0,
         "entropy": lambda: entropy(x) + entropy(t),
         "conditional": lambda: conditional_adversarial((x[:, 0], w_s), (t[:, 0], w_t)),
@@ -218,6 +225,7 @@ def test_degenerate_batches_are_finite(kind):
         "jmmd": joint(x, t, t.softmax(1)),
         "coral": coral(x, t),
         "norm": feature_norm(x, radius=1.0) + feature_norm(t, radius=1.0),
+        "absolute norm": feature_norm(x, radius=1.0, penalty="absolute"),
         "step": stepwise_feature_norm(x, delta=1.0) + stepwise_feature_norm(t, delta=1.0),
         "entropy": entropy(x) + entropy(t),
         "conditional": conditional_adversarial(

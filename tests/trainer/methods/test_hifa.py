@@ -216,11 +216,14 @@ def slow_terms(method: Hifa, rows: dict[str, Domain]) -> dict[str, float]:
             difference = sum(mine_s) / len(mine_s) - sum(mine_t) / len(mine_t)
             local += sum(v**2 for v in difference.tolist())
             classes += 1
-    radius = method.config.radius
+    radius, power = (
+        method.config.radius,
+        {"squared": 2, "absolute": 1}[method.config.global_penalty],
+    )
     norms = [sum(math.hypot(*row) for row in f.tolist()) / len(f) for f in (f_s, f_t)]
     return {
         "mutual_information": (slow_bce(real_s, fake_s) + slow_bce(real_t, fake_t)) / 2,
-        "global": sum((norm - radius) ** 2 for norm in norms),
+        "global": sum(abs(norm - radius) ** power for norm in norms),
         "local": local / (classes * f_s.shape[1]),
     }
 
@@ -230,8 +233,9 @@ def inner(network: RetrievalNetwork, images: torch.Tensor):
     return maps["conv4"], network.bottleneck(features)
 
 
-def test_terms_equal_plain_loops_and_total_is_equation_7():
-    method, rows = make(radius=2.0), batch()
+@pytest.mark.parametrize("penalty", ["squared", "absolute"])
+def test_terms_equal_plain_loops_and_total_is_equation_7(penalty):
+    method, rows = make(radius=2.0, global_penalty=penalty), batch()
     result = method(rows, Now(0, 0.25))
     terms = {k: v.item() for k, v in result.terms.items()}
     expected = slow_terms(method, rows)
