@@ -1,4 +1,4 @@
-"""Small trees in the official layouts of the papers' data sets, with pictures and meshes in them."""
+"""Small trees in the official layouts of the papers' data sets, with real pictures and meshes."""
 
 from __future__ import annotations
 
