@@ -111,9 +111,9 @@ def tables() -> dict[str, list[str]]:
 
 def verdict(rows: Rows, label: str, other: str) -> str:
     """A sentence: whether `label` is above `other` in FT, as far as the seeds can tell."""
-    gain, around = difference(rows, label, other)
-    said = "above" if gain > around else "below" if gain < -around else "not told apart from"
-    return f"{label} is {said} {other}: FT {gain:+.3f} ± {around:.3f}"
+    found = difference(rows, label, other)
+    said = {1: "above", -1: "below", 0: "not told apart from"}[found.sign]
+    return f"{label} is {said} {other}: FT {found.mean:+.3f} ± {found.half_width:.3f}"
 
 
 def verdicts(rows: Rows) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import multiprocessing
 import os
 import statistics
@@ -17,7 +16,7 @@ from pathlib import Path
 from cluster.evaluation.jobs import evaluate_run
 from cluster.training.train_command import train_run
 from evalsuite.scoring import HEADLINES
-from evalsuite.statistics import seed_half_width
+from evalsuite.statistics import SeedDifference, seed_difference
 from trainer.config import load_config
 from trainer.shipped import find_config
 
@@ -104,8 +103,6 @@ def mean(rows: Rows, label: str, name: str = "FT") -> float:
     return statistics.mean(c[name] for c in rows[label])
 
 
-def difference(rows: Rows, label: str, other: str, name: str = "FT") -> tuple[float, float]:
-    """Mean difference of two labels, and half of its 95 % t interval; seeds are pairs."""
-    pairs = zip(rows[label], rows[other], strict=True)
-    values = [one[name] - two[name] for one, two in pairs]
-    return statistics.mean(values), seed_half_width(values) if len(values) > 1 else math.inf
+def difference(rows: Rows, label: str, other: str, name: str = "FT") -> SeedDifference:
+    """Difference of two labels over the seeds, which are pairs."""
+    return seed_difference([c[name] for c in rows[label]], [c[name] for c in rows[other]])

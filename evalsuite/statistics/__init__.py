@@ -12,12 +12,13 @@ from evalsuite.statistics.bootstrap import (
 )
 from evalsuite.statistics.comparison import Comparison, Difference, compare, compare_classes
 from evalsuite.statistics.domain_distance import even_sample, proxy_a_distance, tsne
-from evalsuite.statistics.seeds import seed_half_width
+from evalsuite.statistics.seeds import SeedDifference, seed_difference, seed_half_width
 
 __all__ = [
     "Comparison",
     "Difference",
     "Interval",
+    "SeedDifference",
     "bootstrap_difference",
     "bootstrap_mean",
     "compare",
@@ -26,6 +27,7 @@ __all__ = [
     "instance_intervals",
     "intervals",
     "proxy_a_distance",
+    "seed_difference",
     "seed_half_width",
     "tsne",
 ]

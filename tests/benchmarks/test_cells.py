@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import catalogue
 import cells
 
+from evalsuite.statistics import seed_half_width
 from trainer.config import load_config
 from trainer.methods import METHODS
 from trainer.shipped import find_config, shipped_configs
@@ -25,14 +26,14 @@ ROWS = {
 
 def test_interval_of_a_mean_is_that_of_scipy():
     low, high = stats.t.interval(0.95, 2, loc=np.mean(FT["astn"]), scale=stats.sem(FT["astn"]))
-    assert cells.seed_half_width(FT["astn"]) == pytest.approx((high - low) / 2, rel=1e-12)
+    assert seed_half_width(FT["astn"]) == pytest.approx((high - low) / 2, rel=1e-12)
 
 
 def test_seeds_make_pairs_of_two_methods():
-    gain, around = cells.difference(ROWS, "astn", "source-only")
+    found = cells.difference(ROWS, "astn", "source-only")
     paired = stats.ttest_rel(FT["astn"], FT["source-only"]).confidence_interval(0.95)
-    assert gain == pytest.approx((paired.low + paired.high) / 2, rel=1e-12)
-    assert around == pytest.approx((paired.high - paired.low) / 2, rel=1e-12)
+    assert found.mean == pytest.approx((paired.low + paired.high) / 2, rel=1e-12)
+    assert found.half_width == pytest.approx((paired.high - paired.low) / 2, rel=1e-12)
 
 
 def test_a_verdict_needs_an_interval_without_zero():
@@ -44,11 +45,11 @@ def test_a_verdict_needs_an_interval_without_zero():
 def test_one_seed_gives_no_verdict():
     rows = {label: part[:1] for label, part in ROWS.items()}
     assert "not told apart from" in catalogue.verdict(rows, "astn", "source-only")
-    assert "±" not in cells.markdown(rows, ["astn"], ["FT"], cells.seed_half_width)
+    assert "±" not in cells.markdown(rows, ["astn"], ["FT"], seed_half_width)
 
 
 def test_a_table_has_a_line_a_label():
-    table = cells.markdown(ROWS, ["astn", "dann"], ["FT", "seconds"], cells.seed_half_width)
+    table = cells.markdown(ROWS, ["astn", "dann"], ["FT", "seconds"], seed_half_width)
     head, rule, first, second = table.splitlines()
     assert head == "| method | FT | seconds |"
     assert first == "| astn | 0.710 ± 0.025 | 3.2 ± 0.0 |"

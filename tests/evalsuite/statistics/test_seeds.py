@@ -7,7 +7,7 @@ import statistics
 
 import pytest
 
-from evalsuite.statistics import seed_half_width
+from evalsuite.statistics import seed_difference, seed_half_width
 
 # Two-sided 95 % quantiles of Student's t by degrees of freedom.
 T_TABLE = {1: 12.7062, 2: 4.3027, 4: 2.7764, 9: 2.2622, 30: 2.0423}
@@ -25,3 +25,26 @@ def test_one_seed_has_no_interval():
     assert math.isnan(seed_half_width([0.5]))
     assert math.isnan(seed_half_width([]))
     assert seed_half_width([0.5, 0.5, 0.5]) == 0
+
+
+def test_a_difference_pairs_the_runs_of_a_seed():
+    first, second = [0.70, 0.52, 0.91], [0.60, 0.40, 0.83]
+    found = seed_difference(first, second)
+    differences = [0.10, 0.12, 0.08]
+    error = statistics.stdev(differences) / math.sqrt(3)
+    assert found.mean == pytest.approx(statistics.fmean(differences))
+    assert found.half_width == pytest.approx(T_TABLE[2] * error, rel=1e-4)
+    assert (found.pairs, found.sign) == (3, 1)
+    assert seed_difference(second, first).sign == -1
+    # Other pairs, the same means: what a seed does to both no longer cancels.
+    assert seed_difference(first, [0.40, 0.83, 0.60]).sign == 0
+
+
+def test_one_pair_tells_nothing_apart():
+    found = seed_difference([0.9], [0.1])
+    assert (found.half_width, found.sign) == (math.inf, 0)
+    assert seed_difference([0.9, 0.9], [0.1, 0.1]).sign == 1
+    assert seed_difference([0.5, 0.5], [0.5, 0.5]).sign == 0
+    for one, two in (([], []), ([0.5], [0.5, 0.6])):
+        with pytest.raises(ValueError):  # noqa: PT011 - zip's own words
+            seed_difference(one, two)
