@@ -1,6 +1,6 @@
 """Result tables: ours over seeds beside published figures, as Markdown, LaTeX, CSV and HTML.
 
-May import: evalsuite.scoring, evalsuite.vectors.
+May import: evalsuite.scoring, evalsuite.statistics, evalsuite.vectors.
 """
 
 from evalsuite.tables.result_table import Column, Entry, Numbers, ResultTable, build_table

@@ -14,12 +14,17 @@ import statistics
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from evalsuite.scoring import LOWER_IS_BETTER
+from evalsuite.statistics import seed_difference
 from evalsuite.vectors import EvaluationError
 
 Numbers = Mapping[str, float | None]
 """Values by metric, None for one that is not known."""
+
+Verdict = Literal["agrees", "disagrees", "not told apart", "equal in print"]
+"""Whether ours has the sign of the published difference; the interval has to leave out zero."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +32,15 @@ class Column:
     """A data set or a pair, and the metrics shown for it.
 
     ``comparable``: published figures are about the same data, so that a difference means something.
+    ``decimals``: of its numbers; None: the table's. ``trained``: False for counted numbers.
     """
 
     name: str
     metrics: tuple[str, ...]
     note: str = ""
     comparable: bool = True
+    decimals: int | None = None
+    trained: bool = True
 
 
 @dataclass(frozen=True)
@@ -41,12 +49,14 @@ class Entry:
 
     ``ours`` holds the metrics of each seed's run at the checkpoint that ``selection`` chose,
     ``oracle`` those of the checkpoint that the target's labels would have chosen. ``intervals``
-    are (low, high) by metric, ``skipped`` says why a column has no run.
+    are (low, high) by metric, ``skipped`` says why a column has no run. ``seeds`` names the runs of
+    ``ours`` in their order, so that those of two rows can be paired; None for a run without a seed.
     """
 
     label: str
     published: Mapping[str, Numbers] = field(default_factory=dict)
     ours: Mapping[str, Sequence[Numbers]] = field(default_factory=dict)
+    seeds: Mapping[str, Sequence[int | None]] = field(default_factory=dict)
     oracle: Mapping[str, Sequence[Numbers]] = field(default_factory=dict)
     intervals: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
     note: str = ""
@@ -80,6 +90,20 @@ class Value:
 
 
 @dataclass(frozen=True)
+class ToFull:
+    """Ours minus the full method's row over ``pairs`` seeds, beside the same published difference.
+
+    ``half_width`` is half of the paired 95 % t interval, None for one pair.
+    """
+
+    difference: float
+    half_width: float | None
+    pairs: int
+    published: float
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
 class Rank:
     """Mean rank over ``counted`` of the ``places`` at which at least two rows compete."""
 
@@ -106,6 +130,8 @@ class Row:
     note: str
     skipped: Mapping[str, str]
     is_oracle: bool
+    to_full: tuple[ToFull | None, ...] = ()
+    """A value a place, or empty: the row of the full method, or a table without such a row."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +144,7 @@ class ResultTable:
     selections: tuple[str, ...]
     decimals: int
     ranked: bool
+    full: str | None = None
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -125,10 +152,25 @@ class ResultTable:
         return tuple(Place(column.name, m) for column in self.columns for m in column.metrics)
 
     @property
+    def digits(self) -> tuple[int, ...]:
+        """Decimals of each place."""
+        return _digits(self.columns, self.decimals)
+
+    @property
+    def trained(self) -> tuple[bool, ...]:
+        """Whether the numbers of each place are those of trainings."""
+        return tuple(column.trained for column in self.columns for _ in column.metrics)
+
+    @property
     def seeds(self) -> tuple[int, int]:
         """The fewest and the most runs behind a mean of ours, (0, 0) without any."""
         lines = [line for row in self.rows for line in row.lines if line.side == "ours"]
-        counts = [value.seeds for line in lines for value in line.values if value.seeds]
+        counts = [
+            value.seeds
+            for line in lines
+            for value, trained in zip(line.values, self.trained, strict=True)
+            if value.seeds and trained
+        ]
         return (min(counts), max(counts)) if counts else (0, 0)
 
 
@@ -140,16 +182,21 @@ def build_table(
     lower_is_better: Collection[str] = LOWER_IS_BETTER,
     decimals: int = 3,
     ranked: bool = True,
+    full: str | None = None,
 ) -> ResultTable:
     """The table of ``entries``; without ``ranked`` nothing is best and nothing has a rank.
+
+    ``full`` is the label of the full method's entry: each other one is compared with it, and the
+    difference with the published one.
 
     Values equal to ``decimals`` share the mark for the best and the mean of their ranks. Published
     figures are ranked among themselves, the oracle's numbers beside ours not at all.
 
-    Raises EvaluationError for no column, a column without metrics or given twice, and an entry
-    that names a column the table has not.
+    Raises EvaluationError for no column, a column without metrics or given twice, an entry that
+    names a column the table has not, and a ``full`` that no entry is.
     """
     _check(columns, entries)
+    whole = _full(entries, full)
     places = [Place(column.name, metric) for column in columns for metric in column.metrics]
     sides = {
         "ours": [_ours(entry, columns) for entry in entries],
@@ -166,10 +213,14 @@ def build_table(
         }
         for side, lines in sides.items():
             for group in groups[side]:
-                _compete(lines, [i for i, member in enumerate(group) if member], lower, decimals)
-    rows = tuple(_row(entry, [sides[s][i] for s in sides]) for i, entry in enumerate(entries))
+                members = [i for i, member in enumerate(group) if member]
+                _compete(lines, members, lower, _digits(columns, decimals))
+    rows = tuple(
+        replace(_row(entry, [sides[s][i] for s in sides]), to_full=_to_full(entry, whole, places))
+        for i, entry in enumerate(entries)
+    )
     chosen = dict.fromkeys(entry.selection for entry in entries if any(entry.ours.values()))
-    return ResultTable(title, tuple(columns), rows, tuple(chosen), decimals, ranked)
+    return ResultTable(title, tuple(columns), rows, tuple(chosen), decimals, ranked, full)
 
 
 def _check(columns: Sequence[Column], entries: Sequence[Entry]) -> None:
@@ -186,6 +237,65 @@ def _check(columns: Sequence[Column], entries: Sequence[Entry]) -> None:
                     f"row {entry.label!r} has column {unknown!r}, which the table has not; "
                     f"its columns are {', '.join(names)}"
                 )
+
+
+def _digits(columns: Sequence[Column], decimals: int) -> tuple[int, ...]:
+    return tuple(
+        decimals if column.decimals is None else column.decimals
+        for column in columns
+        for _ in column.metrics
+    )
+
+
+def _full(entries: Sequence[Entry], label: str | None) -> Entry | None:
+    if label is None:
+        return None
+    found = next((entry for entry in entries if entry.label == label), None)
+    if found is None:
+        known = ", ".join(entry.label for entry in entries)
+        raise EvaluationError(f"no row {label!r} to compare with; the rows are {known}")
+    return found
+
+
+def _to_full(
+    entry: Entry, whole: Entry | None, places: Sequence[Place]
+) -> tuple[ToFull | None, ...]:
+    if whole is None or entry is whole:
+        return ()
+    found = tuple(_compared(entry, whole, place) for place in places)
+    return found if any(found) else ()
+
+
+def _compared(entry: Entry, whole: Entry, place: Place) -> ToFull | None:
+    """None where a side has no number, or no seed is on both."""
+    own, other = (_printed(one, place) for one in (entry, whole))
+    mine, theirs = (_by_seed(one, place) for one in (entry, whole))
+    shared = [seed for seed in mine if seed in theirs]
+    if own is None or other is None or not shared:
+        return None
+    found = seed_difference([mine[s] for s in shared], [theirs[s] for s in shared])
+    # Both are printed with few digits: what is left of their difference is not a rounding error.
+    published = round(own - other, 6)
+    verdict: Verdict = "not told apart"
+    if published == 0.0:
+        verdict = "equal in print"
+    elif found.sign:
+        verdict = "agrees" if (found.sign > 0) == (published > 0.0) else "disagrees"
+    around = found.half_width if math.isfinite(found.half_width) else None
+    return ToFull(found.mean, around, found.pairs, published, verdict)
+
+
+def _printed(entry: Entry, place: Place) -> float | None:
+    return _known(entry.published.get(place.column, {}).get(place.metric))
+
+
+def _by_seed(entry: Entry, place: Place) -> dict[int, float]:
+    seeds, runs = entry.seeds.get(place.column, ()), entry.ours.get(place.column, ())
+    return {
+        seed: value
+        for seed, run in zip(seeds, runs, strict=False)
+        if seed is not None and (value := _known(run.get(place.metric))) is not None
+    }
 
 
 def _is_oracle(selection: str) -> bool:
@@ -246,13 +356,13 @@ def _bounds(interval: Sequence[float | None] | None) -> tuple[float, float] | No
 
 
 def _compete(
-    lines: list[Line], members: Sequence[int], lower: Sequence[bool], decimals: int
+    lines: list[Line], members: Sequence[int], lower: Sequence[bool], digits: Sequence[int]
 ) -> None:
     """Mark the bests among the lines at ``members`` and give those lines their ranks."""
     ranks: list[dict[int, float]] = []
     for place, reverse in enumerate(lower):
         means = {i: lines[i].values[place].mean for i in members}
-        rounded = {i: round(mean, decimals) for i, mean in means.items() if mean is not None}
+        rounded = {i: round(mean, digits[place]) for i, mean in means.items() if mean is not None}
         found = _ranks(rounded, lower=reverse) if len(rounded) > 1 else {}
         ranks.append(found)
         best = min(found.values(), default=0.0)

@@ -13,12 +13,13 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from evalsuite.tables.result_table import Line, ResultTable, Row, Value
+from evalsuite.tables.result_table import Line, ResultTable, Row, ToFull, Value
 
 MISSING, DAGGER = "–", "†"
 CSV_FIELDS = (
     *("table", "row", "side", "column", "metric", "value", "spread", "seeds", "low", "high"),
     *("published", "difference", "best", "average_rank", "oracle", "skipped"),
+    *("to_full", "to_full_half_width", "to_full_published", "sign"),
 )
 _LATEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
@@ -34,7 +35,7 @@ class TextLine:
     """One printed line: ``cells`` in the order of the table's places, ``best`` which are bold.
 
     ``label`` is empty on all but the first line of a row. ``side`` is ours, oracle †, published,
-    interval or difference.
+    interval, difference, minus full or sign.
     """
 
     label: str
@@ -51,7 +52,7 @@ def text_lines(table: ResultTable) -> list[TextLine]:
         lines = [_words(table, line) for line in row.lines] or [_empty(table)]
         after_ours = 1 if lines[0].side == "ours" else 0
         lines[after_ours:after_ours] = _intervals(table, row)
-        lines += _differences(table, row)
+        lines += [*_differences(table, row), *_to_full(table, row)]
         mark = f" {DAGGER}" if row.is_oracle and row.lines else ""
         first = lines[0]
         found.append(TextLine(row.label + mark, first.side, first.cells, first.best, first.rank))
@@ -63,9 +64,11 @@ def caption(table: ResultTable, *, confidence: float = 0.95) -> str:
     """One line: how checkpoints were chosen, how many seeds, what ± and [ ] and bold mean."""
     low, high = table.seeds
     said = []
-    if high and not any(table.selections):
-        said.append("Ours: computed, without any training")
-    elif high:
+    counted = ", ".join(column.name for column in table.columns if not column.trained)
+    ours = any(line.side == "ours" for row in table.rows for line in row.lines)
+    if counted and ours:
+        said.append(f"{counted}: computed, without any training")
+    if high:
         seeds = f"{low} seed{'s' * (low > 1)}" if low == high else f"{low} to {high} seeds"
         said.append(f"Ours: mean over {seeds}; checkpoint chosen by: {', '.join(table.selections)}")
     values = [value for row in table.rows for line in row.lines for value in line.values]
@@ -74,6 +77,11 @@ def caption(table: ResultTable, *, confidence: float = 0.95) -> str:
     if any(value.interval for value in values):
         of_seeds = ", the seeds' bounds averaged" if high > 1 else ""
         said.append(f"[ ]: {100 * confidence:g} % bootstrap interval over the queries{of_seeds}")
+    if any(row.to_full for row in table.rows):
+        said.append(
+            f"minus full: difference to the row {table.full}, the seeds in pairs, with its 95 % t "
+            "interval; sign: whether it has the sign of the published difference"
+        )
     if table.ranked and any(value.best for value in values):
         sides = {line.side for row in table.rows for line in row.lines}
         apart = ", ours and published apart" if "published" in sides else ""
@@ -164,10 +172,12 @@ def to_csv(table: ResultTable) -> str:
     for row in table.rows:
         own = {"table": table.title, "row": row.label}
         for line in row.lines:
-            for place, value in zip(table.places, line.values, strict=True):
+            compared = row.to_full if line.side == "ours" and row.to_full else None
+            found = compared or (None,) * len(table.places)
+            for place, value, full in zip(table.places, line.values, found, strict=True):
                 if value.mean is not None:
                     side = {**own, "column": place.column, "metric": place.metric}
-                    writer.writerow({**side, **_fields(row, line, value)})
+                    writer.writerow({**side, **_fields(row, line, value), **_full_fields(full)})
         for column, reason in row.skipped.items():
             writer.writerow({**own, "side": "ours", "column": column, "skipped": reason})
     return text.getvalue()
@@ -194,7 +204,10 @@ def to_html(table: ResultTable) -> str:
 
 
 def _words(table: ResultTable, line: Line) -> TextLine:
-    cells = tuple(_cell(table, value) for value in line.values)
+    cells = tuple(
+        _cell(value, digits, most=table.seeds[1] if trained else 0)
+        for value, digits, trained in zip(line.values, table.digits, table.trained, strict=True)
+    )
     best = tuple(value.best for value in line.values)
     rank = MISSING if line.rank is None else f"{line.rank.average:.1f}"
     if line.rank and line.rank.counted < line.rank.places:
@@ -214,7 +227,9 @@ def _intervals(table: ResultTable, row: Row) -> list[TextLine]:
     values = next((line.values for line in row.lines if line.side == "ours"), ())
     if not any(value.interval for value in values):
         return []
-    cells = tuple(_bounds(value.interval, table.decimals) for value in values)
+    cells = tuple(
+        _bounds(value.interval, digits) for value, digits in zip(values, table.digits, strict=True)
+    )
     return [TextLine("", "interval", cells, (False,) * len(cells), "")]
 
 
@@ -229,17 +244,39 @@ def _differences(table: ResultTable, row: Row) -> list[TextLine]:
     values = next((line.values for line in row.lines if line.side == "ours"), ())
     if all(value.difference is None for value in values):
         return []
-    cells = tuple(_signed(value.difference, table.decimals) for value in values)
+    cells = tuple(
+        _signed(value.difference, digits)
+        for value, digits in zip(values, table.digits, strict=True)
+    )
     return [TextLine("", "difference", cells, (False,) * len(cells), "")]
 
 
-def _cell(table: ResultTable, value: Value) -> str:
+def _to_full(table: ResultTable, row: Row) -> list[TextLine]:
+    """The difference to the full method's row, and whether its sign is the published one."""
+    if not row.to_full:
+        return []
+    numbers, verdicts = [], []
+    for found, digits in zip(row.to_full, table.digits, strict=True):
+        number = _signed(None if found is None else found.difference, digits)
+        if found is not None and found.half_width is not None:
+            number += f" ± {found.half_width:.{digits}f}"
+        numbers.append(number)
+        verdicts.append(MISSING if found is None else found.verdict)
+    none = (False,) * len(numbers)
+    return [
+        TextLine("", "minus full", tuple(numbers), none, ""),
+        TextLine("", "sign", tuple(verdicts), none, ""),
+    ]
+
+
+def _cell(value: Value, digits: int, *, most: int) -> str:
+    """``most``: runs behind a value of ours; one with fewer says how many."""
     if value.mean is None:
         return MISSING
-    text = f"{value.mean:.{table.decimals}f}"
+    text = f"{value.mean:.{digits}f}"
     if value.spread is not None:
-        text += f" ± {value.spread:.{table.decimals}f}"
-    if value.seeds and value.seeds < table.seeds[1]:
+        text += f" ± {value.spread:.{digits}f}"
+    if value.seeds and value.seeds < most:
         text += f" (n={value.seeds})"
     return text.replace("-", "−")
 
@@ -266,6 +303,17 @@ def _fields(row: Row, line: Line, value: Value) -> dict[str, object]:
         "best": int(value.best),
         "average_rank": line.rank.average if line.rank else None,
         "oracle": int(line.side == "oracle" or (line.side == "ours" and row.is_oracle)),
+    }
+
+
+def _full_fields(found: ToFull | None) -> dict[str, object]:
+    if found is None:
+        return {}
+    return {
+        "to_full": found.difference,
+        "to_full_half_width": found.half_width,
+        "to_full_published": found.published,
+        "sign": found.verdict,
     }
 
 

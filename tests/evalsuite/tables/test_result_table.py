@@ -7,6 +7,7 @@ import io
 import math
 import re
 import statistics
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -138,7 +139,7 @@ def test_ranks_over_fewer_columns_are_told() -> None:
 
 
 def test_nothing_to_rank() -> None:
-    columns = [Column("networks", ("parameters, M", "multiply-adds, M"))]
+    columns = [Column("networks", ("parameters, M", "multiply-adds, M"), trained=False)]
     one = Entry(
         "AlexNet",
         published={"networks": {"parameters, M": 57.92}},
@@ -150,7 +151,7 @@ def test_nothing_to_rank() -> None:
     assert list(text_lines(table)[0].cells) == ["57.92", "723.19"]
     assert text_lines(table)[2].cells == ("±0.00", "–")
     assert "rank" not in to_markdown(table)
-    assert caption(table) == "Ours: computed, without any training."
+    assert caption(table) == "networks: computed, without any training."
 
 
 def test_a_skipped_column_has_its_reason_and_an_empty_row_is_still_a_row() -> None:
@@ -261,3 +262,37 @@ def test_every_form_is_the_same_each_time(hostile: ResultTable) -> None:
     for form in (to_markdown, to_latex, to_csv, to_html):
         assert form(hostile) == form(hostile)
         assert form(hostile).endswith("\n")
+
+
+def test_a_row_to_compare_with_must_be_there() -> None:
+    with pytest.raises(EvaluationError, match="no row 'whole' to compare with; the rows are a"):
+        build_table("t", COLUMNS, [entry("a", (0.5, 0.5, 0.5))], full="whole")
+
+
+def test_the_comparison_with_the_full_method_is_in_every_form() -> None:
+    figures = {"one": {"NN": 0.5, "ANMRR": 0.3}}
+    whole = entry("whole", (0.8, 0.2, 0.1), (0.7, 0.2, 0.1), seeds={"one": [0, 1]})
+    part = entry("part", (0.6, 0.2, 0.1), (0.51, 0.2, 0.1), seeds={"one": [0, 1]})
+    whole = replace(whole, published=figures)
+    part = replace(part, published={"one": {"NN": 0.4, "ANMRR": 0.3}})
+    table = build_table("t", COLUMNS, [whole, part], full="whole")
+    found = table.rows[1].to_full
+    assert found[0] is not None
+    assert (found[0].difference, found[0].verdict) == (pytest.approx(-0.195), "agrees")
+    assert found[1] is not None
+    assert found[1].verdict == "equal in print"
+    assert found[2] is None  # nothing published
+    for form in (to_markdown, to_latex, to_html):
+        assert "minus full" in form(table)
+        assert "agrees" in form(table)
+    lines = list(csv.DictReader(io.StringIO(to_csv(table))))
+    signs = [(li["row"], li["metric"], li["sign"]) for li in lines if li["sign"]]
+    assert signs == [("part", "NN", "agrees"), ("part", "ANMRR", "equal in print")]
+
+
+def test_columns_may_have_decimals_of_their_own() -> None:
+    columns = (Column("one", ("NN", "ANMRR"), decimals=1), Column("two", ("NN",)))
+    rows = [entry("a", (0.51, 0.14, 0.5004)), entry("b", (0.54, 0.16, 0.5016))]
+    table = build_table("t", columns, rows)
+    assert text_lines(table)[0].cells == ("0.5", "0.1", "0.500")
+    assert text_lines(table)[0].best == (True, True, False)  # equal to one decimal
