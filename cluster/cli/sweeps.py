@@ -89,7 +89,10 @@ def table(
     overrides: Overrides = None,
     data: Annotated[
         str,
-        typer.Option(help="procedural: the built-in benchmark | real: the papers' data sets."),
+        typer.Option(
+            help="procedural: the built-in benchmark | catalogue: real product pictures | real: "
+            "the papers' data sets."
+        ),
     ] = "procedural",
     quick: Annotated[
         bool,
@@ -117,7 +120,13 @@ def table(
         _list_tables(as_json)
         return
     from cluster.sweeps import write_page
-    from cluster.sweeps.tables import exporters, load_tables, print_result_table, run_tables
+    from cluster.sweeps.tables import (
+        DATA_CHOICES,
+        exporters,
+        load_tables,
+        print_result_table,
+        run_tables,
+    )
     from trainer.runs import write_text
 
     with only_json(as_json) as emit:
@@ -127,7 +136,7 @@ def table(
             chosen,
             _running(store, resume, max_concurrent, workers_per_trial, any_code),
             name=chosen[0].name if len(chosen) == 1 else f"{name.casefold()}-tables",
-            data=_choice("--data", data, ("procedural", "real")),
+            data=_choice("--data", data, DATA_CHOICES),
             quick=quick,
             seeds=seeds,
             selection=_selection(selection),

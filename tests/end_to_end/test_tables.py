@@ -37,7 +37,7 @@ def test_all_tables_are_run_and_stand_beside_the_papers(place, benchmark_b, monk
             out.symlink_to(benchmark_b)
 
     monkeypatch.chdir(place)
-    monkeypatch.setattr("cluster.sweeps.tables.table_results.make_benchmark", make)
+    monkeypatch.setattr("cluster.sweeps.tables.part_runs.make_benchmark", make)
     result = call(capfd, "table", "all", "--quick", "--json", "--to", "all.csv", *FEW_STEPS).json
     assert set(made) == {
         ("procedural-smoke", "smoke", "a", 0),
@@ -83,12 +83,17 @@ def require_filled(table: PaperTable, found: Any) -> None:
     ("args", "words"),
     [
         (["astn-33"], "no table 'astn-33'; did you mean"),
-        (["astn-3", "--data", "reel"], "--data reel: one of procedural, real"),
+        (["astn-3", "--data", "reel"], "--data reel: one of procedural, catalogue, real"),
         (["astn-3", "--to", "t.doc"], "--to t.doc: the ending is one of .md, .tex, .csv, .html"),
         (["astn-3", "--selection", "ims"], "did you mean 'im'?"),
         (["astn-3", "--quick", "--data", "real"], "leave --quick out"),
         (["astn-3", "training.stepz=4"], "unknown key 'training.stepz'"),
         (["astn-3", "--data", "real"], "data/mi3dor"),
+        (
+            ["astn-3", "--data", "catalogue"],
+            "img2shape data pack sh3f --root FOLDER --out data/cat",
+        ),
+        (["astn-3", "--data", "catalogue", "--quick"], "leave --quick out"),
     ],
 )
 def test_a_mistake_is_refused(args, words, place, monkeypatch, capfd):

@@ -10,10 +10,12 @@ from cluster.sweeps.tables.printing import (
     print_result_table,
     print_table_names,
 )
+from cluster.sweeps.tables.table_description import DATA_CHOICES
 from cluster.sweeps.tables.table_results import run_tables
 from cluster.sweeps.tables.transfer_matrix import matrix_sweep, transfer_matrices
 
 __all__ = [
+    "DATA_CHOICES",
     "exporters",
     "load_table",
     "load_tables",

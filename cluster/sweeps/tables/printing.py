@@ -58,7 +58,7 @@ def print_result_table(result: ResultTable) -> None:
     table.add_column("")
     several = len(result.columns) > 1
     for place in result.places:
-        head = f"{place.column}\\n{place.metric}" if several else place.metric
+        head = f"{place.column}\n{place.metric}" if several else place.metric
         table.add_column(Text(head), justify="right")
     if result.ranked:
         table.add_column("rank", justify="right")

@@ -11,24 +11,27 @@
       - {label: Only AFE, method: astn, published: only-afe, set: {method.dsa: false}}
       - {label: UCM-GCN, published_method: ucm-gcn, absent: not part of this project}
 
-A setting says, for the built-in benchmark (``procedural``) and for the papers' data (``real``),
-which run description a method starts from and which data each column stands for. In its values and
-in those of rows, ``{mi3dor}`` is the folder of that name: ``folders`` of the site.
+A setting says, for the built-in benchmark (``procedural``), for the furniture catalogue
+(``catalogue``) and for the papers' data (``real``), which run description a method starts from and
+which data each column stands for. In its values and in those of rows, ``{mi3dor}`` is the folder of
+that name: ``folders`` of the site. Columns that stand for the same on a site are shown once there.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
 from dataio.names import nearest
 from evalsuite.published import SOURCES, table_number
 from evalsuite.scoring import HEADLINES
+from trainer.config import ConfigError
 from trainer.methods import METHODS
 from trainer.sections import Section
 
-DataChoice = Literal["procedural", "real"]
+DataChoice = Literal["procedural", "catalogue", "real"]
+DATA_CHOICES: tuple[DataChoice, ...] = get_args(DataChoice)
 Values = dict[str, Any]
 
 
@@ -60,23 +63,36 @@ class Site(Section):
         "settings.",
     )
     folders: dict[str, str] = Field(default={}, description="Name -> folder of a packed data set.")
+    pack: dict[str, str] = Field(
+        default={}, description="Name of a folder -> the command that packs it."
+    )
     methods: dict[str, Values] = Field(
         default={}, description="Keys set in every cell of a method."
     )
     columns: dict[str, TableColumn] = Field(description="The columns by name.")
     quick: Quick | None = Field(default=None, description="None: there is no quick form.")
 
+    @model_validator(mode="after")
+    def _pack_known_folders(self) -> Site:
+        unknown = next((name for name in self.pack if name not in self.folders), None)
+        if unknown is not None:
+            raise ValueError(f"pack: no folder '{unknown}'{nearest(unknown, self.folders)}")
+        return self
+
 
 class Setting(Section):
-    """One setting of the papers on both kinds of data."""
+    """One setting of the papers on each kind of data; ``catalogue`` may be left out."""
 
     procedural: Site
+    catalogue: Site | None = None
     real: Site
 
     @model_validator(mode="after")
     def _same_columns(self) -> Setting:
-        if set(self.procedural.columns) != set(self.real.columns):
-            raise ValueError("columns: procedural and real must name the same columns")
+        for site in (self.procedural, self.catalogue):
+            if site is not None and set(site.columns) != set(self.real.columns):
+                name = "procedural" if site is self.procedural else "catalogue"
+                raise ValueError(f"columns: {name} and real must name the same columns")
         return self
 
 
@@ -102,12 +118,15 @@ class TableRow(Section):
     method: str | None = Field(default=None, description="Method that is trained; null: absent.")
     set: Values = Field(default={}, description="Keys of the run description.")
     procedural: Variant = Variant()
+    catalogue: Variant = Variant()
     real: Variant = Variant()
     absent: str | None = Field(default=None, description="Why this project has no such run.")
     published: str | dict[str, str] | None = Field(
         default="",
-        description="Variant in the published figures, or one for each column; null: none. In a "
-        "complexity table the name of the model.",
+        description="Variant in the published figures, or one for each column; null: none.",
+    )
+    model: str | None = Field(
+        default=None, description="Name in the published complexity figures, in such a table."
     )
     published_method: str | None = Field(
         default=None, description="Method there; null: the row's own."
@@ -133,19 +152,17 @@ class TableRow(Section):
 
     def at(self, data: DataChoice) -> Variant:
         """How the row differs on that kind of data."""
-        return self.procedural if data == "procedural" else self.real
+        return getattr(self, data)
 
 
-class PaperTable(Section):
-    """A table file."""
+class PaperPart(Section):
+    """What tables and figures of the papers have in common: the trainings that fill them."""
 
     name: str = Field(description="Of the file, without .yaml.")
     title: str
     source: str | None = Field(
         default=None, description="Paper whose figures stand beside ours; null: none."
     )
-    table: str | int | None = Field(default=None, description="Its number in the paper: 3 or III.")
-    kind: Literal["retrieval", "complexity"] = "retrieval"
     metrics: tuple[str, ...] = Field(default=(), description="Metrics of `img2shape eval`.")
     seeds: int = Field(default=3, ge=1, description="Trainings of each row and column.")
     setting: Setting
@@ -160,25 +177,14 @@ class PaperTable(Section):
         return source
 
     @model_validator(mode="after")
-    def _published_somewhere(self) -> PaperTable:
-        if (self.source is None) != (self.table is None):
-            raise ValueError("table: source and table belong together; give both or neither")
-        for number in [self.table, *(n for row in self.rows for n in row.quoted)]:
-            if number is not None and table_number(number) is None:
-                raise ValueError(f"table: '{number}' is no number; write 3 or III")
-        return self
-
-    @model_validator(mode="after")
-    def _metrics_that_exist(self) -> PaperTable:
+    def _metrics_that_exist(self) -> PaperPart:
         unknown = next((m for m in self.metrics if m not in HEADLINES), None)
         if unknown is not None:
             raise ValueError(f"metrics: no metric '{unknown}'{nearest(unknown, HEADLINES)}")
-        if (self.kind == "complexity") == bool(self.metrics):
-            raise ValueError("metrics: a retrieval table needs some; complexity has its own")
         return self
 
     @model_validator(mode="after")
-    def _columns_that_exist(self) -> PaperTable:
+    def _columns_that_exist(self) -> PaperPart:
         known = self.setting.real.columns
         unknown = next((c for c in self.columns if c not in known), None)
         if unknown is not None:
@@ -186,7 +192,7 @@ class PaperTable(Section):
         return self
 
     @model_validator(mode="after")
-    def _rows_that_hold_together(self) -> PaperTable:
+    def _rows_that_hold_together(self) -> PaperPart:
         labels = [row.label for row in self.rows]
         twice = next((label for label in labels if labels.count(label) > 1), None)
         if twice is not None:
@@ -211,6 +217,75 @@ class PaperTable(Section):
         if lacking is not None:
             raise ValueError(f"{where} nothing in column '{lacking}'; add it to start_from.columns")
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether there are trainings at all."""
+        return True
+
+    @property
+    def trained_rows(self) -> tuple[TableRow, ...]:
+        """The rows that have trainings, one for each of the columns on a kind of data."""
+        return self.rows
+
     def site(self, data: DataChoice) -> Site:
-        """The setting on that kind of data."""
-        return self.setting.procedural if data == "procedural" else self.setting.real
+        """The setting on that kind of data.
+
+        Raises:
+            ConfigError: the setting leaves it out.
+        """
+        site = getattr(self.setting, data)
+        if site is None:
+            raise ConfigError(f"{self.name}: its setting has no {data} data; add it, or take real")
+        return site
+
+    def columns_on(self, data: DataChoice) -> tuple[str, ...]:
+        """The columns on that kind of data; of those that stand for the same there, the first."""
+        shown: dict[str, TableColumn] = {}
+        for name in self.columns:
+            about = self.site(data).columns[name]
+            if about not in shown.values():
+                shown[name] = about
+        return tuple(shown)
+
+
+class PaperTable(PaperPart):
+    """A table file."""
+
+    table: str | int | None = Field(default=None, description="Its number in the paper: 3 or III.")
+    kind: Literal["retrieval", "complexity"] = Field(
+        default="retrieval",
+        description="complexity: parameters and multiply-adds, and the metrics of trainings if "
+        "any are named.",
+    )
+    full: str | None = Field(
+        default=None,
+        description="Label of the row of the full method: the differences of the other rows to it "
+        "are compared with the published ones. null: no such comparison.",
+    )
+
+    @property
+    def is_trained(self) -> bool:
+        """Networks whose size alone is asked for are counted, not trained."""
+        return bool(self.metrics)
+
+    @model_validator(mode="after")
+    def _published_somewhere(self) -> PaperTable:
+        if (self.source is None) != (self.table is None):
+            raise ValueError("table: source and table belong together; give both or neither")
+        for number in [self.table, *(n for row in self.rows for n in row.quoted)]:
+            if number is not None and table_number(number) is None:
+                raise ValueError(f"table: '{number}' is no number; write 3 or III")
+        return self
+
+    @model_validator(mode="after")
+    def _metrics_of_its_kind(self) -> PaperTable:
+        if self.kind == "retrieval" and not self.metrics:
+            raise ValueError("metrics: a retrieval table needs some")
+        return self
+
+    @model_validator(mode="after")
+    def _full_method(self) -> PaperTable:
+        trained = [row.label for row in self.rows if row.method is not None]
+        if self.full is not None and self.full not in trained:
+            raise ValueError(f"full: no trained row '{self.full}'{nearest(self.full, trained)}")
+        return self

@@ -6,40 +6,18 @@ import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from cluster.data_jobs import make_benchmark
-from cluster.sweeps import (
-    Cell,
-    Choice,
-    Choosing,
-    Outcome,
-    Point,
-    Running,
-    Skipped,
-    cell_of,
-    run_planned,
-)
+from cluster.sweeps import Outcome, Running
 from cluster.sweeps.tables.paper_tables import COMPLEXITY_METRICS, published_row, published_size
+from cluster.sweeps.tables.part_runs import LedgerRow, run_parts
 from cluster.sweeps.tables.table_description import DataChoice, PaperTable, TableRow
-from cluster.sweeps.tables.table_points import (
-    SEED,
-    Place,
-    described,
-    place_of,
-    table_benchmarks,
-    table_points,
-    table_skips,
-)
-from dataio.records import DataError
-from dataio.shards import Manifest
+from cluster.sweeps.tables.table_points import Place, described, table_skips
 from evalsuite.published import SOURCES, PublishedRow
 from evalsuite.tables import Column, Entry, Numbers, ResultTable, build_table
 from trainer.config import ConfigError, load_config
 
 _COMPLEXITY = "complexity"
-LedgerRow = Mapping[str, Any]
 
 
 def run_tables(
@@ -49,99 +27,21 @@ def run_tables(
     name: str,
     data: DataChoice = "procedural",
     quick: bool = False,
-    seeds: int | None = None,
-    selection: Choice = "last",
-    keys: Sequence[str] = (),
+    **choices: Any,
 ) -> tuple[list[ResultTable], Outcome]:
     """Train what is missing of ``tables``, each cell once; returns them beside the papers' figures.
 
-    The built-in benchmark is made where it is missing.
-
-    Args:
-        name: of the page's folder.
-        seeds: how many; None: each table's own number.
-        keys: ``key=value``, set in all cells above the tables' own.
-
-    Raises:
-        ConfigError, DataError: not one cell can be trained, as when the data sets are not there.
+    Arguments and errors as of :func:`cluster.sweeps.tables.part_runs.run_parts`.
     """
-    chosen = None if seeds is None else range(seeds)
-    points = {t.name: table_points(t, data, quick=quick, seeds=chosen) for t in tables}
-    _require_usable([point for own in points.values() for point in own], keys)
-    if data == "procedural":
-        _make_benchmarks(tables, quick=quick)
-    whole = f"{name}{'-quick' * quick}{'-real' * (data == 'real')}"
-    running = replace(running, sweep=whole, reports=not quick)
-    choosing = Choosing(selection=selection, oracle=not quick)
-    found = {t: _cells(own, running, choosing, keys) for t, own in points.items()}
-    cells = {cell.key: cell for own, _ in found.values() for cell in own}
-    skipped = {lost.reason: lost for _, own in found.values() for lost in own}
-    if any(points.values()) and not cells:
-        raise ConfigError(f"{name}: no cell can be trained: {next(iter(skipped))}")
-    outcome = run_planned(list(cells.values()), list(skipped.values()), running)
-    rows = {row["key"]: row for row in outcome.rows}
+    found, outcome = run_parts(tables, running, name=name, data=data, quick=quick, **choices)
     results = []
-    for table in tables:
-        own, lost = found[table.name]
-        runs: dict[Place, list[LedgerRow]] = {}
-        for cell in own:
-            runs.setdefault(place_of(cell.labels), []).append(rows[cell.key])
-        reasons = {place_of(one.labels): one.reason for one in lost}
-        result = result_table(table, runs, reasons, data=data)
-        if quick and table.kind == "retrieval":
+    for table, filling in zip(tables, found, strict=True):
+        result = result_table(table, filling.runs, filling.reasons, data=data)
+        if quick and table.is_trained:
             title = f"{result.title} (--quick: it runs, the numbers mean nothing)"
             result = replace(result, title=title)
         results.append(result)
     return results, outcome
-
-
-def _make_benchmarks(tables: Sequence[PaperTable], *, quick: bool) -> None:
-    trained = [table for table in tables if table.kind == "retrieval"]
-    needed = {f: of for t in trained for f, of in table_benchmarks(t, quick=quick).items()}
-    for folder, (size, style) in needed.items():
-        make_benchmark(Path(folder), size=size, style=style, seed=0)
-
-
-def _require_usable(points: Sequence[Point], keys: Sequence[str]) -> None:
-    """Refuse ``keys`` that fit no cell before data are made."""
-    errors = []
-    for point in points:
-        try:
-            load_config(point.config, [*point.keys, *keys])
-        except ConfigError as err:
-            errors.append(err)
-    if errors and len(errors) == len(points):
-        raise errors[0]
-
-
-def _cells(
-    points: Sequence[Point], running: Running, choosing: Choosing, keys: Sequence[str]
-) -> tuple[list[Cell], list[Skipped]]:
-    """The cells of a table in the order of its points, and the points that cannot be trained."""
-    cells: dict[tuple[Place, int], Cell] = {}
-    skipped: list[Skipped] = []
-    opened: dict[str, Manifest] = {}
-    for point in sorted(points, key=lambda point: point.start_from is not None):
-        after: tuple[Cell, Path] | None = None
-        if point.start_from is not None:
-            before = cells.get(_at(point.start_from))
-            if before is None:
-                start = " in ".join(place_of(point.start_from))
-                reason = f"starts from {start}, which cannot be trained"
-                skipped.append(Skipped(point.labels, reason))
-                continue
-            after = before, running.store.folder(before).path
-        try:
-            cells[_at(point.labels)] = cell_of(
-                point, choosing, keys=keys, after=after, opened=opened
-            )
-        except (ConfigError, DataError) as err:
-            skipped.append(Skipped(point.labels, str(err)))
-    return [cells[at] for at in map(_at, (p.labels for p in points)) if at in cells], skipped
-
-
-def _at(labels: Mapping[str, Any]) -> tuple[Place, int]:
-    return place_of(labels), labels[SEED]
 
 
 def result_table(
@@ -153,7 +53,7 @@ def result_table(
 ) -> ResultTable:
     """Ours beside the published figures.
 
-    A complexity table has no runs: its networks are built and counted here.
+    The networks of a complexity table are built and counted here.
 
     Args:
         found: ledger rows by row label and column name, one for each seed.
@@ -163,13 +63,16 @@ def result_table(
     Raises:
         ConfigError: a place that the table does not have, or a network that cannot be built.
     """
-    if table.kind == "complexity":
-        return _complexity_table(table)
     reasons = {**table_skips(table, data), **(skipped or {})}
     _require_places(table, [*found, *reasons])
-    columns = {name: _column(table, name, data) for name in table.columns}
-    entries = [_entry(table, row, found, reasons, columns, data) for row in table.rows]
-    return build_table(_title(table), list(columns.values()), entries)
+    columns = {name: _column(table, name, data) for name in table.columns_on(data)}
+    trained = table.rows if table.is_trained else ()
+    entries = [_entry(table, row, found, reasons, columns, data) for row in trained]
+    if table.kind == "complexity":
+        return _complexity_table(table, entries, columns)
+    shown = {row.label: entry.label for row, entry in zip(table.rows, entries, strict=True)}
+    full = None if table.full is None else shown[table.full]
+    return build_table(_title(table), list(columns.values()), entries, full=full)
 
 
 def _title(table: PaperTable) -> str:
@@ -181,9 +84,15 @@ def _title(table: PaperTable) -> str:
 
 def _column(table: PaperTable, name: str, data: DataChoice) -> Column:
     about = table.site(data).columns[name]
-    note = about.note
-    if data == "procedural" and table.source is not None:
-        note = f"{note}; compare its rows among themselves, not with the published figures"
+    notes = [about.note]
+    if data != "real" and table.source is not None:
+        notes.append("compare its rows among themselves, not with the published figures")
+        alike = [one for one in table.columns if table.site(data).columns[one] == about]
+        if len(alike) > 1:
+            notes.append(
+                f"the published figures are those of {table.site('real').columns[name].title}"
+            )
+    note = "; ".join(filter(None, notes))
     return Column(about.title, table.metrics, note, comparable=data == "real")
 
 
@@ -215,6 +124,7 @@ def _entry(
             for name, figures in printed.items()
         },
         ours={c.name: [run["metrics"] for run in scored[name]] for name, c in columns.items()},
+        seeds={c.name: [run.get("seed") for run in scored[name]] for name, c in columns.items()},
         oracle={c.name: _oracles(scored[name]) for name, c in columns.items()},
         intervals={c.name: _intervals(scored[name]) for name, c in columns.items()},
         note="; ".join(filter(None, (row.note, row.at(data).note))),
@@ -261,8 +171,12 @@ def _intervals(runs: Sequence[LedgerRow]) -> dict[str, tuple[float, float]]:
     }
 
 
-def _complexity_table(table: PaperTable) -> ResultTable:
-    entries = [
+def _complexity_table(
+    table: PaperTable, trained: Sequence[Entry], columns: Mapping[str, Column]
+) -> ResultTable:
+    """``trained`` are the entries of trainings in ``columns``, one a row, or none."""
+    size = Column(_COMPLEXITY, COMPLEXITY_METRICS, decimals=2, trained=False)
+    counted = [
         Entry(
             label=row.label,
             published={_COMPLEXITY: published_size(table, row)},
@@ -273,8 +187,19 @@ def _complexity_table(table: PaperTable) -> ResultTable:
         )
         for row in table.rows
     ]
-    columns = [Column(_COMPLEXITY, COMPLEXITY_METRICS)]
-    return build_table(_title(table), columns, entries, decimals=2, ranked=False)
+    if not trained:
+        return build_table(_title(table), [size], counted, ranked=False)
+    merged = [
+        replace(
+            one,
+            label=sized.label,
+            published={**sized.published, **one.published},
+            ours={**sized.ours, **one.ours},
+            skipped={**sized.skipped, **one.skipped},
+        )
+        for sized, one in zip(counted, trained, strict=True)
+    ]
+    return build_table(_title(table), [size, *columns.values()], merged, ranked=False)
 
 
 def _counted(table: PaperTable, row: TableRow) -> Numbers:

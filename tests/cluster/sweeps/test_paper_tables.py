@@ -7,16 +7,17 @@ import json
 from collections import Counter
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import yaml
 
 from cluster.sweeps.points import Point
 from cluster.sweeps.tables.paper_tables import load_table, published_row, table_names
-from cluster.sweeps.tables.table_description import DataChoice, PaperTable
+from cluster.sweeps.tables.table_description import DATA_CHOICES, DataChoice, PaperTable
 from cluster.sweeps.tables.table_points import (
     place_of,
+    require_packed,
     table_benchmarks,
     table_folders,
     table_points,
@@ -29,7 +30,7 @@ from trainer.config import ConfigError, RunConfig, load_config
 
 TABLES = ROOT / "configs" / "tables"
 NAMES = table_names()
-SITES: tuple[DataChoice, ...] = get_args(DataChoice)
+SITES = DATA_CHOICES
 RETRIEVAL = [name for name in NAMES if load_table(name).kind == "retrieval"]
 
 
@@ -112,7 +113,7 @@ def test_every_published_model_is_in_its_complexity_table():
     placed = []
     for name in set(NAMES) - set(RETRIEVAL):
         table = load_table(name)
-        placed += [(table.source, str(table.table), row.published) for row in table.rows]
+        placed += [(table.source, str(table.table), row.model) for row in table.rows]
     assert Counter(placed) == Counter((r.source, r.table, r.model) for r in all_complexity())
 
 
@@ -141,8 +142,8 @@ def test_headers_say_the_command_and_the_runs(name):
     assert f"# Command:    img2shape table {name}" in text
     assert "# Published:  " in text
     table = load_table(name)
-    for data, label in zip(SITES, ("Built-in", "Real data"), strict=True):
-        if table.kind == "retrieval":
+    for data, label in zip(SITES, ("Built-in", "Catalogue", "Real data"), strict=True):
+        if table.is_trained:
             runs = len(table_points(table, data))
             assert any(x.startswith(f"# {label}:") and f" {runs} runs" in x for x in header), label
     assert all(len(line) <= 100 for line in path.read_text().splitlines())
@@ -154,7 +155,7 @@ def test_cells_are_complete_and_parse(name, data):
     table = load_table(name)
     found = table_points(table, data)
     skips = table_skips(table, data)
-    places = {(row.label, column) for row in table.rows for column in table.columns}
+    places = {(row.label, column) for row in table.rows for column in table.columns_on(data)}
     assert {place_of(point.labels) for point in found} == places - set(skips)
     assert len(found) == 3 * (len(places) - len(skips))
     assert all(skips.values())
@@ -197,9 +198,59 @@ def test_every_folder_on_built_in_data_can_be_made(name, quick, size):
     }
 
 
-def test_real_data_have_no_quick_form():
-    with pytest.raises(ConfigError, match="astn-3: real data have no quick form; leave --quick"):
-        table_points(load_table("astn-3"), "real", quick=True)
+@pytest.mark.parametrize("data", ["catalogue", "real"])
+def test_other_data_have_no_quick_form(data):
+    with pytest.raises(ConfigError, match=f"astn-3: {data} data have no quick form; leave --quick"):
+        table_points(load_table("astn-3"), data, quick=True)
+
+
+def test_columns_that_stand_for_the_same_are_one():
+    table = load_table("hifa-3")
+    assert table.columns_on("real") == table.columns_on("procedural") == ("mi3dor", "mi3dor-2")
+    assert table.columns_on("catalogue") == ("mi3dor",)
+    assert load_table("hifa-2").columns_on("catalogue") == ("mi3dor-2",)
+    pairs = load_table("daisnet-1")
+    assert pairs.columns_on("catalogue") == ("shrec14->pix3d", "pix3d->shrec14")
+
+
+def test_pairs_of_the_catalogue_are_those_of_its_benchmark():
+    point = table_points(load_table("daisnet-3"), "catalogue", seeds=[0])[0]
+    assert point.labels["column"] == "shrec14->pix3d"
+    keys = {name: value for name, _, value in (key.partition("=") for key in point.keys)}
+    assert keys["data.root"] == "data/catalogue-blendswap"
+    assert "data/catalogue-scopia" in keys["data.source_images"]
+    assert "data/catalogue-scopia" in keys["data.source_shapes"]
+
+
+def test_missing_data_of_the_catalogue_have_their_command(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, folders in {
+        "astn-1": ["data/catalogue"],
+        "dca-2": ["data/catalogue"],
+        "daisnet-1": ["data/catalogue-scopia", "data/catalogue-blendswap"],
+    }.items():
+        assert list(table_folders(load_table(name), "catalogue").values()) == folders
+        for folder in folders:
+            words = (
+                rf"{name}: {folder}: no data set here .*`img2shape data pack sh3f .*--out {folder} "
+            )
+            with pytest.raises(ConfigError, match=words):
+                require_packed(load_table(name), "catalogue")
+            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+            (tmp_path / folder / "manifest.parquet").touch()
+        require_packed(load_table(name), "catalogue")
+        for folder in folders:
+            (tmp_path / folder / "manifest.parquet").unlink()
+    require_packed(load_table("astn-1"), "real")  # its data sets have commands of their own
+
+
+def test_a_setting_may_leave_the_catalogue_out(tmp_path):
+    setting = yaml.safe_load((TABLES / "settings" / "photos.yaml").read_text())
+    del setting["catalogue"]
+    table = load_table(write(tmp_path, setting=setting))
+    assert table_points(table, "real")
+    with pytest.raises(ConfigError, match="mine: its setting has no catalogue data"):
+        table_points(table, "catalogue")
 
 
 def test_tables_share_their_cells():
@@ -210,12 +261,13 @@ def test_tables_share_their_cells():
             for name, own in points("procedural", quick=quick).items()
             for p in own
         ]
-        assert (len(found), len(set(found))) == (132, 74)
+        assert (len(found), len(set(found))) == (134, 74)
 
 
 def test_fine_tuning_starts_from_the_other_data_set():
     table = load_table("astn-4")
-    for data in SITES:
+    assert not [p for p in table_points(table, "catalogue") if p.start_from]
+    for data in ("procedural", "real"):
         found = table_points(table, data)
         starts = [(p.labels, p.start_from) for p in found if p.start_from is not None]
         assert {(labels["column"], place_of(start)) for labels, start in starts} == {
@@ -315,7 +367,7 @@ def test_a_setting_beside_the_table_comes_first(tmp_path):
         ({"columns": ["mi3dor2"]}, "columns: no column 'mi3dor2'; did you mean 'mi3dor-2'"),
         ({"metrics": ["FTT"]}, "metrics: no metric 'FTT'; did you mean 'FT'"),
         ({"metrics": None}, "metrics: a retrieval table needs some"),
-        ({"kind": "complexity"}, "metrics: a retrieval table needs some; complexity has its own"),
+        ({"full": "ASTM"}, "full: no trained row 'ASTM'; did you mean 'ASTN'"),
         ({"setting": "fotos"}, "setting: no setting 'fotos'; did you mean 'photos'"),
         ({"source": "astn"}, "source and table belong together"),
         ({"source": "asnt", "table": 1}, "no published figures of 'asnt'; did you mean 'astn'"),
@@ -324,6 +376,16 @@ def test_a_setting_beside_the_table_comes_first(tmp_path):
         (
             {"source": "astn", "table": 3, "rows": [row(published="only-efa")]},
             "row 'ASTN': no such figures in table 3 of astn",
+        ),
+        (
+            {
+                "source": "astn",
+                "table": 5,
+                "kind": "complexity",
+                "metrics": None,
+                "rows": [row(model="atsn")],
+            },
+            "row 'ASTN': no such figures in table 5 of astn",
         ),
         ({"rows": [row(start_from={"row": "ATSN", "columns": {}})]}, "did you mean 'ASTN'"),
         (

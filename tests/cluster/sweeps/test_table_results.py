@@ -19,6 +19,7 @@ def ledger_row(value: float, **changes: Any) -> dict[str, Any]:
     """A finished run with every metric at ``value``."""
     return {
         "status": "finished",
+        "seed": 0,
         "selection": "im",
         "config": {"network": {"backbone": "tiny"}},
         "metrics": dict.fromkeys(METRICS, value),
@@ -126,7 +127,7 @@ def test_the_complexity_table_of_astn_comes_out():
             ours = value(table, label, "ours", "complexity", metric)
             assert ours.mean is not None
             assert (round(ours.mean, 2), ours.published) == (figure, figure)
-    assert "computed, without any training" in to_markdown(table)
+    assert "complexity: computed, without any training" in to_markdown(table)
 
 
 @pytest.mark.slow
@@ -143,3 +144,68 @@ def test_systems_of_others_are_published_only():
     assert smaller is not None
     assert larger is not None
     assert larger - smaller == pytest.approx(2 * 10.11, abs=0.02), "two trunks' difference"
+
+
+def test_a_complexity_table_may_have_metrics_of_trainings_too():
+    """Counted numbers are not trainings: they do not enter the number of seeds."""
+    runs = [ledger_row(0.4 + seed / 10, seed=seed) for seed in range(3)]
+    table = result_table(load_table("astn-5"), {("MSTN", "mi3dor"): runs}, data="real")
+    shown = value(table, "MSTN", "ours", "MI3DOR", "NN")
+    assert (shown.mean, shown.seeds, shown.published) == (pytest.approx(0.5), 3, 0.789)
+    text = to_markdown(table)
+    assert "computed, without any training; Ours: mean over 3 seeds" in text
+    assert "| 59.24 | 724.51 | 0.500 ± 0.100 |" in text
+    assert "n=1" not in text
+
+
+def test_an_ablation_row_says_whether_its_difference_is_the_published_one():
+    """ASTN, table 3: without DSA FT falls from 0.647 to 0.516, ANMRR rises."""
+    values = {
+        "Only AFE": [0.50, 0.51, 0.52],
+        "Only DSA": [0.62, 0.58, 0.60],
+        "DSA + AFE": [0.6] * 3,
+    }
+    found = {
+        (label, "mi3dor"): [ledger_row(value, seed=seed) for seed, value in enumerate(own)]
+        for label, own in values.items()
+    }
+    # The seeds of the full method in another order: pairs are found by seed.
+    found[("DSA + AFE", "mi3dor")] = found[("DSA + AFE", "mi3dor")][::-1]
+    table = result_table(load_table("astn-3"), found)
+    rows = {row.label: row for row in table.rows}
+    at = [place.metric for place in table.places].index
+    afe = rows["Only AFE"].to_full
+    ft = afe[at("FT")]
+    assert ft is not None
+    assert ft.difference == pytest.approx(-0.09)
+    assert ft.half_width == pytest.approx(4.3027 * 0.01 / 3**0.5, rel=1e-4)
+    assert (ft.published, ft.verdict, ft.pairs) == (pytest.approx(0.516 - 0.647), "agrees", 3)
+    assert afe[at("ANMRR")].verdict == "disagrees"  # every metric of ours falls  # pyright: ignore[reportOptionalMemberAccess]
+    assert rows["Only DSA"].to_full[at("FT")].verdict == "not told apart"  # pyright: ignore[reportOptionalMemberAccess]
+    assert not rows["DSA + AFE"].to_full
+    assert not rows["AlexNet"].to_full  # no run of ours
+    text = to_markdown(table)
+    assert "minus full: difference to the row DSA + AFE" in text
+    assert "−0.090 ± 0.025" in text
+    alone = result_table(load_table("astn-1"), {("ASTN", "mi3dor"): [ledger_row(0.5)]})
+    assert "minus full" not in to_markdown(alone)
+
+
+def test_one_seed_is_not_told_apart_and_runs_without_partner_do_not_count():
+    rows = [ledger_row(0.9, seed=0), ledger_row(0.1, seed=5)]
+    found = {("centres", "mi3dor"): rows, ("instances", "mi3dor"): [ledger_row(0.1, seed=0)]}
+    table = result_table(load_table("astn-7"), found)
+    one = table.rows[0].to_full[1]
+    assert one is not None
+    assert (one.pairs, one.half_width, one.verdict) == (1, None, "not told apart")
+    assert table.rows[0].to_full[3].verdict == "equal in print"  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def test_the_catalogue_has_one_column_for_two_data_sets():
+    found = {("global", "mi3dor"): [ledger_row(0.5)]}
+    table = result_table(load_table("hifa-3"), found, data="catalogue")
+    assert [column.name for column in table.columns] == ["catalogue"]
+    shown = to_markdown(table)
+    assert "the furniture catalogue stands in for MI3DOR and MI3DOR-2" in shown
+    assert "the published figures are those of MI3DOR" in shown
+    assert value(table, "global", "published", "catalogue", "FT").mean == 0.569
