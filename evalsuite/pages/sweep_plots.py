@@ -29,6 +29,9 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _MOST_POINTS = 240
 _MARKED_POINTS = 12
 _MOST_TICKS = 14
+_MOST_SIGNS = 44  # of a word at an axis; the longest label of a table's row has 38
+# Widest mean width of a sign in the faces that a page may have, at the sizes of ticks and heads.
+_TICK_PX, _HEAD_PX, _TICK_GAP_PX = 5.9, 6.8, 8.0
 
 
 @dataclass(frozen=True)
@@ -87,28 +90,45 @@ def transfer_matrix(matrix: TransferMatrix, *, name: str) -> Markup:
 def parallel_axes(axes: Sequence[ParallelAxis], leading: np.ndarray, *, name: str) -> Markup:
     """One line a cell across all axes; those where ``leading`` [lines] is true are thick and last.
 
-    A line without a place on an axis is interrupted there.
+    A line without a place on an axis is interrupted there. Each axis has the room that its words
+    take.
     """
+    across, width = _across(axes)
 
     def paint(figure: Figure) -> None:
-        panel = placed_axes(figure, left=70, right=70, top=34, bottom=12, grid="")
+        panel = placed_axes(figure, left=0, right=0, top=34, bottom=12, grid="")
         heights = np.stack([axis.places for axis in axes], axis=1)
-        across = np.arange(len(axes), dtype=float)
-        for chosen, colour, width, alpha in (
+        for chosen, colour, thickness, alpha in (
             (~leading, MUTED, 0.8, 0.35),
             (leading, ACCENT, 2.2, 0.85),
         ):
             lines = [np.column_stack([across, line]) for line in heights[chosen]]
             panel.add_collection(
-                LineCollection(lines, colors=colour, linewidths=width, alpha=alpha)
+                LineCollection(lines, colors=colour, linewidths=thickness, alpha=alpha)
             )
-        for place, axis in enumerate(axes):
-            _upright(panel, place, axis, is_last=place == len(axes) - 1)
-        panel.set(xlim=(0, len(axes) - 1), ylim=(-0.02, 1.02), xticks=[], yticks=[])
+        for place, axis in zip(across.tolist(), axes, strict=True):
+            _upright(panel, place, axis, is_last=axis is axes[-1])
+        panel.set(xlim=(0, width), ylim=(-0.02, 1.02), xticks=[], yticks=[])
         panel.spines["bottom"].set_visible(False)
 
-    width = 150 + 150 * (len(axes) - 1)
     return draw(width, 320, paint, name=name, description="Cells across the axes of the sweep")
+
+
+def _across(axes: Sequence[ParallelAxis]) -> tuple[np.ndarray, float]:
+    """Where each axis stands, in pixels from the left edge, and the width of all."""
+    ticks = [
+        max((_TICK_PX * len(short(words, _MOST_SIGNS)) for _, words in axis.ticks), default=0.0)
+        for axis in axes
+    ]
+    heads = [_HEAD_PX * len(short(axis.name, _MOST_SIGNS)) / 2 for axis in axes]
+    place = max(ticks[0] + _TICK_GAP_PX, heads[0]) + 4
+    places = [place]
+    # The words of an axis stand to its left, but for the last one.
+    inner = zip(ticks[1:-1], heads, heads[1:], strict=False)
+    for words, before, own in [*inner, *([(0.0, heads[-2], heads[-1])] if len(axes) > 1 else [])]:
+        place += max(150.0, words + 2 * _TICK_GAP_PX, before + own + 14)
+        places.append(place)
+    return np.array(places), place + max(ticks[-1] + _TICK_GAP_PX, heads[-1]) + 4
 
 
 def learning_curves(series: Sequence[Series], *, name: str, title: str) -> Markup:
@@ -151,17 +171,16 @@ def _shades(values: np.ndarray, *, lower_is_better: bool) -> np.ndarray:
     return 0.12 + 0.73 * (1.0 - share if lower_is_better else share)
 
 
-def _upright(panel: Axes, place: int, axis: ParallelAxis, *, is_last: bool) -> None:
+def _upright(panel: Axes, place: float, axis: ParallelAxis, *, is_last: bool) -> None:
     panel.plot([place, place], [0, 1], color=INK, linewidth=1, solid_capstyle="butt")
-    panel.text(place, 1.07, short(axis.name, 24), ha="center", va="baseline", color=INK)
-    side, shift = ("left", 0.035) if is_last else ("right", -0.035)
+    panel.text(place, 1.07, short(axis.name, _MOST_SIGNS), ha="center", va="baseline", color=INK)
+    side, shift = ("left", 5) if is_last else ("right", -5)
     for height, words in _thinned_ticks(axis.ticks):
-        panel.plot([place - 0.015, place + 0.015], [height, height], color=INK, linewidth=1)
-        text = short(words, 20)
+        panel.plot([place - 2, place + 2], [height, height], color=INK, linewidth=1)
         panel.text(
             place + shift,
             height,
-            text,
+            short(words, _MOST_SIGNS),
             ha=side,
             va="center_baseline",
             fontsize=9.5,

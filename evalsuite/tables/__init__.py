@@ -7,6 +7,7 @@ from evalsuite.tables.result_table import Column, Entry, Numbers, ResultTable, b
 from evalsuite.tables.result_table_export import (
     caption,
     footnotes,
+    lines_of,
     text_lines,
     to_csv,
     to_html,
@@ -22,6 +23,7 @@ __all__ = [
     "build_table",
     "caption",
     "footnotes",
+    "lines_of",
     "text_lines",
     "to_csv",
     "to_html",

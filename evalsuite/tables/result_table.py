@@ -9,6 +9,7 @@ competes with oracles' numbers only.
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections import Counter
@@ -150,6 +151,12 @@ class ResultTable:
     def places(self) -> tuple[Place, ...]:
         """What each value of a line is."""
         return tuple(Place(column.name, m) for column in self.columns for m in column.metrics)
+
+    @property
+    def spans(self) -> tuple[slice, ...]:
+        """The places of each column."""
+        ends = list(itertools.accumulate(len(column.metrics) for column in self.columns))
+        return tuple(itertools.starmap(slice, zip([0, *ends], ends, strict=False)))
 
     @property
     def digits(self) -> tuple[int, ...]:

@@ -184,23 +184,31 @@ def to_csv(table: ResultTable) -> str:
 
 
 def to_html(table: ResultTable) -> str:
-    """A fragment with every word escaped: heading, caption, table, notes. It needs no style."""
-    groups = "".join(
-        f'<th scope="colgroup" colspan="{len(c.metrics)}">{html.escape(c.name)}</th>'
-        for c in table.columns
-    )
-    heads = "".join(f'<th scope="col">{html.escape(place.metric)}</th>' for place in table.places)
-    rank = '<th scope="col">rank</th>' if table.ranked else ""
-    blank = "<th></th>" if table.ranked else ""
+    """A fragment with every word escaped: heading, caption, table, notes. It needs no style.
+
+    Columns stand below each other, each under its own head, so that none lies beyond a page.
+    """
+    heads = [_html_head(table, index) for index, _ in enumerate(table.columns)]
+    bodies = [
+        "".join(_html_line(table, line, span) for line in lines_of(table, span))
+        for span in table.spans
+    ]
+    first = f"<thead>{heads[0]}</thead>\n<tbody>\n{bodies[0]}</tbody>\n"
+    others = zip(heads[1:], bodies[1:], strict=True)
+    groups = first + "".join(f"<tbody>\n{head}{body}</tbody>\n" for head, body in others)
+    title = html.escape(table.title)
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in footnotes(table))
     notes = f'<ul class="note">{notes}</ul>' if notes else ""
     return (
-        f'<h3>{html.escape(table.title)}</h3>\n<p class="note">{html.escape(caption(table))}</p>\n'
-        f'<div class="scroll"><table class="result-table">\n<thead><tr><th></th><th></th>{groups}'
-        f'{blank}</tr>\n<tr><th scope="col">Row</th><th></th>{heads}{rank}</tr></thead>\n'
-        f"<tbody>\n{''.join(_html_line(table, line) for line in text_lines(table))}</tbody>"
-        f"</table></div>\n{notes}\n"
+        f'<h3>{title}</h3>\n<p class="note">{html.escape(caption(table))}</p>\n'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{title}">'
+        f'<table class="result-table">\n{groups}</table></div>\n{notes}\n'
     )
+
+
+def lines_of(table: ResultTable, span: slice) -> list[TextLine]:
+    """The lines that say something at the places ``span``, and the first of each row."""
+    return [line for line in text_lines(table) if line.label or {*line.cells[span]} - {MISSING}]
 
 
 def _words(table: ResultTable, line: Line) -> TextLine:
@@ -334,10 +342,18 @@ def _bold(
     return [strong(words) if best else words for words, best in cells]
 
 
-def _html_line(table: ResultTable, line: TextLine) -> str:
-    cells = _bold(line, html.escape, lambda words: f"<b>{words}</b>")
+def _html_head(table: ResultTable, index: int) -> str:
+    """The names of a column and of its metrics; columns stand below each other."""
+    column = table.columns[index]
+    heads = "".join(f'<th scope="col">{html.escape(metric)}</th>' for metric in column.metrics)
+    rank = '<th scope="col">rank</th>' if table.ranked and index == 0 else ""
+    return f'<tr class="head"><th>{html.escape(column.name)}</th><th></th>{heads}{rank}</tr>\n'
+
+
+def _html_line(table: ResultTable, line: TextLine, span: slice) -> str:
+    cells = _bold(line, html.escape, lambda words: f"<b>{words}</b>")[span]
     numbers = "".join(f"<td>{cell}</td>" for cell in cells)
-    rank = f"<td>{html.escape(line.rank)}</td>" if table.ranked else ""
+    rank = f"<td>{html.escape(line.rank)}</td>" if table.ranked and span.start == 0 else ""
     start = ' class="start"' if line.label else ""
     return (
         f'<tr{start}><th scope="row">{html.escape(line.label)}</th>'

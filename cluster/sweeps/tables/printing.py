@@ -12,10 +12,11 @@ from rich.text import Text
 from cluster.tables import standard_output
 from evalsuite.pages import TransferMatrix
 from evalsuite.tables import (
+    Column,
     ResultTable,
     caption,
     footnotes,
-    text_lines,
+    lines_of,
     to_csv,
     to_html,
     to_latex,
@@ -53,25 +54,30 @@ def exporters(files: Sequence[Path]) -> dict[Path, Callable[[Sequence[ResultTabl
 def print_result_table(result: ResultTable) -> None:
     """Print ours and the published figures, the best in bold, then caption and footnotes."""
     out = standard_output()
-    table = Table(box=box.SIMPLE_HEAD, title=result.title)
-    table.add_column("", overflow="fold")
-    table.add_column("")
-    several = len(result.columns) > 1
-    for place in result.places:
-        head = f"{place.column}\n{place.metric}" if several else place.metric
-        table.add_column(Text(head), justify="right")
-    if result.ranked:
-        table.add_column("rank", justify="right")
-    for line in text_lines(result):
-        cells = [
-            Text(words, "bold" if best else "")
-            for words, best in zip(line.cells, line.best, strict=True)
-        ]
-        rank = [Text(line.rank)] if result.ranked else []
-        table.add_row(Text(line.label), Text(line.side), *cells, *rank)
-    out.print(table)
+    for column, span in zip(result.columns, result.spans, strict=True):
+        out.print(_of_column(result, column, span))
     for words in (caption(result), *footnotes(result)):
         out.print(words, markup=False, highlight=False)
+
+
+def _of_column(result: ResultTable, column: Column, span: slice) -> Table:
+    """The numbers of a column; those of all columns side by side would not fit a terminal."""
+    first = span.start == 0
+    table = Table(box=box.SIMPLE_HEAD, title=result.title if first else None)
+    table.add_column(Text(column.name), overflow="fold")
+    table.add_column("")
+    for metric in column.metrics:
+        table.add_column(Text(metric), justify="right")
+    if result.ranked and first:
+        table.add_column("rank", justify="right")
+    for line in lines_of(result, span):
+        cells = [
+            Text(words, "bold" if best else "")
+            for words, best in zip(line.cells[span], line.best[span], strict=True)
+        ]
+        rank = [Text(line.rank)] if result.ranked and first else []
+        table.add_row(Text(line.label), Text(line.side), *cells, *rank)
+    return table
 
 
 def print_matrices(matrices: Sequence[TransferMatrix]) -> None:

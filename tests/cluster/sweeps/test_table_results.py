@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from cluster.sweeps.tables.paper_tables import load_table
+from cluster.sweeps.tables.printing import print_result_table
 from cluster.sweeps.tables.table_results import result_table
 from evalsuite.tables.result_table import ResultTable, Value
 from evalsuite.tables.result_table_export import to_markdown
@@ -209,3 +210,17 @@ def test_the_catalogue_has_one_column_for_two_data_sets():
     assert "the furniture catalogue stands in for MI3DOR and MI3DOR-2" in shown
     assert "the published figures are those of MI3DOR" in shown
     assert value(table, "global", "published", "catalogue", "FT").mean == 0.569
+
+
+def test_printed_columns_each_have_a_head_of_their_own(capsys):
+    found = {("FT", "mi3dor"): [ledger_row(0.5)], ("FT", "mi3dor-2"): [ledger_row(0.25)]}
+    print_result_table(result_table(load_table("ftspl-5"), found, data="real"))
+    printed = capsys.readouterr().out
+    assert "\\n" not in printed
+    lines = printed.splitlines()
+    heads = [line.split() for line in lines if line.strip().endswith(("ANMRR", "rank"))]
+    metrics = ["NN", "FT", "ST", "F", "DCG", "ANMRR"]
+    assert heads == [["MI3DOR", *metrics, "rank"], ["MI3DOR-2", *metrics]]
+    ours = [line.split()[1:4] for line in lines if line.split()[:2] == ["FT", "ours"]]
+    assert ours == [["ours", "0.500", "0.500"], ["ours", "0.250", "0.250"]]
+    assert "…" not in printed

@@ -61,6 +61,14 @@ def section(page: Page, name: str) -> str:
     return page.source.partition(f'<section id="{name}">')[2].partition("</section>")[0]
 
 
+def sections(page: Page) -> list[str]:
+    """Names of the sections; the contents list the same ones."""
+    found = [attrs["id"] for tag, attrs in page.tags if tag == "section"]
+    contents = page.source.partition("<nav")[2].partition("</nav>")[0]
+    assert re.findall('href="#([a-z]+)"', contents) == found
+    return found
+
+
 def words(source: str) -> str:
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", source)).split())
 
@@ -74,7 +82,7 @@ def table_rows(page: Page) -> list[list[str]]:
 
 def test_page_needs_nothing_from_outside_and_has_its_sections(page: Page) -> None:
     assert not re.search(r"https?://|@import|//cdn", page.source)
-    assert [attrs["id"] for tag, attrs in page.tags if tag == "section"] == SECTIONS
+    assert sections(page) == SECTIONS
     ids = page.values("id")
     assert len(ids) == len(set(ids))
     targets = {value[1:] for value in page.values("href") if value.startswith("#")}
@@ -210,16 +218,17 @@ def test_hostile_words_stay_text(tmp_path: Path) -> None:
 def test_no_row_and_one_row(tmp_path: Path) -> None:
     empty = written(tmp_path, [])
     assert "No cell is finished." in empty.source
-    assert [attrs["id"] for tag, attrs in empty.tags if tag == "section"] == SECTIONS
+    assert sections(empty) == ["cells"]
     one = written(tmp_path, [ledger_row({"method": "astn"})])
     assert len(table_rows(one)) == 1
-    assert "two finished cells" in section(one, "settings")
+    assert sections(one) == ["cells", "curves"]
     assert 'aria-label="mAP of astn over the training steps"' in section(one, "curves")
 
 
 def test_only_failures(tmp_path: Path) -> None:
     page = written(tmp_path, [unfinished_row({"method": "astn"}, "failed", "x" * 5000)])
     assert "No cell is finished." in page.source
+    assert sections(page) == ["cells", "failed"]
     assert "x" * 600 + "…" in section(page, "failed")
     assert "x" * 601 not in page.source
 
@@ -297,3 +306,51 @@ def test_short_axis_names_stay_apart() -> None:
         "optimizer.rate",
         "seed",
     ]
+
+
+def test_words_at_parallel_axes_are_whole_and_inside(tmp_path: Path) -> None:
+    """The place, anchor and size of each text, against the edges of the drawing."""
+    long = "pre-trained on the other, fine-tuned"
+    rows = [
+        ledger_row({"row": row, "a name that is rather long": name, "training.seed": seed})
+        for seed, (row, name) in enumerate([(long, "a"), ("short", "b" * 30), (long, "b" * 30)])
+    ]
+    drawn = section(written(tmp_path, rows), "settings")
+    viewbox = re.search(r'viewBox="0 0 ([0-9.]+) ', drawn)
+    assert viewbox
+    width = float(viewbox[1])
+    texts = re.findall(r"<text ([^>]*)>([^<]*)</text>", drawn)
+    assert {long, "b" * 30, "a name that is rather long"} <= {text for _, text in texts}
+    for attributes, text in texts:
+        x = re.search(r"translate\(([0-9.-]+) ", attributes) or re.search(
+            r'x="([0-9.-]+)"', attributes
+        )
+        assert x
+        size = 5.0 * len(text)  # 0.52 of the smaller size, the mean sign of common faces
+        start = {"end": size, "middle": size / 2}.get(
+            (re.search(r"text-anchor: (\w+)", attributes) or ["", "start"])[1], 0.0
+        )
+        assert 0 <= float(x[1]) - start, text
+        assert float(x[1]) - start + size <= width, text
+
+
+def test_wide_tables_say_that_they_scroll(page: Page) -> None:
+    """A shade that stays at the edge, and paper over it that moves with the table's end."""
+    rule = page.source.partition(".scroll {")[2].partition("}")[0]
+    assert "overflow-x: auto" in rule
+    assert rule.count("var(--shade)") == rule.count("no-repeat scroll") == 2
+    assert rule.count("var(--paper)") == rule.count("no-repeat local") == 2
+    assert page.source.count("--shade:") == 2  # light and dark
+
+
+def test_columns_of_a_result_table_stand_below_each_other(tmp_path: Path) -> None:
+    columns = [Column("first data", ("NN", "FT")), Column("second data", ("NN",))]
+    ours = {"first data": [{"NN": 0.5, "FT": 0.25}], "second data": [{"NN": 0.75}]}
+    figures = {"first data": {"NN": 0.125}}
+    table = build_table("t", columns, [Entry("row a", published=figures, ours=ours)])
+    shown = section(written(tmp_path, [], tables=[table]), "summary")
+    first, second = shown.split("second data")
+    assert words(second) == "NN row a ours 0.750"
+    assert words(first).endswith(
+        "first data NN FT rank row a ours 0.500 0.250 – published 0.125 – – difference +0.375 –"
+    )
