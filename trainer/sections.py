@@ -334,6 +334,11 @@ class EvaluationConfig(Section):
         default=Options.features, description="Post-processing; clamp-l2 is the MI3DOR script's."
     )
     metric: MetricName = Field(default=Options.metric, description="Distance.")
+    map_cut: int | None = Field(
+        default=Options.map_cut,
+        ge=1,
+        description="mAP over the first so many shapes retrieved; null: over the whole list.",
+    )
     batch: int = Field(default=64, ge=1, description="Samples per forward pass of the extraction.")
 
     def options(self) -> dict[str, Any]:

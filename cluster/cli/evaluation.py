@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -358,9 +358,25 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="Evaluated run folders.")],
     out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
     title: Annotated[str, typer.Option(help="Heading.")] = "img2shape report",
+    curve: Annotated[
+        str,
+        typer.Option(
+            help="Precision and recall: pooled over the queries | shrec: mean over the queries at "
+            "20 recall levels."
+        ),
+    ] = "pooled",
 ) -> None:
     """Write one self-contained HTML page about one or several evaluated runs."""
     from cluster.evaluation import write_report
 
-    write_report(runs, out, title=title)
+    write_report(runs, out, title=title, curve=_curve(curve))
     say(f"report: {shown(out)}")
+
+
+def _curve(value: str) -> Any:
+    from evalsuite.scoring import CURVES
+    from trainer.config import ConfigError
+
+    if value not in CURVES:
+        raise ConfigError(f"--curve {value}: one of {', '.join(CURVES)}")
+    return value

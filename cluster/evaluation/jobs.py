@@ -25,6 +25,7 @@ from cluster.evaluation.pictures import SamplePictures
 from cluster.terminal import say, task
 from dataio.shards import Manifest
 from evalsuite.scoring import (
+    CurveName,
     Evaluation,
     InstanceEvaluation,
     LevelName,
@@ -297,8 +298,13 @@ def score_files(
     return {**scored, **told, "warnings": [*warnings, *scored["warnings"]]}
 
 
-def write_report(runs: Sequence[Path], out: Path, *, title: str) -> Path:
-    """One HTML page about evaluated runs; embeds the untrained network once for the comparison."""
+def write_report(
+    runs: Sequence[Path], out: Path, *, title: str, curve: CurveName = "pooled"
+) -> Path:
+    """One HTML page about evaluated runs; embeds the untrained network once for the comparison.
+
+    ``curve`` is the precision-recall curve that it draws.
+    """
     from evalsuite.pages import build_report, view_run  # loads matplotlib
 
     embedded = [p for p in runs if is_finished(RunFolder(p).embeddings / "queries")]
@@ -312,4 +318,6 @@ def write_report(runs: Sequence[Path], out: Path, *, title: str) -> Path:
     data = [(trained.get(path) or load_run(path, opened=opened)).data for path in runs]
     pictures, origins = SamplePictures(data), sample_origins(data)
     with naming(out), task("writing the report"):
-        return build_report(views, out, title=title, pictures=pictures, origins=origins)
+        return build_report(
+            views, out, title=title, pictures=pictures, origins=origins, curve=curve
+        )

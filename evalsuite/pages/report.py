@@ -24,7 +24,7 @@ from evalsuite.pages.headline import MEASURES, cautions, headline_rows, instance
 from evalsuite.pages.page_templates import render_page
 from evalsuite.pages.runs import RunLine, RunView, run_lines
 from evalsuite.pages.strips import PicturesByKey, retrieval_strips
-from evalsuite.scoring import INSTANCE_METRICS
+from evalsuite.scoring import INSTANCE_METRICS, CurveName
 from evalsuite.vectors import EvaluationError
 
 _RECALLS = (0.1, 0.25, 0.5, 0.75)
@@ -46,13 +46,15 @@ def build_report(
     title: str,
     pictures: PicturesByKey | None = None,
     origins: Mapping[str, str] | None = None,
+    curve: CurveName = "pooled",
 ) -> Path:
     """Write the report of `runs` to the file `out`, replacing it in one step, and return `out`.
 
     `pictures` maps sample keys to encoded PNG or JPEG bytes for the retrieval strips (a shape's
     views may be stacked vertically); without it the strips show class names. `origins` maps sample
-    keys to the files that they were made of. A sentence takes the place of a part for which a run
-    has no files. Raises EvaluationError if there is no run.
+    keys to the files that they were made of. `curve` is the precision-recall curve that is drawn:
+    all queries `pooled`, or `shrec`, their mean at 20 recall levels. A sentence takes the place of
+    a part for which a run has no files. Raises EvaluationError if there is no run.
     """
     if not runs:
         raise EvaluationError("a report needs at least one run folder")
@@ -64,7 +66,7 @@ def build_report(
         lines=lines,
         **_summary(runs, lines),
         strips=retrieval_strips(runs, lines, pictures=pictures, origins=origins),
-        **_curves(runs, lines),
+        **_curves(runs, lines, curve),
         bars=class_bars(runs, lines),
         confusions=confusions(runs, lines),
         domains=domain_section(runs, lines),
@@ -110,19 +112,17 @@ def _variants(runs: Sequence[RunView]) -> list[tuple[str, list[float]]]:
     return [(name, [variants.get(name, math.nan) for variants in found]) for name in names]
 
 
-def _curves(runs: Sequence[RunView], lines: Sequence[RunLine]) -> dict[str, Any]:
-    """The pooled curves in one figure, and their precision at a few recalls, NaN out of reach."""
+def _curves(runs: Sequence[RunView], lines: Sequence[RunLine], curve: CurveName) -> dict[str, Any]:
+    """The curves in one figure, and their precision at a few recalls, NaN out of reach."""
     series, rows = [], []
     for run, line in zip(runs, lines, strict=True):
-        pooled = run.evaluation.curves.pooled()
-        known = np.isfinite(pooled["recall"]) & np.isfinite(pooled["precision"])
-        recall, precision = pooled["recall"][known], pooled["precision"][known]
+        recall, precision = run.evaluation.curves.drawn(curve)
         if len(recall):
             series.append(plots.Series(line.index, recall, precision))
             values = np.interp(_RECALLS, recall, precision, left=np.nan, right=np.nan)
             rows.append((line.name, values.tolist()))
     figure = plots.curves(series, name="pr") if series else None
-    return {"pr_figure": figure, "pr_recalls": _RECALLS, "pr_rows": rows}
+    return {"curve": curve, "pr_figure": figure, "pr_recalls": _RECALLS, "pr_rows": rows}
 
 
 @dataclass(frozen=True)

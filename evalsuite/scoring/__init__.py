@@ -31,13 +31,15 @@ from evalsuite.scoring.options import (
     require_choice,
 )
 from evalsuite.scoring.query_scores import QueryScores, items_fingerprint, read_scores, scores_of
-from evalsuite.scoring.result import Evaluation, read_evaluation
+from evalsuite.scoring.result import CURVES, CurveName, Evaluation, read_evaluation
 from evalsuite.scoring.threads import run_in_threads, single_threaded_products
 
 __all__ = [
+    "CURVES",
     "HEADLINES",
     "INSTANCE_METRICS",
     "LOWER_IS_BETTER",
+    "CurveName",
     "Evaluation",
     "FeaturesName",
     "GalleryShard",

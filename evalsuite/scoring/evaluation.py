@@ -224,6 +224,7 @@ def score(
             tables=tables,
             gallery_size=people.gallery_size,
             largest_class=people.largest_class,
+            ap_cut=options.ap_cut,
         )
         for rule in TIE_RULES
     }
@@ -248,6 +249,7 @@ def score(
             tables,
             gallery_size=people.gallery_size,
             largest_class=people.largest_class,
+            ap_cut=options.ap_cut,
             curve=curve,
         )
         for tally in tallies.values():

@@ -16,6 +16,7 @@ import numpy as np
 
 F_CUT = 20
 E_CUT = 32
+AP_CUT = 20
 LEVELS = 20
 
 SUMS = (
@@ -34,9 +35,10 @@ SUMS = (
     "psb",
     "log2p1",
     "precisions",
+    "precisions_within_cut",
 )
 """The sums of a query, in the order of a row: relevant items up to a cut (``within_``), their ranks
-(``ranks_``), their weights (``psb``, ``rank2``, ``log2p1``), and i / r_i for AP."""
+(``ranks_``), their weights (``psb``, ``rank2``, ``log2p1``), and i / r_i for both forms of AP."""
 
 # The place of each sum in a row. numba compiles these names to numbers.
 (
@@ -55,6 +57,7 @@ SUMS = (
     PSB,
     LOG2P1,
     PRECISIONS,
+    PRECISIONS_WITHIN_CUT,
 ) = range(len(SUMS))
 
 PER_QUERY = (
@@ -73,6 +76,7 @@ PER_QUERY = (
     "ANMRR_window",
     "ANMRR_mpeg7",
     "AP",
+    "AP_retrieved",
 )
 
 DISCOUNTS = ("psb", "rank2", "log2p1")
@@ -117,14 +121,15 @@ def per_query_metrics(
     *,
     gallery_size: int,
     largest_class: int,
+    ap_cut: int,
 ) -> dict[str, np.ndarray]:
     """Every metric of ``PER_QUERY`` as float64 [Q], from ``sums`` [Q, len(SUMS)] of one tie rule.
 
     ``sizes`` int64 [Q] is n >= 1. NN precision at 1; FT, ST recall at n, 2n-1 and 2n; F_query F1
     at 20; E F1 at 32 (van Rijsbergen, as in psbTable); DCG over its ideal, inspecting n ranks
     (trunc) or all (full); ANMRR with window K = min(4n, 2 largest_class): only the first n ranks
-    (tier), the first K (window), MPEG-7's penalty 1.25 K (mpeg7); AP non-interpolated. All in
-    [0, 1]; ANMRR is better lower.
+    (tier), the first K (window), MPEG-7's penalty 1.25 K (mpeg7); AP non-interpolated, and over the
+    first ``ap_cut`` ranks alone (retrieved). All in [0, 1]; ANMRR is better lower.
     """
     total: dict[str, np.ndarray] = dict(zip(SUMS, sums.T, strict=True))
     n = sizes.astype(np.float64)
@@ -156,4 +161,5 @@ def per_query_metrics(
         "ANMRR_window": normalised("within_window", window + 1.0),
         "ANMRR_mpeg7": normalised("within_window", 1.25 * window),
         "AP": total["precisions"] / n,
+        "AP_retrieved": total["precisions_within_cut"] / np.minimum(n, ap_cut),
     }

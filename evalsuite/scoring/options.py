@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from evalsuite.scoring.metrics import AP_CUT
 from evalsuite.vectors import EvaluationError
 
 HEADLINES = ("NN", "FT", "ST", "F", "E", "DCG", "ANMRR", "AUC", "mAP")
@@ -40,6 +41,8 @@ class Options:
     """Which ANMRR is the headline."""
     f_average: Literal["pooled", "query", "class"] = "pooled"
     """F at 20: ``pooled`` over queries, mean per ``query``, or mean of F pooled per ``class``."""
+    map_cut: int | None = None
+    """mAP over the first so many shapes retrieved; None: over the whole list."""
     average: Literal["query", "class"] = "query"
     """Mean over queries, or over class means, for the headline per-query metrics."""
     ties: Literal["index", "expected"] = "index"
@@ -53,6 +56,14 @@ class Options:
     def __post_init__(self) -> None:
         for name in CHOICES:
             require_choice(name, getattr(self, name))
+        cut = self.map_cut
+        if cut is not None and (isinstance(cut, bool) or not isinstance(cut, int) or cut < 1):
+            raise EvaluationError(f"map_cut={cut!r}: give a number of 1 or more, or None")
+
+    @property
+    def ap_cut(self) -> int:
+        """Ranks that count in the variant ``mAP_retrieved``."""
+        return AP_CUT if self.map_cut is None else self.map_cut
 
     @property
     def space(self) -> dict[str, Any]:
@@ -74,7 +85,7 @@ class Options:
             "E": "E",
             "DCG": f"DCG_{protocol_dcg if self.dcg == 'protocol' else self.dcg}",
             "ANMRR": f"ANMRR_{self.anmrr}",
-            "mAP": "mAP",
+            "mAP": "mAP" if self.map_cut is None else "mAP_retrieved",
         }
         if self.average == "class":
             names = {name: f"{variant}_class_mean" for name, variant in names.items()}
@@ -90,12 +101,16 @@ class Options:
             protocol=self.protocol, dcg=self.dcg, anmrr=self.anmrr
         ).headline_variants(ties="index")
         columns = {name: headline[name] for name in ("NN", "FT", "ST", "E", "DCG", "ANMRR")}
-        return {**columns, "AP": "AP"}
+        return {**columns, "AP": "AP" if self.map_cut is None else "AP_retrieved"}
 
 
 _TYPES = get_type_hints(Options)
-CHOICES: dict[str, tuple[str, ...]] = {f.name: get_args(_TYPES[f.name]) for f in fields(Options)}
-"""The values of each option."""
+CHOICES: dict[str, tuple[str, ...]] = {
+    f.name: get_args(_TYPES[f.name])
+    for f in fields(Options)
+    if get_origin(_TYPES[f.name]) is Literal
+}
+"""The values of each option that is a choice."""
 
 
 def require_choice(name: str, value: str) -> None:

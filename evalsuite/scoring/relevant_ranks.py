@@ -25,6 +25,7 @@ from evalsuite.scoring.metrics import (
     LOG2P1,
     LOG2P1_WITHIN_N,
     PRECISIONS,
+    PRECISIONS_WITHIN_CUT,
     PSB,
     PSB_WITHIN_N,
     RANK2_WITHIN_N,
@@ -86,9 +87,12 @@ def score_block(
     *,
     gallery_size: int,
     largest_class: int,
+    ap_cut: int,
     curve: np.ndarray,
 ) -> BlockScores:
     """Ranks and sums of a block, on several threads; ``curve`` int64 [P] are ascending ranks.
+
+    ``ap_cut``: ranks that count in the AP of what is retrieved.
 
     Raises ``EvaluationError`` if the counts contradict each other.
     """
@@ -112,6 +116,7 @@ def score_block(
             largest_class,
             min(F_CUT, gallery_size),
             min(E_CUT, gallery_size),
+            min(ap_cut, gallery_size),
             tables.weights,
             tables.running,
             curve,
@@ -133,7 +138,7 @@ def score_block(
 @compiled
 def _add_rank(sums, rank, position, cuts, weights):
     """Add the ``position``-th relevant item of a query, at ``rank``, to its sums."""
-    n, window, cut_f, cut_e = cuts
+    n, window, cut_f, cut_e, cut_ap = cuts
     psb, rank2, log2p1 = weights
     if rank == 1:
         sums[WITHIN_1] += 1.0
@@ -158,6 +163,8 @@ def _add_rank(sums, rank, position, cuts, weights):
     sums[PSB] += psb[rank]
     sums[LOG2P1] += log2p1[rank]
     sums[PRECISIONS] += position / rank
+    if rank <= cut_ap:
+        sums[PRECISIONS_WITHIN_CUT] += position / rank
 
 
 @compiled
@@ -177,13 +184,21 @@ def _gain(share, start, size, cut, up_to):
 
 
 @compiled
+def _precisions(start, size, cut, prior, slope, harmonic):
+    low, high = min(start, cut), min(start + size, cut)
+    inverse = harmonic[high] - harmonic[low]  # sum of 1/(start+a) up to the cut
+    climb = (high - low) - (start + 1) * inverse  # sum of (a-1)/(start+a)
+    return (prior + 1) * inverse + slope * climb
+
+
+@compiled
 def add_expected(sums, start, size, relevant, prior, cuts, running):
     """Add the mean over all orders of a tie group.
 
     The group has ``size`` items, ``relevant`` of them relevant; ``start`` items stand before it,
     ``prior`` of them relevant. ``running`` holds the cumulative weights.
     """
-    n, window, cut_f, cut_e = cuts
+    n, window, cut_f, cut_e, cut_ap = cuts
     psb, rank2, log2p1, harmonic = running
     share = relevant / size
     sums[WITHIN_1] += _hits(share, start, size, 1)
@@ -202,10 +217,9 @@ def add_expected(sums, start, size, relevant, prior, cuts, running):
     sums[LOG2P1] += _gain(share, start, size, start + size, log2p1)
     # The a-th place holds a relevant item with probability relevant/size, and then on average
     # (a-1)(relevant-1)/(size-1) others of the group are relevant before it.
-    inverse = harmonic[start + size] - harmonic[start]  # sum of 1/(start+a)
-    climb = size - (start + 1) * inverse  # sum of (a-1)/(start+a)
     slope = (relevant - 1) / (size - 1)
-    sums[PRECISIONS] += share * ((prior + 1) * inverse + slope * climb)
+    sums[PRECISIONS] += share * _precisions(start, size, start + size, prior, slope, harmonic)
+    sums[PRECISIONS_WITHIN_CUT] += share * _precisions(start, size, cut_ap, prior, slope, harmonic)
 
 
 @compiled
@@ -219,6 +233,7 @@ def score_queries(
     largest_class,
     cut_f,
     cut_e,
+    cut_ap,
     weight_rows,
     running_rows,
     curve,
@@ -242,7 +257,7 @@ def score_queries(
     for q in range(begin, end):
         start = offsets[q]
         n = offsets[q + 1] - start
-        cuts = (n, min(4 * n, 2 * largest_class), cut_f, cut_e)
+        cuts = (n, min(4 * n, 2 * largest_class), cut_f, cut_e, cut_ap)
         common[:] = 0.0
         run = run_end = 0
         for i in range(n):

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,8 @@ from evalsuite.scoring.options import HEADLINES, Options
 from evalsuite.scoring.tie_rules import TieReport
 from evalsuite.vectors import EvaluationError
 
+CurveName = Literal["pooled", "shrec"]
+CURVES: tuple[CurveName, ...] = get_args(CurveName)
 METRICS_FILE, QUERIES_FILE = "metrics.json", "per_query.parquet"
 
 
@@ -50,6 +52,20 @@ class Curves:
             "recall": self.pooled_recall[rows],
             "precision": self.pooled_precision[rows],
         }
+
+    def drawn(self, curve: CurveName) -> tuple[np.ndarray, np.ndarray]:
+        """Recall and precision float64 [p] of a curve, without the points that have none.
+
+        Raises ``EvaluationError`` for a name that is no curve's.
+        """
+        if curve not in CURVES:
+            raise EvaluationError(f"curve={curve!r}: expected one of {', '.join(CURVES)}")
+        pooled = self.pooled()
+        recall, precision = pooled["recall"], pooled["precision"]
+        if curve == "shrec":
+            recall, precision = self.levels[: len(self.interpolated)], self.interpolated
+        known = np.isfinite(recall) & np.isfinite(precision)
+        return recall[known], precision[known]
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:  # relevant_ranks loads numba
     from evalsuite.scoring.relevant_ranks import BlockScores
 
 
+_SHOWN = {"AP": "mAP", "AP_retrieved": "mAP_retrieved", "F_query": "F_query_mean"}
+
+
 def mean(values: np.ndarray) -> float:
     """Mean with a correctly rounded sum, so it does not depend on the order of the values."""
     return math.fsum(values) / len(values) if len(values) else math.nan
@@ -37,8 +40,10 @@ class Tally:
         tables: WeightTables,
         gallery_size: int,
         largest_class: int,
+        ap_cut: int,
     ) -> None:
         """``sizes`` int64 [Q] is n per query, ``class_ids`` int64 [Q] is 0..C-1."""
+        self._ap_cut = ap_cut
         self._ties = ties
         self._histogram = HitHistogram(gallery_size)
         self._sizes, self._class_ids, self._tables = sizes, class_ids, tables
@@ -63,6 +68,7 @@ class Tally:
             self._tables,
             gallery_size=self._gallery_size,
             largest_class=self._largest_class,
+            ap_cut=self._ap_cut,
         )
 
     @property
@@ -103,7 +109,7 @@ class Tally:
         result: dict[str, float] = {}
         class_means = self.class_means()
         for name in PER_QUERY:
-            shown = {"AP": "mAP", "F_query": "F_query_mean"}.get(name, name)
+            shown = _SHOWN.get(name, name)
             result[shown] = mean(self.values[name])
             result[f"{shown.removesuffix('_mean')}_class_mean"] = mean(class_means[name])
         result["F_pooled"] = pooled_f(

@@ -45,8 +45,8 @@ def _all_arrangements(row, relevant):
     return [(1.0 / len(lists), g) for g in lists]
 
 
-def one_query(g: Sequence[int], n: int, n_max: int) -> dict[str, float]:
-    """All per-query metrics of one relevance list."""
+def one_query(g: Sequence[int], n: int, n_max: int, ap_cut: int = 20) -> dict[str, float]:
+    """All per-query metrics of one relevance list; AP_retrieved of its first ``ap_cut`` items."""
     size = len(g)
 
     def hits(cut):
@@ -92,7 +92,18 @@ def one_query(g: Sequence[int], n: int, n_max: int) -> dict[str, float]:
         "ANMRR_window": nmrr(window, window + 1),
         "ANMRR_mpeg7": nmrr(window, 1.25 * window),
         "AP": sum((i + 1) / r for i, r in enumerate(ranks)) / n,
+        "AP_retrieved": average_precision(g[:ap_cut], min(n, ap_cut)),
     }
+
+
+def average_precision(retrieved: Sequence[int], perfect: int) -> float:
+    """Precision at each relevant item of the list ``retrieved``, over their number in a perfect
+    one."""
+    total = 0.0
+    for rank in range(1, len(retrieved) + 1):
+        if retrieved[rank - 1]:
+            total += sum(retrieved[:rank]) / rank
+    return total / perfect
 
 
 def twenty_points(g: Sequence[int], n: int) -> list[float | None]:
@@ -112,7 +123,7 @@ def twenty_points(g: Sequence[int], n: int) -> list[float | None]:
     return values
 
 
-def everything(distances, labels, gallery_labels, ties="index") -> dict:
+def everything(distances, labels, gallery_labels, ties="index", ap_cut=20) -> dict:
     """Every variant by the names the evaluator uses, plus curves and per-query values."""
     gallery_labels = [str(x) for x in gallery_labels]
     labels = [str(x) for x in labels]
@@ -125,12 +136,12 @@ def everything(distances, labels, gallery_labels, ties="index") -> dict:
     expected_g: dict[int, list[float]] = {}
     for q in queries:
         n = sizes[labels[q]]
-        found = [(p, one_query(g, n, n_max)) for p, g in lists[q]]
+        found = [(p, one_query(g, n, n_max, ap_cut)) for p, g in lists[q]]
         per_query[q] = {name: sum(p * values[name] for p, values in found) for name in found[0][1]}
         expected_g[q] = [sum(p * g[r] for p, g in lists[q]) for r in range(size)]
     result: dict = {"per_query": per_query}
     classes = sorted({labels[q] for q in queries})
-    shown = {"AP": "mAP", "F_query": "F_query_mean"}
+    shown = {"AP": "mAP", "AP_retrieved": "mAP_retrieved", "F_query": "F_query_mean"}
     for name in per_query[queries[0]]:
         values = [per_query[q][name] for q in queries]
         result[shown.get(name, name)] = sum(values) / len(values)
@@ -138,7 +149,7 @@ def everything(distances, labels, gallery_labels, ties="index") -> dict:
         for label in classes:
             own = [per_query[q][name] for q in queries if labels[q] == label]
             means.append(sum(own) / len(own))
-        key = {"AP": "mAP"}.get(name, name)
+        key = {"AP": "mAP", "AP_retrieved": "mAP_retrieved"}.get(name, name)
         result[f"{key}_class_mean"] = sum(means) / len(means)
     k = min(20, size)
 

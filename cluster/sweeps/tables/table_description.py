@@ -66,6 +66,7 @@ class Site(Section):
     pack: dict[str, str] = Field(
         default={}, description="Name of a folder -> the command that packs it."
     )
+    set: Values = Field(default={}, description="Keys set in every cell.")
     methods: dict[str, Values] = Field(
         default={}, description="Keys set in every cell of a method."
     )

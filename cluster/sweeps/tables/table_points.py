@@ -146,7 +146,7 @@ def described(
         config = CONFIGS / site.otherwise
         # The whole section: options of the other method are not this one's.
         layers.append({"method": {"name": row.method}})
-    layers.append(site.methods.get(row.method, {}))
+    layers += [site.set, site.methods.get(row.method, {})]
     if quick and site.quick is not None:
         layers += [site.quick.set, site.quick.methods.get(row.method, {})]
     layers += [site.columns[column].set, row.set, row.at(data).set]

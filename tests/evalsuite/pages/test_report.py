@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from evalsuite.pages.class_views import confusions
 from evalsuite.pages.report import build_report
 from evalsuite.pages.runs import RunView, run_lines, view_run
 from evalsuite.scoring.evaluation import evaluate
+from evalsuite.scoring.result import CurveName
 from evalsuite.vectors.embeddings import Embeddings, EvaluationError
 from tests.evalsuite.embedding_folders import write_parts
 from tests.evalsuite.fake_runs import pictures, write_run, write_runs
@@ -320,3 +323,25 @@ def test_origins_stand_under_pictures_and_keys_where_none_is_known(
     queries = runs[0].queries
     assert queries is not None
     assert any(f">{key}</small>" in text for key in queries.keys)
+
+
+def test_the_curve_is_pooled_or_that_of_shrec(runs: list[RunView], tmp_path: Path) -> None:
+    """The table under the curve has its precision at the recalls of the table's head."""
+    run = replace(runs[0], initial_queries=None)
+    assert run.queries is not None
+    scored = [replace(run, evaluation=evaluate(run.queries, run.gallery))]
+
+    def shown(curve: CurveName) -> list[list[str]]:
+        out = build_report(scored, tmp_path / f"{curve}.html", title="t", curve=curve)
+        part = Page(out).source.partition('<section id="curves">')[2].partition("</section>")[0]
+        assert ("20 recall levels" in part) == (curve == "shrec")
+        body = part.partition("<tbody>")[2].partition("</tbody>")[0]
+        return [re.findall("<td>([^<]*)</td>", row) for row in body.split("<tr>")[1:]]
+
+    levels = [j / 20 for j in range(1, 21)]
+    known = dict(zip(levels, scored[0].evaluation.curves.interpolated.tolist(), strict=True))
+    wanted = [known[0.1], known[0.25], known[0.5], known[0.75]]
+    assert shown("shrec") == [["–" if math.isnan(v) else f"{v:.3f}" for v in wanted]]
+    assert shown("pooled") != shown("shrec")
+    with pytest.raises(EvaluationError, match="curve='other': expected one of pooled, shrec"):
+        shown("other")  # pyright: ignore[reportArgumentType]

@@ -40,6 +40,39 @@ def test_all_variants_equal_the_slow_reference(seed, ties):
     assert_variants(found.variants, reference.everything(distances, labels, gallery, ties))
 
 
+@pytest.mark.parametrize("cut", [1, 2, 3, 7, 9, 50])
+@pytest.mark.parametrize("ties", ["index", "expected"])
+def test_map_over_what_is_retrieved_equals_the_slow_reference(cut, ties):
+    """The cut goes through classes and through groups of ties, and beyond the gallery."""
+    for seed in range(4):
+        distances, labels, gallery = random_problem(seed, values=4)
+        found = evaluate_distances(distances, labels, gallery, ties=ties, map_cut=cut)
+        wanted = reference.everything(distances, labels, gallery, ties, ap_cut=cut)
+        assert_variants(found.variants, wanted)
+        assert found.headline_variants["mAP"] == "mAP_retrieved"
+        assert found.headline["mAP"] == pytest.approx(wanted["mAP_retrieved"], abs=1e-12)
+        column = found.per_query.column("AP").to_pylist()
+        own = {q: values["AP_retrieved"] for q, values in wanted["per_query"].items()}
+        assert [value for value in column if value is not None] == pytest.approx(list(own.values()))
+        by_class = evaluate_distances(
+            distances, labels, gallery, ties=ties, map_cut=cut, average="class"
+        )
+        assert by_class.headline["mAP"] == pytest.approx(wanted["mAP_retrieved_class_mean"])
+
+
+def test_a_cut_beyond_the_gallery_is_the_whole_list():
+    distances, labels, gallery = random_problem(3)
+    found = evaluate_distances(distances, labels, gallery, map_cut=len(gallery))
+    assert found.headline["mAP"] == pytest.approx(found.variants["mAP"], abs=1e-12)
+
+
+@pytest.mark.parametrize("cut", [0, -1, 2.0, "20", True])
+def test_a_cut_that_is_no_number_is_refused(cut):
+    distances, labels, gallery = random_problem(0)
+    with pytest.raises(EvaluationError, match=r"map_cut=.*: give a number of 1 or more, or None"):
+        evaluate_distances(distances, labels, gallery, map_cut=cut)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_long_lists_and_both_curves_equal_the_slow_reference(seed):
     distances, labels, gallery = random_problem(seed, values=400, items=120, queries=25, classes=6)
@@ -218,6 +251,6 @@ def test_every_value_is_a_proportion():
     for seed in range(20):
         distances, labels, gallery = random_problem(seed + 200, items=12)
         found = evaluate_distances(distances, labels, gallery)
-        assert set(found.variants) >= set(PER_QUERY) - {"AP", "F_query"}
+        assert set(found.variants) >= set(PER_QUERY) - {"AP", "AP_retrieved", "F_query"}
         for name, value in found.variants.items():
             assert -1e-12 <= value <= 1 + 1e-12, name

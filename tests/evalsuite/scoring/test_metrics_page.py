@@ -8,7 +8,7 @@ from dataclasses import fields
 
 import pytest
 
-from evalsuite.scoring.options import HEADLINES, Options
+from evalsuite.scoring.options import CHOICES, HEADLINES, Options
 from evalsuite.vectors.embeddings import EvaluationError
 from tests.command import ROOT
 
@@ -28,7 +28,13 @@ def test_every_metric_has_a_section_with_an_example(metric):
     assert f'headline["{metric}"]' in section
 
 
-@pytest.mark.parametrize("option", [field.name for field in fields(Options)])
+def test_every_option_is_on_the_page():
+    text = PAGE.read_text()
+    for field in fields(Options):
+        assert f"`{field.name}`" in text or f"{field.name}=" in text, field.name
+
+
+@pytest.mark.parametrize("option", CHOICES)
 def test_every_choice_of_every_option_is_on_the_page(option):
     text = PAGE.read_text()
     with pytest.raises(EvaluationError) as error:

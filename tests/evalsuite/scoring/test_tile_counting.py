@@ -119,5 +119,6 @@ def test_counts_that_contradict_each_other_are_noticed():
             weight_tables(9),
             gallery_size=9,
             largest_class=2,
+            ap_cut=20,
             curve=np.arange(1, 10),
         )
