@@ -1,8 +1,8 @@
 """The YAML files that come with img2shape. They are found by name from any working directory.
 
-Run descriptions lie in ``configs/<data set>/``, sweeps in ``configs/sweeps/`` and the papers'
-tables in ``configs/tables/``. This file imports neither torch nor YAML, so a mistyped name is
-refused at once.
+Run descriptions lie in ``configs/<data set>/``, sweeps in ``configs/sweeps/``, the papers' tables
+in ``configs/tables/`` and their figures in ``configs/figures/``. This file imports neither torch
+nor YAML, so a mistyped name is refused at once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from trainer.errors import ConfigError
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 RUNS, SWEEPS = "configs/", "configs/sweeps/"
-_OF_MANY_RUNS = ("sweeps", "tables")
+_OF_MANY_RUNS = ("figures", "sweeps", "tables")
 _PREFERRED = "procedural/"  # the built-in benchmark, which everybody can make
 _SUGGESTIONS = 3
 
@@ -24,7 +24,7 @@ _SUGGESTIONS = 3
 def shipped_configs(folder: str = RUNS) -> dict[str, Path]:
     """Name -> file of everything below ``folder``, in order: ``procedural/astn`` below configs/.
 
-    Sweeps and tables are no run descriptions, so ``configs/`` leaves them out.
+    Sweeps, tables and figures are no run descriptions, so ``configs/`` leaves them out.
     """
     root = CONFIGS.parent / folder
     found = {p.relative_to(root).with_suffix("").as_posix(): p for p in root.rglob("*.yaml")}

@@ -1,4 +1,4 @@
-"""The commands about many runs: sweeps, the papers' tables, transfer matrices."""
+"""The commands about many runs: sweeps, the papers' tables and figures, transfer matrices."""
 
 from __future__ import annotations
 
@@ -153,6 +153,71 @@ def table(
 
 
 @sweep_app.command(
+    epilog="Example: img2shape figure astn-3 --quick, or without a name for the list of them"
+)
+def figure(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="As astn-3; astn for all of a paper, all; or a figure file."),
+    ] = None,
+    overrides: Overrides = None,
+    data: Annotated[
+        str,
+        typer.Option(
+            help="procedural: the built-in benchmark | catalogue: real product pictures | real: "
+            "the papers' data sets."
+        ),
+    ] = "procedural",
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick", help="Small data, few steps, one seed: it runs, its numbers mean nothing."
+        ),
+    ] = False,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Trainings of each cell.", show_default="the figure's")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the files.")] = Path("runs/figures"),
+    store: StoreFolder = Path("runs/sweeps"),
+    resume: Resume = False,
+    max_concurrent: AtOnce = None,
+    workers_per_trial: WorkersPerTrial = 0,
+    any_code: AnyCode = False,
+    as_json: Json = False,
+) -> None:
+    """Train what is missing of the papers' figures; draw them as OUT/NAME.svg, .png and .csv.
+
+    Cells are those of `img2shape table`, in the same ledger: what a table has trained is drawn
+    without training.
+    """
+    if name is None:
+        _list_figures(as_json)
+        return
+    from cluster.sweeps import write_page
+    from cluster.sweeps.figures import load_figures, run_figures
+    from cluster.sweeps.tables import DATA_CHOICES
+
+    with only_json(as_json) as emit:
+        chosen = load_figures(name)
+        files, outcome = run_figures(
+            chosen,
+            _running(store, resume, max_concurrent, workers_per_trial, any_code),
+            name=f"figure-{chosen[0].name}" if len(chosen) == 1 else f"{name.casefold()}-figures",
+            out=out,
+            data=_choice("--data", data, DATA_CHOICES),
+            quick=quick,
+            seeds=seeds,
+            keys=overrides or (),
+        )
+        page = write_page(outcome)
+        told = {one: {k: str(path) for k, path in own.items()} for one, own in files.items()}
+        emit({**outcome.to_json(), "page": str(page), "figures": told})
+    for own in files.values():
+        say(f"figure: {shown(own['svg'])}, and .png and .csv beside it")
+    _end(outcome, page)
+
+
+@sweep_app.command(
     epilog="Example: img2shape matrix --methods source-only,astn --datasets "
     "data/procedural-small,data/procedural-small-b training.steps=200"
 )
@@ -211,6 +276,16 @@ def _list_tables(as_json: bool) -> None:
         emit({"tables": found})
     if not as_json:
         print_table_names(found)
+
+
+def _list_figures(as_json: bool) -> None:
+    from cluster.sweeps.figures import figure_names, load_figure, print_figure_names
+
+    with only_json(as_json) as emit:
+        found = {name: load_figure(name).title for name in figure_names()}
+        emit({"figures": found})
+    if not as_json:
+        print_figure_names(found)
 
 
 def _listed(text: str) -> list[str]:

@@ -5,19 +5,23 @@ evalsuite.vectors.
 """
 
 from evalsuite.pages.report import build_report
-from evalsuite.pages.runs import view_run
+from evalsuite.pages.runs import RunView, view_run
 from evalsuite.pages.search_page import Answer, Hit, write_search_page
-from evalsuite.pages.strips import Thumb, data_uri
+from evalsuite.pages.strips import PicturesByKey, Thumb, choose_queries, data_uri, thumbnail
 from evalsuite.pages.sweep_page import write_sweep_page
 from evalsuite.pages.sweep_plots import TransferMatrix
 
 __all__ = [
     "Answer",
     "Hit",
+    "PicturesByKey",
+    "RunView",
     "Thumb",
     "TransferMatrix",
     "build_report",
+    "choose_queries",
     "data_uri",
+    "thumbnail",
     "view_run",
     "write_search_page",
     "write_sweep_page",

@@ -201,20 +201,30 @@ def _thumbs(strip: Strip) -> list[Thumb]:
     return [strip.query, *(thumb for row in strip.rows for thumb in row.thumbs)]
 
 
-def data_uri(key: str, encoded: bytes) -> str:
-    """A square JPEG thumbnail; of stacked views the second, which shows two sides of the object."""
+def thumbnail(key: str, encoded: bytes) -> Image.Image | None:
+    """A square RGB picture; of stacked views the second, which shows two sides of the object.
+
+    None, with a warning that names ``key``, for bytes that are no picture.
+    """
     try:
         with Image.open(io.BytesIO(encoded)) as opened:
             picture = ImageOps.exif_transpose(opened).convert("RGBA")
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         logger.warning("no picture for %s: %s", key, error)
-        return ""
+        return None
     width, height = picture.size
     if height >= 3 * width and height % width == 0:
         picture = picture.crop((0, width, width, 2 * width))
     canvas = Image.new("RGBA", picture.size, "white")
     canvas.alpha_composite(picture)
-    small = ImageOps.pad(canvas.convert("RGB"), (_SIDE_PX, _SIDE_PX), color="white")
+    return ImageOps.pad(canvas.convert("RGB"), (_SIDE_PX, _SIDE_PX), color="white")
+
+
+def data_uri(key: str, encoded: bytes) -> str:
+    """The :func:`thumbnail` as a JPEG that stands in a page; empty where there is none."""
+    small = thumbnail(key, encoded)
+    if small is None:
+        return ""
     written = io.BytesIO()
     small.save(written, format="JPEG", quality=82, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(written.getvalue()).decode("ascii")

@@ -16,7 +16,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 RUNS = [
     path
     for path in sorted(CONFIGS.rglob("*.yaml"))
-    if path.relative_to(CONFIGS).parts[0] not in ("tables", "sweeps")
+    if path.relative_to(CONFIGS).parts[0] not in ("figures", "tables", "sweeps")
 ]
 
 

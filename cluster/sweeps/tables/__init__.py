@@ -3,19 +3,38 @@
 May import: dataio, trainer, evalsuite, cluster, cluster.data_jobs, cluster.sweeps.
 """
 
-from cluster.sweeps.tables.paper_tables import load_table, load_tables, table_names
+from cluster.sweeps.tables.paper_tables import (
+    load_table,
+    load_tables,
+    published_row,
+    read_part,
+    table_names,
+)
+from cluster.sweeps.tables.part_runs import Filling, LedgerRow, run_parts
 from cluster.sweeps.tables.printing import (
     exporters,
     print_matrices,
     print_result_table,
     print_table_names,
 )
-from cluster.sweeps.tables.table_description import DATA_CHOICES
+from cluster.sweeps.tables.table_description import (
+    DATA_CHOICES,
+    DataChoice,
+    PaperPart,
+    TableRow,
+)
+from cluster.sweeps.tables.table_points import CONFIGS, table_skips
 from cluster.sweeps.tables.table_results import run_tables
 from cluster.sweeps.tables.transfer_matrix import matrix_sweep, transfer_matrices
 
 __all__ = [
+    "CONFIGS",
     "DATA_CHOICES",
+    "DataChoice",
+    "Filling",
+    "LedgerRow",
+    "PaperPart",
+    "TableRow",
     "exporters",
     "load_table",
     "load_tables",
@@ -23,7 +42,11 @@ __all__ = [
     "print_matrices",
     "print_result_table",
     "print_table_names",
+    "published_row",
+    "read_part",
+    "run_parts",
     "run_tables",
     "table_names",
+    "table_skips",
     "transfer_matrices",
 ]

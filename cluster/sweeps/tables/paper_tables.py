@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from cluster.sweeps.tables.table_description import PaperTable, TableRow
+from cluster.sweeps.tables.table_description import PaperPart, PaperTable, TableRow
 from cluster.sweeps.tables.table_points import CONFIGS
 from dataio.names import nearest
 from evalsuite.published import PublishedRow, published_complexity, published_figures, table_number
@@ -30,7 +31,23 @@ def load_table(name_or_path: str | Path) -> PaperTable:
             figures that its paper does not print.
     """
     path = _table_path(name_or_path)
-    tree = read_yaml(path, ready="configs/tables/", expected="title, columns, rows, ...")
+    tree = read_part(path, ready="configs/tables/", expected="title, columns, rows, ...")
+    table = validated(PaperTable, tree, where=str(path))
+    for row in table.rows:
+        _require_published(table, row, where=f"{path}: row '{row.label}'")
+    return table
+
+
+def read_part(path: Path, *, ready: str, expected: str) -> dict[str, Any]:
+    """The content of a table's or a figure's file, with its name and its setting.
+
+    Args:
+        ready, expected: for the message about a file that is not there or is no mapping.
+
+    Raises:
+        ConfigError: no such file or setting, or not YAML.
+    """
+    tree = read_yaml(path, ready=ready, expected=expected)
     setting = tree.get("setting")
     if isinstance(setting, str):
         tree["setting"] = read_yaml(
@@ -38,10 +55,7 @@ def load_table(name_or_path: str | Path) -> PaperTable:
             ready="configs/tables/settings/",
             expected="procedural and real",
         )
-    table = validated(PaperTable, {"name": path.stem, **tree}, where=str(path))
-    for row in table.rows:
-        _require_published(table, row, where=f"{path}: row '{row.label}'")
-    return table
+    return {"name": path.stem, **tree}
 
 
 def load_tables(name: str) -> list[PaperTable]:
@@ -54,9 +68,9 @@ def load_tables(name: str) -> list[PaperTable]:
     return [load_table(n) for n in names or [name]]
 
 
-def published_row(table: PaperTable, row: TableRow, column: str) -> PublishedRow | None:
+def published_row(part: PaperPart, row: TableRow, column: str) -> PublishedRow | None:
     """What the paper prints for a row in a column, None where it prints nothing."""
-    if table.source is None or table.table is None or row.published is None:
+    if part.source is None or row.published is None:
         return None
     variant = row.published
     if isinstance(variant, dict):
@@ -64,8 +78,8 @@ def published_row(table: PaperTable, row: TableRow, column: str) -> PublishedRow
             return None
         variant = variant[column]
     wanted = (row.published_method or row.method, variant, column)
-    for number in row.quoted or (table.table,):
-        for figures in published_figures(table.source, number):
+    for number in row.quoted or part.own_tables:
+        for figures in published_figures(part.source, number):
             same = (figures.method, figures.variant, figures.dataset) == wanted
             if same and row.published_backbone in (None, figures.backbone):
                 return figures

@@ -219,6 +219,11 @@ class PaperPart(Section):
             raise ValueError(f"{where} nothing in column '{lacking}'; add it to start_from.columns")
 
     @property
+    def own_tables(self) -> tuple[str | int, ...]:
+        """Tables of the paper in which the figures of a row stand that quotes none."""
+        return ()
+
+    @property
     def is_trained(self) -> bool:
         """Whether there are trainings at all."""
         return True
@@ -263,6 +268,11 @@ class PaperTable(PaperPart):
         description="Label of the row of the full method: the differences of the other rows to it "
         "are compared with the published ones. null: no such comparison.",
     )
+
+    @property
+    def own_tables(self) -> tuple[str | int, ...]:
+        """The table itself."""
+        return () if self.table is None else (self.table,)
 
     @property
     def is_trained(self) -> bool:
