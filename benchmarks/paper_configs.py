@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,14 +98,13 @@ class FeatureTrunk(Backbone):
     def features(
         self,
         x: Tensor,
-        gates: Callable[[Tensor, str], Tensor] | None = None,
         *,
         keep: Collection[str] = (),
     ) -> tuple[Tensor, dict[str, Tensor]]:
         x = x.flatten(1)[:, : self.width] if len(x) else x.new_zeros(0, self.width)
         x = torch.relu(x * self.scale + self.offset)
         for stage in self.plan:
-            x = x if gates is None else gates(x, stage)
+            x = self._gated(x, stage, ("output",), x)
         self.given.append(x)
         return x, dict.fromkeys(keep, x[:, :256, None, None] * self.pattern)
 

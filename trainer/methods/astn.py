@@ -5,6 +5,9 @@
 with AFE gates on trunk stages (eq. 1-2), class centres of source, target and their mixture over
 the global batch and over time (eq. 4-9), and the semantic loss L_s between them (eq. 10). λ enters
 L_dc as the coefficient of gradient reversal: the discriminator itself learns at full weight.
+
+Equation 1 is that of AlexNet, which has no normalisation. The paper does not say where the gate
+sits in a residual trunk; :mod:`trainer.networks.gates` says where it sits here.
 """
 
 from __future__ import annotations
@@ -33,7 +36,10 @@ class AstnConfig(MethodConfig):
     """Adaptive semantic transfer network."""
 
     afe: bool = Field(
-        default=True, description="Adaptive feature extraction: gates on trunk stages."
+        default=True,
+        description="Adaptive feature extraction: gates on trunk stages. A gate scales the stage's "
+        "output where no normalisation follows (AlexNet), its residual branches where it has "
+        "skips; else it blends output and input.",
     )
     gated_stages: tuple[str, ...] | None = Field(
         default=None,
@@ -48,8 +54,8 @@ class AstnConfig(MethodConfig):
     )
     gate_start: float = Field(
         default=0.0,
-        description="h of every gate before the first step. 0, as in the paper, halves the gated "
-        "stages of a pre-trained trunk at once; 5 starts at 0.99 of them.",
+        description="h of every gate before the first step. 0, as in the paper, halves what the "
+        "gates scale in a pre-trained trunk at once; 5 starts at 0.99 of it.",
     )
     dsa: bool = Field(
         default=True, description="Dynamic semantic alignment: the loss L_s (eq. 10)."

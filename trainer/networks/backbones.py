@@ -13,6 +13,7 @@ from torch import nn
 from trainer.networks import library
 from trainer.networks.alexnet import CaffeAlexNet, TorchvisionAlexNet
 from trainer.networks.freezing import set_training
+from trainer.networks.gates import Place
 from trainer.networks.options import OWN, NetworkConfig
 from trainer.networks.torchvision_shim import import_torchvision
 from trainer.networks.trunk import Backbone
@@ -53,6 +54,9 @@ class Tiny(Backbone):
         self.tail = ("pool4", "flatten")
         self.width = widths[-1] * 16
 
+    def place_without_skip(self, stage: str) -> Place:
+        return "output" if stage == "conv4" else "blend"  # no normalisation follows conv4's
+
 
 class ResNet(Backbone):
     """torchvision's ResNet up to global pooling (He et al., CVPR 2016).
@@ -73,6 +77,10 @@ class ResNet(Backbone):
         self.plan = {layer: (layer,) for layer in layers} | {"layer1": (*stem, "layer1")}
         self.tail = ("avgpool", "flatten")
         self.width = net.fc.in_features
+
+    def branch_ends(self, stage: str) -> list[nn.Module]:
+        blocks = self.get_submodule(stage).children()
+        return [getattr(block, "bn3", None) or block.get_submodule("bn2") for block in blocks]
 
 
 def build_backbone(config: NetworkConfig) -> Backbone:

@@ -27,6 +27,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from dataio.loading import Preprocessing
 from dataio.names import nearest
+from trainer.networks.gates import Place
 from trainer.networks.torchvision_shim import import_torchvision
 from trainer.networks.trunk import Backbone, NetworkError
 
@@ -534,6 +535,26 @@ class LibraryTrunk(Backbone):
         """What a call of the network computes: the stage, or its part before the first layer."""
         return self.model.forward_features(x)
 
+    def branch_ends(self, stage: str) -> list[nn.Module]:
+        return [] if len(self.plan) == 1 else self._branch_ends(stage)
+
+    def _branch_ends(self, stage: str) -> list[nn.Module]:
+        """:meth:`branch_ends` of a network with stages.
+
+        timm's blocks have a layer for stochastic depth at the end of each branch. It stands in
+        blocks without a skip too, which do not call it.
+        """
+        return [
+            layer
+            for block in self.get_submodule(self.plan[stage][-1]).modules()
+            if getattr(block, "has_skip", True)
+            for name, layer in block.named_children()
+            if name.startswith("drop_path")
+        ]
+
+    def place_without_skip(self, stage: str) -> Place:
+        return "features" if len(self.plan) == 1 else "blend"
+
     def _body(self, x: Tensor) -> Tensor:
         return self._of_any_number(self.model, x)
 
@@ -668,6 +689,10 @@ class OpenClipVisionTransformer(TimmVisionTransformer):
     def head_parts(self) -> tuple[str, ...]:
         return ("ln_post", "attn_pool", "attn_pool_contrastive")
 
+    def _branch_ends(self, stage: str) -> list[nn.Module]:
+        block = self.get_submodule(self.plan[stage][-1])
+        return [block.get_submodule("ls_1"), block.get_submodule("ls_2")]
+
     def has_class_token(self) -> bool:
         return True
 
@@ -765,6 +790,11 @@ class TimmResNet(TimmStages):
         stem = [f"model.{name}" for name in ("conv1", "bn1", "act1", "maxpool")]
         plan = {layer: (f"model.{layer}",) for layer in layers}
         return plan | {"layer1": (*stem, "model.layer1")}
+
+    def _branch_ends(self, stage: str) -> list[nn.Module]:
+        names = ("drop_path", "se", "bn3", "bn2")  # what a block lacks of these is None
+        blocks = self.get_submodule(f"model.{stage}").children()
+        return [next(m for n in names if (m := getattr(b, n, None)) is not None) for b in blocks]
 
 
 _FAMILIES: dict[str, type[LibraryTrunk]] = {

@@ -18,64 +18,13 @@ from torch import Tensor, nn
 
 from trainer.networks.backbones import build_backbone
 from trainer.networks.dropout import row_positions
+from trainer.networks.gates import AdaptiveGates, Plasticity
 from trainer.networks.heads import Bottleneck, Classifier, Discriminator
 from trainer.networks.options import NetworkConfig
 from trainer.networks.weights import NetworkError
 
 # Positions of different streams never overlap, so their dropout masks are independent.
 _STREAM = 1 << 40
-
-Plasticity = Literal["decay", "constant"]
-
-
-class AdaptiveGates(nn.Module):
-    """Adaptive feature encoding (ASTN, eq. 1-2).
-
-    Multiplies the output of each gated stage ``i`` by ``ψ_i = sigmoid((1 - q)·h_i)``.
-
-    ``h_i`` is a learnable scalar: one parameter a stage. With plasticity "decay" the progress of
-    training ``q`` takes the factor of ``h_i`` from 1 to 0, and ψ back to 1/2 at the end, whatever
-    was learned. That is the most plausible reading of the paper, whose ratio is printed upside
-    down. "constant" leaves the factor at 1: what a gate has learned is there at test time. ``q``
-    is a buffer, saved with the weights, so that a checkpoint is evaluated with the gates it was
-    trained with.
-
-    Args:
-        stages: names of the gated stages.
-        plasticity: decay or constant.
-        start: ``h_i`` before the first step. 0, as in the paper, halves the output of each gated
-            stage of a pre-trained trunk at once; a large value starts near ψ = 1.
-    """
-
-    q: Tensor
-
-    def __init__(
-        self, stages: Sequence[str], *, plasticity: Plasticity = "decay", start: float = 0.0
-    ) -> None:
-        super().__init__()
-        self.plasticity = plasticity
-        self.h = nn.ParameterDict({name: nn.Parameter(torch.tensor(start)) for name in stages})
-        self.register_buffer("q", torch.zeros(()))
-
-    def forward(self, x: Tensor, stage: str) -> Tensor:
-        """``x [n, C, H, W]`` gated as the output of ``stage``; unchanged where there is no gate."""
-        if stage not in self.h:
-            return x
-        return x * self.gate(stage).to(x.dtype)
-
-    def gate(self, stage: str) -> Tensor:
-        """ψ of one gated stage, a scalar in (0, 1)."""
-        h = self.h[stage]
-        return torch.sigmoid((1 - self.q) * h if self.plasticity == "decay" else h)
-
-    def set_progress(self, q: float) -> None:
-        """Set the training progress, clipped to [0, 1]."""
-        with torch.no_grad():
-            self.q.fill_(min(max(q, 0.0), 1.0))
-
-    def values(self) -> dict[str, Tensor]:
-        """ψ by stage, without gradient, for the log."""
-        return {stage: self.gate(stage).detach() for stage in self.h}
 
 
 @dataclass(frozen=True)
@@ -131,6 +80,7 @@ class RetrievalNetwork(nn.Module):
         self.gates = None
         if gated_stages:
             self.gates = AdaptiveGates(gated_stages, plasticity=plasticity, start=gate_start)
+            self.trunk.gate(self.gates)
         self.bottleneck = Bottleneck(self.trunk.width, config.embedding)
         self.classifier = None
         if num_classes is not None:
@@ -226,7 +176,7 @@ class RetrievalNetwork(nn.Module):
         self, x: Tensor, positions: Tensor, keep: Collection[str]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         with row_positions(positions):
-            features, maps = self.trunk.features(x, self.gates, keep=keep)
+            features, maps = self.trunk.features(x, keep=keep)
         return self.bottleneck(features), maps
 
     def forward(

@@ -13,14 +13,16 @@ Axis letters: n images, C channels, H×W positions, T tokens, F trunk features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from trainer.networks.compiled import compiled
+from trainer.networks.gates import AdaptiveGates, BranchGate, Place, in_shape_of
 from trainer.networks.micro_batches import in_micro_batches
 
 FEATURES = "features"
@@ -59,6 +61,8 @@ class Backbone(nn.Module):
     frozen: int = 0
     micro_batch: int | None = None
     compiled: bool = False
+    _gates: tuple[AdaptiveGates, ...] = ()  # in a tuple, and so no part of the trunk
+    _places: Mapping[str, Place] = MappingProxyType({})  # of the gates, by stage
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -74,7 +78,6 @@ class Backbone(nn.Module):
     def features(
         self,
         x: Tensor,
-        gates: Callable[[Tensor, str], Tensor] | None = None,
         *,
         keep: Collection[str] = (),
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -82,15 +85,38 @@ class Backbone(nn.Module):
 
         Args:
             x: images, or what :meth:`front` has made of them.
-            gates: called with every stage's output and name; returns the input of the next stage.
             keep: stages whose output is returned.
 
         Returns:
             Features ``[n, F]``, and the (gated) outputs ``[n, C, H', W']`` of the kept stages.
         """
         run = partial(compiled(Backbone._pass) if self.compiled else Backbone._pass, self)
-        run = partial(run, gates=gates, keep=tuple(keep))
+        run = partial(run, keep=tuple(keep))
         return run(x) if self.micro_batch is None else in_micro_batches(run, x, self.micro_batch)
+
+    def gate(self, gates: AdaptiveGates) -> None:
+        """Let ``gates`` act in every pass from now on, which is done once; see
+        :mod:`trainer.networks.gates`. Their parameters belong to the caller."""
+        assert not self._gates, "this trunk has gates"
+        self._gates = (gates,)
+        self._places = {stage: self.gate_place(stage) for stage in gates.h}
+        for stage in self._places:
+            for layer in self.branch_ends(stage) if self._places[stage] == "branches" else ():
+                layer.register_forward_hook(BranchGate(gates, stage))
+
+    def gate_place(self, stage: str) -> Place:
+        """Where a gate of one of :attr:`stages` sits."""
+        if stage == FEATURES:
+            return "features"
+        return "branches" if self.branch_ends(stage) else self.place_without_skip(stage)
+
+    def branch_ends(self, stage: str) -> list[nn.Module]:
+        """The layers of ``stage`` whose outputs are added to skips; each is used nowhere else."""
+        return []
+
+    def place_without_skip(self, stage: str) -> Place:
+        """Where the gate of a stage without skips sits."""
+        return "output"
 
     @torch.no_grad()
     def front(self, x: Tensor) -> Tensor:
@@ -103,9 +129,7 @@ class Backbone(nn.Module):
             x = self._run(x, part)
         return x.reshape(*x.shape, *[1] * (4 - x.dim()))
 
-    def _pass(
-        self, x: Tensor, *, gates: Callable[[Tensor, str], Tensor] | None, keep: tuple[str, ...]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def _pass(self, x: Tensor, *, keep: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         """:meth:`features` of all of ``x`` at once."""
         maps: dict[str, Tensor] = {}
         if x.shape[1] == _COLOURS:
@@ -113,17 +137,27 @@ class Backbone(nn.Module):
         else:
             x, parts = self._resumed(x), (*self.plan, "tail")[self.frozen :]
         for part in parts:
-            x = self._run(x, part)
+            before, x = x, self._run(x, part)
             if part == "tail" or part not in self.stages:
                 continue
-            if gates is not None:
-                x = gates(x, part)
+            x = self._gated(x, part, ("output", "blend"), before)
             if part in keep:
                 maps[part] = self.as_map(x)
+        x = self._gated(x, self.stages[-1], ("features",), x)
         if self.stages == (FEATURES,):
-            x = x if gates is None else gates(x, FEATURES)
             maps |= {FEATURES: x[:, :, None, None]} if FEATURES in keep else {}
         return x, maps
+
+    def _gated(self, x: Tensor, stage: str, places: tuple[Place, ...], before: Tensor) -> Tensor:
+        """``x`` through the gate of ``stage``, if it has one and that sits in one of ``places``.
+
+        Also asked of stages whose branches have hooks. A compiler does not look for other hooks
+        again; it compiles again where the answers here are others.
+        """
+        place = self._places.get(stage)
+        if place not in places:
+            return x
+        return self._gates[0](x, stage, in_shape_of(before, x) if place == "blend" else None)
 
     def _run(self, x: Tensor, part: str) -> Tensor:
         """The layers of one stage, or of the tail."""

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from tests.spawn import run_processes
 from trainer.networks.alexnet import CaffeAlexNet
 from trainer.networks.dropout import dropout_rows
+from trainer.networks.gates import AdaptiveGates
 from trainer.networks.heads import Discriminator, reverse_gradient
-from trainer.networks.network import AdaptiveGates, RetrievalNetwork, embed_views, pool_views
+from trainer.networks.network import RetrievalNetwork, embed_views, pool_views
 from trainer.networks.options import OWN, NetworkConfig
 from trainer.networks.weights import NetworkError
 from trainer.synchronised.collectives import all_reduce_sum
@@ -217,22 +218,22 @@ def test_constant_plasticity_keeps_what_a_gate_has_learned():
 
 
 def test_gates_act_on_both_streams_and_are_saved():
-    gated, plain = build(gated_stages=("conv3",)), build()
+    gated, plain = build(gated_stages=("conv4",)), build()
     plain.load_state_dict(gated.state_dict(), strict=False)
     kept = []
     for network in (gated, plain):
-        f, g = network.eval().encode(images(2), images(1, 2), keep=("conv3",))
+        f, g = network.eval().encode(images(2), images(1, 2), keep=("conv4",))
         assert f is not None
         assert g is not None
-        kept.append((f.maps["conv3"], g.maps["conv3"]))
+        kept.append((f.maps["conv4"], g.maps["conv4"]))
     for with_gate, without in zip(*kept, strict=True):
         torch.testing.assert_close(with_gate, without * 0.5)
     gated.set_gate_progress(0.75)
-    other = build(gated_stages=("conv3",))
+    other = build(gated_stages=("conv4",))
     other.load_state_dict(gated.state_dict())
     assert other.gates is not None
     assert other.gates.q == 0.75
-    assert list(gated.gate_values()) == ["conv3"]
+    assert list(gated.gate_values()) == ["conv4"]
     assert plain.gate_values() == {}
 
 
