@@ -226,7 +226,7 @@ def shortened(config: RunConfig, steps: int) -> RunConfig:
     }
     optimizer, network = config.optimizer, config.network
     hold = round(optimizer.hold_steps * share)
-    if network.weights_file is not None:  # which may not be here, and says the input's size
+    if network.weights_files:  # which may not be here, and says the input's size
         network = network.model_copy(update={"image_size": KNOWN["caffe"].size})
     return config.model_copy(
         update={

@@ -23,9 +23,10 @@ def model_complexity(config: RunConfig) -> dict[str, Any]:
     config = _without_absent_file(config)
     with without_weights():
         method = build_method(config, num_classes=_class_count(config))
-    size, dtype = config.network.input_size, next(method.parameters()).dtype
-    image = torch.zeros(1, 3, size, size, dtype=dtype)
-    counted = asdict(measure(method, lambda: method.trace(image)))
+    dtype = next(method.parameters()).dtype
+    sizes = [config.network.of(modality).input_size for modality in ("image", "shape")]
+    image, view = (torch.zeros(1, 3, size, size, dtype=dtype) for size in sizes)
+    counted = asdict(measure(method, lambda: method.trace(image, view)))
     trained = sum(p.numel() for p in method.parameters() if p.requires_grad)
     trunks = _trunks(method, config)
     rates = config.optimizer.rates(pretrained=config.network.pretrained)
@@ -34,7 +35,7 @@ def model_complexity(config: RunConfig) -> dict[str, Any]:
 
 def _trunks(method: Method, config: RunConfig) -> list[dict[str, Any]]:
     """What is built, by modality; one entry where images and shapes share a trunk."""
-    sections = {"images": config.network, "shapes": config.network.for_shapes}
+    sections = {"images": config.network.of("image"), "shapes": config.network.of("shape")}
     if not method.two_trunks:
         sections = {"images and shapes": config.network}
     found = []
@@ -60,11 +61,11 @@ def _trunks(method: Method, config: RunConfig) -> list[dict[str, Any]]:
 def _without_absent_file(config: RunConfig) -> RunConfig:
     """The same network from scratch where the file of its weights is not here: it counts the same,
     at the size of its backbone."""
-    file = config.network.weights_file
-    if file is None or file.exists():
-        return config
-    log.warning("network.weights: %s is not here, so its pictures are not known", file)
-    network = config.network.model_copy(update={"weights": "none"})
+    files = config.network.weights_files
+    absent = {key: file for key, file in files.items() if not file.exists()}
+    for key, file in absent.items():
+        log.warning("network.%s: %s is not here, so its pictures are not known", key, file)
+    network = config.network.model_copy(update=dict.fromkeys(absent, "none"))
     return config.model_copy(update={"network": network})
 
 

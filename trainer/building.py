@@ -8,7 +8,7 @@ import torch
 
 from trainer.config import RunConfig
 from trainer.methods import METHODS, Method
-from trainer.networks import named_weights
+from trainer.networks import NetworkConfig, named_weights
 
 _SHOWN = 3  # names of weights in a line
 _SMALL = "tiny"  # the trunk that is made for training from scratch on a processor
@@ -44,30 +44,35 @@ def trunk_cautions(config: RunConfig) -> list[tuple[str, str]]:
     Raises:
         NetworkError: the trunk's library is not installed.
     """
-    network, training = config.network, config.training
-    if network.backbone == _SMALL:
-        return []
+    large = [each for each in config.network.modalities if each.backbone != _SMALL]
     found = []
-    if not network.pretrained and training.init_from is None:
-        values = _weights_for(network.backbone)
-        if values:
-            found.append(
-                (
-                    f"network.weights: none trains {network.backbone} from scratch, which needs "
-                    "far more data than retrieval sets have",
-                    f"network.weights={values}; see docs/guides/weights.md",
-                )
-            )
-    trained = {network.train, network.for_shapes.train} != {"head"}
-    if training.precision == "float64" and trained:
+    if config.training.init_from is None:
+        found += [caution for each in large for caution in _from_scratch(each)]
+    trained = [each.backbone for each in large if each.train != "head"]
+    if config.training.precision == "float64" and trained:
         found.append(
             (
-                f"training.precision: float64 in {network.backbone} takes twice the memory of "
-                "float32 and several times as long",
+                f"training.precision: float64 in {' and '.join(dict.fromkeys(trained))} takes "
+                "twice the memory of float32 and several times as long",
                 "training.precision=float32",
             )
         )
-    return found
+    return list(dict.fromkeys(found))
+
+
+def _from_scratch(network: NetworkConfig) -> list[tuple[str, str]]:
+    """Of one trunk that has weights, and is trained without them."""
+    values = "" if network.pretrained else _weights_for(network.backbone)
+    if not values:
+        return []
+    key = network.said_as("weights")
+    return [
+        (
+            f"{key}: none trains {network.backbone} from scratch, which needs far more data than "
+            "retrieval sets have",
+            f"{key}={values}; see docs/guides/weights.md",
+        )
+    ]
 
 
 def _weights_for(backbone: str) -> str:

@@ -20,7 +20,7 @@ from dataio.names import nearest
 from trainer.choosing import criterion_refusal
 from trainer.errors import ConfigError
 from trainer.methods import METHODS, Method, MethodConfig
-from trainer.networks import NetworkConfig
+from trainer.networks import TWO_TRUNK_KEYS, NetworkConfig
 from trainer.sections import (
     STREAM_NAMES,
     DataConfig,
@@ -121,7 +121,12 @@ def _forget_trunk_defaults(tree: dict[str, Any]) -> None:
         del tree["training"]["feature_copies"]
 
 
-_TRUNK_DEFAULTS = {"preprocessing": None, "pool_tokens": None, "train": "all", "shape_train": None}
+_TRUNK_DEFAULTS = {
+    "preprocessing": None,
+    "pool_tokens": None,
+    "train": "all",
+    **dict.fromkeys(TWO_TRUNK_KEYS),
+}
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
@@ -211,12 +216,21 @@ def parse_config(tree: Mapping[str, Any], *, where: str = "config") -> RunConfig
     _require_usable_streams(run, where=where)
     _require_validation_with_checkpoints(run, where=where)
     _require_usable_criterion(run, where=where)
-    if run.network.shape_train is not None and not cls.two_trunks:
-        raise ConfigError(
-            f"{where}: network.shape_train: {name} has one trunk for images and shapes; leave it "
-            "out"
-        )
+    _require_two_trunks(run, where=where)
     return _with_balanced_batch(run, tree, where=where) if cls.balanced else run
+
+
+def _require_two_trunks(run: RunConfig, *, where: str) -> None:
+    """Refuse what concerns one of two trunks in a method that has one."""
+    said = [key for key in TWO_TRUNK_KEYS if getattr(run.network, key) is not None]
+    if not said or METHODS[run.method_name].two_trunks:
+        return
+    common = said[0].partition("_")[2]
+    two = ", ".join(name for name, method in METHODS.items() if method.two_trunks)
+    raise ConfigError(
+        f"{where}: network.{said[0]}: {run.method_name} has one trunk for images and shapes; set "
+        f"network.{common}, or take a method with two ({two})"
+    )
 
 
 def _section(tree: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:

@@ -55,13 +55,7 @@ def explain_run(
         "method": config.method_name,
         "steps": config.training.steps,
         "world_size": world_size,
-        "trunk": {
-            "backbone": config.network.backbone,
-            "weights": config.network.weights,
-            "train": config.network.train,
-            "image_size": config.network.input_size,
-            "pictures": config.network.resolved_preprocessing.describe(),
-        },
+        "trunks": _trunks(config),
         "rates": config.optimizer.rates(pretrained=config.network.pretrained),
         "streams": streams,
         "queries": {**queries, "missing_in_gallery": missing},
@@ -73,6 +67,24 @@ def explain_run(
         "mapping": data.mapping,
     }
     return {**result, "warnings": [*_cautions(config, result), *differing_renderings(data)]}
+
+
+def _trunks(config: RunConfig) -> list[dict[str, Any]]:
+    """What goes into each trunk; one entry where images and shapes share it."""
+    of = {"images and shapes": config.network}
+    if METHODS[config.method_name].two_trunks:
+        of = {"images": config.network.of("image"), "shapes": config.network.of("shape")}
+    return [
+        {
+            "of": name,
+            "backbone": network.backbone,
+            "weights": network.weights,
+            "train": network.train,
+            "image_size": network.input_size,
+            "pictures": network.resolved_preprocessing.describe(),
+        }
+        for name, network in of.items()
+    ]
 
 
 def replay_step(data: OpenData, *, step: int, world_size: int) -> dict[str, Any]:

@@ -42,12 +42,17 @@ log = logging.getLogger(__name__)
 
 def describe(data: OpenData) -> dict[str, Any]:
     """What identifies a checkpoint's run."""
+    images, shapes = (
+        asdict(data.config.network.of(modality).resolved_preprocessing)
+        for modality in ("image", "shape")
+    )
     return {
         "identity": data.config.identity,
         "fingerprint": data.fingerprint,
         "classes": list(data.classes),
         "config": data.config.to_dict(),
-        "preprocessing": asdict(data.config.network.resolved_preprocessing),
+        "preprocessing": images,
+        **({} if shapes == images else {"shape_preprocessing": shapes}),
     }
 
 

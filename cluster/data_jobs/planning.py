@@ -25,10 +25,12 @@ def print_explanation(facts: Mapping[str, Any]) -> None:
             console.print(Text(line), soft_wrap=True)
     if facts["mapping"]:
         console.print(_mapping_table(facts["mapping"]))
-    trunk = facts["trunk"]
     lines = [
-        f"trunk: {trunk['backbone']}, weights {trunk['weights']}, trained: {trunk['train']}; "
-        f"{trunk['image_size']} pixels, {trunk['pictures']}",
+        *(
+            f"trunk of {trunk['of']}: {trunk['backbone']}, weights {trunk['weights']}, trained: "
+            f"{trunk['train']}; {trunk['image_size']} pixels, {trunk['pictures']}"
+            for trunk in facts["trunks"]
+        ),
         rates_line(facts["rates"]),
         f"without a cache the run reads {decimal(facts['run_bytes'])}; all samples decoded take "
         f"{decimal(facts['cache_bytes'])} (training.cache={facts['cache']}, memory "

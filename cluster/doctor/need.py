@@ -21,6 +21,7 @@ from math import ceil, prod
 from typing import Any
 
 from trainer.config import RunConfig
+from trainer.methods import METHODS
 
 _PROCESS_BYTES = 700 << 20
 _AHEAD = 4  # batches in the loader's threads and in pinned copies
@@ -70,11 +71,14 @@ def estimate(
     parameter_bytes = (8 if wide else 4) * model["parameters"]
     optimiser = _OPTIMISER_VALUES[config.optimizer.kind]
     drawn = {name: s for name, s in explained["streams"].items() if s["drawn"]}
-    pictures = sum(ceil(s["batch"] / workers) * views[name] for name, s in drawn.items())
+    of_stream = {name: ceil(s["batch"] / workers) * views[name] for name, s in drawn.items()}
+    pictures = sum(of_stream.values())
     held = min(pictures, config.strategy.micro_batch or pictures)
     outputs = sum(prod(layer["output_shape"]) for layer in model["layers"])
     value_bytes = 8 if wide else 2 if training.precision == "bf16" else 4
-    batch_bytes = pictures * 3 * config.network.input_size**2
+    needs = METHODS[config.method_name].streams
+    sides = {name: config.network.of(needs[name].modality).input_size for name in drawn}
+    batch_bytes = sum(count * 3 * sides[name] ** 2 for name, count in of_stream.items())
     cached = min(training.cache_bytes, explained["cache_bytes"])
     return Need(
         state=(3 + optimiser) * parameter_bytes,

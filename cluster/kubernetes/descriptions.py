@@ -80,7 +80,7 @@ def read_run(
         config = config.model_copy(update={"monitoring": section})
     for key, value in (
         ("training.init_from", config.training.init_from),
-        ("network.weights", config.network.weights),
+        *((f"network.{key}", str(file)) for key, file in config.network.weights_files.items()),
     ):
         if value is not None and os.path.isabs(value):
             raise ConfigError(f"{path}: {key}: {_not_absolute(value)}")

@@ -185,7 +185,7 @@ class RunMetrics:
             1,
             method=config.method_name,
             dataset=facts.get("dataset") or "",
-            backbone=config.network.backbone,
+            backbone=config.network.trunk_names,
             strategy=config.strategy.name,
             identity=config.identity,
         )

@@ -78,11 +78,12 @@ def _require_sound_code(config: RunConfig, device: torch.device) -> None:
     """Compiled code for the CPU silently gave the convolutions of alexnet-tv zero gradients
     (torch 2.13, float64, 63 and 224 pixels). Of the other trunks only tiny was compared with its
     uncompiled self."""
-    if device.type == "cpu" and config.network.backbone != "tiny":
+    others = [each for each in config.network.modalities if each.backbone != "tiny"]
+    if device.type == "cpu" and others:
+        said = f"{others[0].said_as('backbone')}={others[0].backbone}"
         raise ConfigError(
             f"strategy.compile: torch.compile's code for the CPU is not to be trusted with the "
-            f"gradients of network.backbone={config.network.backbone}; train on a GPU, or set "
-            "strategy.compile=false"
+            f"gradients of {said}; train on a GPU, or set strategy.compile=false"
         )
 
 

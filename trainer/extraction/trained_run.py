@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from trainer.config import RunConfig, parse_config
 from trainer.extraction.embed_stream import embed_batches
 from trainer.inputs import FeatureStore, OpenData
 from trainer.methods import Method
-from trainer.networks import PreprocessingOptions, parsed_preprocessing, without_weights
+from trainer.networks import parsed_preprocessing, without_weights
 from trainer.runs import Checkpoint, Scored, open_selected, start_from
 
 
@@ -69,7 +69,7 @@ def load_run(
     if data is not None:
         section = config.data.model_copy(update={"root": data})
         config = config.model_copy(update={"data": section})
-    config = _as_trained(config, description.get("preprocessing"))
+    config = _as_trained(config, description)
     classes = description["classes"]
     with without_weights():
         method = build_method(config, num_classes=len(classes), classes=classes)
@@ -81,15 +81,16 @@ def load_run(
     return TrainedRun(method, held, checkpoint, scored)
 
 
-def _as_trained(config: RunConfig, preprocessing: dict[str, Any] | None) -> RunConfig:
+def _as_trained(config: RunConfig, description: Mapping[str, Any]) -> RunConfig:
     """The run with the preprocessing that its checkpoint was trained with, whatever the registry of
     a library says today."""
-    if preprocessing is None:  # from before it was kept: always this
-        known = Preprocessing(size=config.network.facts.size)
+    if description.get("preprocessing") is None:  # from before it was kept: always this
+        images = shapes = Preprocessing(size=config.network.facts.size)
     else:
-        known = parsed_preprocessing(preprocessing, where="checkpoint")
-    section = PreprocessingOptions.of(known)
-    network = config.network.model_copy(update={"preprocessing": section})
+        images = parsed_preprocessing(description["preprocessing"], where="checkpoint")
+        own = description.get("shape_preprocessing")  # where it is another one
+        shapes = images if own is None else parsed_preprocessing(own, where="checkpoint")
+    network = config.network.trained_on(images, shapes)
     return config.model_copy(update={"network": network})
 
 

@@ -38,7 +38,7 @@ from dataio.loading import (
 )
 from trainer.config import RunConfig
 from trainer.methods import Method
-from trainer.networks import Backbone
+from trainer.networks import Backbone, Modality
 
 log = logging.getLogger(__name__)
 
@@ -86,8 +86,7 @@ class FeatureStore:
         return replace(source, features=stores)
 
     def _trunk(self, source: StreamSource) -> Backbone:
-        shapes = bool((source.manifest.streams[source.rows] == "shape").any())
-        return self._method.trunk_of("shape" if shapes else "image")
+        return self._method.trunk_of(_modality(source))
 
     def _stored(self, source: StreamSource, *, copy: int | None) -> StoredFeatures:
         """One store of a stream, computed if it is not there; None: pictures as they are."""
@@ -155,7 +154,7 @@ class FeatureStore:
         copy: int | None,
     ) -> dict[str, Any]:
         """All that a store's features depend on."""
-        manifest, network = source.manifest, self._config.network
+        manifest, network = source.manifest, self._config.network.of(_modality(source))
         content = hashlib.sha256()
         for row in source.rows.tolist():
             content.update(bytes.fromhex(manifest.content_sha256[row]))
@@ -188,6 +187,10 @@ class FeatureStore:
                     found.update(value.detach().cpu().contiguous().numpy().tobytes())
             self._weights[name] = found.hexdigest()
         return self._weights[name]
+
+
+def _modality(source: StreamSource) -> Modality:
+    return "shape" if bool((source.manifest.streams[source.rows] == "shape").any()) else "image"
 
 
 class _Maker:

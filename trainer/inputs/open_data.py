@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dataio.loading import Balance, LoadingPlan, Preprocessing, StreamSource
+from dataio.loading import Balance, LoadingPlan, StreamSource
 from dataio.records import DataError
 from dataio.shards import (
     MANIFEST_NAME,
@@ -26,6 +26,7 @@ from dataio.shards import (
 from trainer.config import ConfigError, RunConfig
 from trainer.inputs.feature_store import FeatureStore
 from trainer.methods import METHODS
+from trainer.networks import Modality, NetworkConfig
 from trainer.sections import Selection
 
 Roots = tuple[str, ...]  # of the data sets whose union is one data set of a run
@@ -217,15 +218,16 @@ class OpenData:
         rows = manifest.select(selection.stream, selection.split)
         if data.restrict:
             rows = _restricted(rows, manifest, self.classes)
+        network = self._networks["shape" if selection.stream == "shape" else "image"]
         return StreamSource(
             manifest=manifest,
             rows=rows,
             classes=self.classes,
             labelled=labelled,
-            image_size=self.config.network.input_size,
+            image_size=network.input_size,
             views=data.train_views if training else None,
             augment=data.augment if training else None,
-            preprocessing=self._preprocessing,
+            preprocessing=network.resolved_preprocessing,
         )
 
     def _attached(self, source: StreamSource) -> StreamSource:
@@ -233,8 +235,9 @@ class OpenData:
         return source if self._features is None else self._features.attached(source)
 
     @cached_property
-    def _preprocessing(self) -> Preprocessing:
-        return self.config.network.resolved_preprocessing
+    def _networks(self) -> dict[Modality, NetworkConfig]:
+        """What goes into the trunk of each modality."""
+        return {"image": self.config.network.of("image"), "shape": self.config.network.of("shape")}
 
     @cached_property
     def _class_map(self) -> ClassMap | None:

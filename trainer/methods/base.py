@@ -218,7 +218,7 @@ class Method(nn.Module):
 
     @property
     def pretrained(self) -> bool:
-        """Whether the trunk started from weights trained elsewhere."""
+        """Whether the trunk, or one of two, started from weights trained elsewhere."""
         return self.network.pretrained
 
     def trunk_of(self, modality: Literal["image", "shape"]) -> Backbone:
@@ -276,9 +276,10 @@ class Method(nn.Module):
             device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None
         )
 
-    def trace(self, image: Tensor) -> None:
-        """Pass ``image [1, 3, H, W]`` through the network, to count costs; where images and shapes
-        have networks of their own, through both: once as a query, once as a shape's only view."""
+    def trace(self, image: Tensor, view: Tensor) -> None:
+        """Pass ``image [1, 3, H, W]`` through the network, to count costs. Where shapes have a
+        network of their own, ``view``, of the size that it takes, goes through that one as a
+        shape's only view."""
         self.network.trace(image)
 
     def embed_queries(self, pixels: Tensor) -> Tensor:

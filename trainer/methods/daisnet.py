@@ -126,10 +126,15 @@ class DaisNet(Method):
 
     def __init__(self, config: Any, network: NetworkConfig, *, num_classes: int, seed: int) -> None:
         super().__init__(config, network, num_classes=num_classes, seed=seed)
-        self.network = RetrievalNetwork(network, num_classes)  # G_q and C_q
+        self._pretrained = network.pretrained
+        self.network = RetrievalNetwork(network.of("image"), num_classes)  # G_q and C_q
         # G_r, and C_r unless C_q serves both.
         own = None if config.classifier == "shared" else num_classes
-        self.shape_network = RetrievalNetwork(network.for_shapes, own)
+        self.shape_network = RetrievalNetwork(network.of("shape"), own)
+
+    @property
+    def pretrained(self) -> bool:
+        return self._pretrained
 
     def trunk_of(self, modality: Literal["image", "shape"]) -> Backbone:
         return (self.network if modality == "image" else self.shape_network).trunk
@@ -228,9 +233,9 @@ class DaisNet(Method):
         margin = self.config.margin
         return cross_modal_triplet(*images, *shapes, draw=draw, margin=margin, mining=mining)
 
-    def trace(self, image: Tensor) -> None:
+    def trace(self, image: Tensor, view: Tensor) -> None:
         self.network.trace(image)
-        self.shape_network.trace(image)
+        self.shape_network.trace(view)
 
     def embed_gallery(self, pixels: Tensor) -> Tensor:
         return full_precision(self.shape_network.embed_shapes(pixels))

@@ -56,8 +56,8 @@ class TwoBranch(Method):
             "hidden": config.metric_hidden,
             "last_norm": config.metric_last_norm,
         }
-        self.sketch = MetricBranch(network, **metric)
-        self.shape = MetricBranch(network.for_shapes, **metric)
+        self.sketch = MetricBranch(network.of("image"), **metric)
+        self.shape = MetricBranch(network.of("shape"), **metric)
 
     @property
     def pretrained(self) -> bool:
@@ -96,9 +96,9 @@ class TwoBranch(Method):
                 *sketches, *shapes, num_classes=self.num_classes
             )
 
-    def trace(self, image: Tensor) -> None:
+    def trace(self, image: Tensor, view: Tensor) -> None:
         self.embed_queries(image)
-        self.embed_gallery(image[:, None])
+        self.embed_gallery(view[:, None])
 
     def embed_queries(self, pixels: Tensor) -> Tensor:
         return self.sketch(pixels)

@@ -14,7 +14,7 @@ from trainer.networks.local_discriminator import LocalDiscriminator, MapProjecti
 from trainer.networks.metric_network import MetricBranch, Transformation
 from trainer.networks.network import Encoding, RetrievalNetwork, TrunkFeatures, pool_views
 from trainer.networks.options import OWN as OWN_TRUNKS
-from trainer.networks.options import NetworkConfig
+from trainer.networks.options import TWO_TRUNK_KEYS, Modality, NetworkConfig
 from trainer.networks.preprocessing import KNOWN as KNOWN_PREPROCESSING
 from trainer.networks.preprocessing import PreprocessingOptions
 from trainer.networks.preprocessing import header as preprocessing_header
@@ -26,6 +26,7 @@ from trainer.networks.weights import NamedWeights, named_weights, read_state_dic
 __all__ = [
     "KNOWN_PREPROCESSING",
     "OWN_TRUNKS",
+    "TWO_TRUNK_KEYS",
     "Backbone",
     "CaffeAlexNet",
     "Classifier",
@@ -36,6 +37,7 @@ __all__ = [
     "LocalDiscriminator",
     "MapProjections",
     "MetricBranch",
+    "Modality",
     "NamedWeights",
     "NetworkConfig",
     "NetworkError",

@@ -86,9 +86,17 @@ class ResNet(Backbone):
 def build_backbone(config: NetworkConfig) -> Backbone:
     """The configured trunk with its first weights, new ones from torch's default generator.
 
+    Args:
+        config: of one trunk; see :meth:`NetworkConfig.of`.
+
     Raises:
         NetworkError: weights cannot be had or do not fit, or the image size does not.
     """
+    with config.naming():
+        return _built(config)
+
+
+def _built(config: NetworkConfig) -> Backbone:
     trunk: Backbone
     if config.backbone == "tiny":
         trunk = Tiny(config.tiny_width)

@@ -47,11 +47,13 @@ class TrunkFacts:
         size: side of the input in pixels, where weights do not say otherwise.
         stages: names of the stages in order.
         batch_norm: whether it has batch normalisation.
+        tokens: whether its features are pooled from tokens.
     """
 
     size: int
     stages: tuple[str, ...]
     batch_norm: bool
+    tokens: bool = False
 
 
 # ---- names -------------------------------------------------------------------------------------
@@ -304,7 +306,12 @@ def trunk_facts(backbone: str) -> TrunkFacts:
     with torch.device("meta"):
         trunk = build(backbone, weights="none", size=None, pool_tokens=None)
     norms = any(isinstance(m, _BatchNorm) for m in trunk.modules())
-    return TrunkFacts(preprocessing(backbone, "none").size, tuple(trunk.plan), batch_norm=norms)
+    return TrunkFacts(
+        preprocessing(backbone, "none").size,
+        tuple(trunk.plan),
+        batch_norm=norms,
+        tokens=trunk.prefix_tokens is not None,
+    )
 
 
 def build(

@@ -78,6 +78,17 @@ class PreprocessingOptions(BaseModel):
         """All of it said by hand."""
         return cls(**asdict(preprocessing))
 
+    @property
+    def of_weights(self) -> list[str]:
+        """Names of the keys that are said and belong to weights; other trunks' are others."""
+        keys = ("like", "mean", "std", "channels", "range")
+        return [key for key in keys if getattr(self, key) is not None]
+
+    @property
+    def without_weights(self) -> PreprocessingOptions:
+        """What is said of any weights: size, interpolation and crop."""
+        return self.model_copy(update=dict.fromkeys(self.of_weights))
+
     def over(self, known: Preprocessing | None) -> Preprocessing | None:
         """These over what is ``known``; None where mean and std are neither known nor said."""
         base = known if self.like is None else KNOWN[self.like]

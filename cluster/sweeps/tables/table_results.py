@@ -144,7 +144,12 @@ def _label(row: TableRow, printed: Iterable[PublishedRow | None], runs: Sequence
     words = re.sub(r"[^a-z0-9]", "", row.label.casefold())
     if not any(trunk and trunk in words for trunk in papers):
         return row.label
-    ours = {run["config"]["network"]["backbone"] for run in runs} - papers
+    networks = [run["config"]["network"] for run in runs]
+    ours = {
+        network.get(f"{modality}_backbone") or network["backbone"]
+        for network in networks
+        for modality in ("image", "shape")
+    } - papers
     return f"{row.label} (ours: {', '.join(sorted(ours))})" if ours else row.label
 
 

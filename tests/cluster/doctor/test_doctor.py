@@ -284,7 +284,7 @@ def test_the_estimate_is_near_what_autograd_keeps(benchmark, optimizer) -> None:
     image = torch.zeros(rows, 3, side, side)
     method.train()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        method.trace(image)
+        method.trace(image, image)
     measured = sum(storage.nbytes() for storage in kept.values())
     assert 1 < found.activations / measured < 3, (found, measured)
     model = model_complexity(config)

@@ -83,6 +83,7 @@ NETWORKS = {
     "tokens": ("dann", {"backbone": "timm/test_vit", "train": "last:1"}),
     "statistics": ("dann", {"backbone": "timm/test_efficientnet", "train": "last:1"}),
     "shapes alone": ("daisnet", {"train": "all", "shape_train": "head"}),
+    "two trunks": ("daisnet", {"shape_backbone": "timm/test_vit", "shape_train": "last:1"}),
 }
 
 
