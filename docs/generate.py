@@ -3,9 +3,11 @@
     python docs/generate.py build/docs
 
 copies ``docs`` to the given folder, adds CHANGELOG.md and CONTRIBUTING.md, and fills the places
-``<!-- generated: NAME -->`` of the reference pages: the command line from the typer application,
-the configuration keys from the pydantic models, methods and data sets from the program's own
-``--json`` output, the names of the Python interface from ``img2shape``. Formulas in blocks of
+``<!-- generated: NAME -->``: the command line from the typer application, the configuration keys
+and the methods from the pydantic models, data sets from the program's own ``--json`` output, the
+names of the Python interface from ``img2shape``. ``method NAME`` is a method's paper and streams,
+``options NAME`` the table of its options. Lines ``option: text`` before the closing ``-->`` say
+where each default comes from, and give the table a column of sources. Formulas in blocks of
 ``math`` become MathML, so that the site needs no script for them. ``make docs`` then builds the
 site from that folder.
 """
@@ -38,7 +40,7 @@ import img2shape  # noqa: E402
 from trainer.config import RunConfig, Transfer  # noqa: E402
 from trainer.methods import METHODS, Method  # noqa: E402
 
-PLACE = re.compile(r"^<!-- generated: ([\w-]+) -->$", re.M)
+PLACE = re.compile(r"^<!-- generated: ([\w-]+)(?: ([\w-]+))?(?:\n(.*?))? ?-->$", re.M | re.S)
 ROLE = re.compile(r":(?:attr|class|data|exc|func|meth|mod):(?=`)")
 MATH = re.compile(r"^```math\n(.*?)^```$", re.M | re.S)
 
@@ -51,8 +53,16 @@ def main(target: Path) -> None:
     _add(target / "evidence" / "changelog.md", ROOT / "CHANGELOG.md", up="../")
     _add(target / "contributing.md", ROOT / "CONTRIBUTING.md", up="")
     for page in sorted(target.rglob("*.md")):
-        text = PLACE.sub(lambda found: PAGES[found[1]](), page.read_text())
+        text = PLACE.sub(_filled, page.read_text())
         page.write_text(MATH.sub(lambda found: _formula(found[1]), text))
+
+
+def _filled(place: re.Match[str]) -> str:
+    """What stands at a generated place."""
+    name, method, sources = place.groups()
+    if name == "options":
+        return method_options(method, option_sources(sources))
+    return method_facts(method) if name == "method" else PAGES[name]()
 
 
 def _add(page: Path, source: Path, *, up: str) -> None:
@@ -167,31 +177,87 @@ def _model(annotation: Any) -> type[BaseModel] | None:
 
 
 def methods() -> str:
-    """Every method: paper, streams, its own defaults, options."""
-    return "\n".join(_method(method) for method in METHODS.values())
+    """A table of all methods, each with a link to the page that has its options."""
+    rows = []
+    for name, page in pages_of_methods().items():
+        method = METHODS[name]
+        link = f"../methods/{page}.md" + (f"#{name}" if page == "baselines" else "")
+        summary = re.split(r"[.:](?:\s|$)", _plain(method.Config.__doc__), maxsplit=1)[0]
+        rows.append((f"[`{name}`]({link})", summary, _escaped(method.paper), _streams(method)))
+    return _table(("method", "what it is", "paper", "trains on"), rows)
 
 
-def _method(method: type[Method]) -> str:
-    streams = [
-        f"{'labelled' if need.labelled else 'unlabelled'} {need.modality}s (`{name}`)"
-        for name, need in method.streams.items()
-    ]
+def pages_of_methods() -> dict[str, str]:
+    """The page of ``docs/methods`` that has the options of each method, in the methods' order.
+
+    Raises:
+        ValueError: a page speaks of a method that there is not, or a method has no page.
+    """
+    pages = {
+        place[2]: page.stem
+        for page in sorted((ROOT / "docs" / "methods").glob("*.md"))
+        for place in PLACE.finditer(page.read_text())
+        if place[1] == "options"
+    }
+    own = [name for name in METHODS if METHODS.origin(name) is None]
+    if wrong := {*pages} ^ {*own}:
+        raise ValueError(
+            f"docs/methods: the places 'generated: options METHOD' and the methods differ in "
+            f"{', '.join(sorted(wrong))}; add or remove the place"
+        )
+    return {name: pages[name] for name in own}
+
+
+def method_facts(name: str) -> str:
+    """Paper, file, streams and own defaults of one method, as a list."""
+    method = METHODS[name]
     settings = [
         f"`{section}.{key}={_value(value)}`"
         for section, values in method.defaults.items()
         for key, value in values.items()
     ]
-    rows = [
-        (f"`method.{name}`", *_facts(field)) for name, field in method.Config.model_fields.items()
-    ]
-    summary = _plain(method.Config.__doc__).rstrip(".")
     return (
-        f"## `{method.name}`\n\n{summary}. {_escaped(method.paper)}.\n\n"
+        f"- Paper: {_escaped(method.paper)}\n"
         f"- File: `{Path(inspect.getfile(method)).relative_to(ROOT)}`\n"
-        f"- Trains on: {', '.join(streams)}\n"
-        f"- Its own defaults: {', '.join(settings) or 'none'}\n\n"
-        + _table(("key", "values", "default", "meaning"), rows)
+        f"- Trains on: {_streams(method)}\n"
+        f"- Its own defaults: {', '.join(settings) or 'none'}"
     )
+
+
+def _streams(method: type[Method]) -> str:
+    return ", ".join(
+        f"{'labelled' if need.labelled else 'unlabelled'} {need.modality}s (`{name}`)"
+        for name, need in method.streams.items()
+    )
+
+
+def option_sources(text: str | None) -> dict[str, str] | None:
+    """Lines ``option: where its default comes from``; None where a page gives none."""
+    if text is None:
+        return None
+    pairs = (line.partition(": ") for line in text.splitlines() if line.strip())
+    return {name.strip(): source.strip() for name, _, source in pairs}
+
+
+def method_options(name: str, sources: dict[str, str] | None = None) -> str:
+    """The table of one method's options, keys of section ``method``.
+
+    Raises:
+        ValueError: ``sources`` leaves an option out, or names one that there is not.
+    """
+    fields = METHODS[name].Config.model_fields
+    head, rows = ["option", "values", "default", "meaning"], []
+    if sources is not None:
+        if wrong := {*sources} ^ {*fields}:
+            raise ValueError(
+                f"docs/methods: the sources of {name}'s options and its options differ in "
+                f"{', '.join(sorted(wrong))}; add or remove the line"
+            )
+        head.append("source")
+    for option, field in fields.items():
+        row = [f"`{option}`", *_facts(field)]
+        rows.append(row if sources is None else [*row, _escaped(sources[option])])
+    return _table(head, rows)
 
 
 def data_sets() -> str:

@@ -188,16 +188,23 @@ def test_balanced_methods_set_the_batch(name):
 
 
 def documented_ablations() -> list[tuple[str, str]]:
-    """Configuration and overrides of every row of docs/evidence/ablations.md."""
-    found, config = [], ""
-    for line in (CONFIGS.parent / "docs" / "evidence" / "ablations.md").read_text().splitlines():
-        if line.startswith("## ") and "`" in line:
-            config = line.split("`")[1]
-        elif line.startswith("| ") and not line.startswith("| table"):
-            found.append(
-                (config, line.rstrip("| ").split("| ")[-1].strip("` ") if "`" in line else "")
-            )
+    """Configuration and overrides of every row of the papers' tables in docs/methods."""
+    found = []
+    for page in sorted((CONFIGS.parent / "docs" / "methods").glob("*.md")):
+        _, heading, rest = page.read_text().partition("\n## Rows of the paper's tables: `")
+        config = rest.partition("`")[0]
+        for line in rest.splitlines() if heading else []:
+            if line.startswith("| ") and not line.startswith("| table"):
+                found.append(
+                    (config, line.rstrip("| ").split("| ")[-1].strip("` ") if "`" in line else "")
+                )
     return found
+
+
+def test_every_paper_has_its_rows():
+    assert {config.rpartition("/")[2] for config, _ in documented_ablations()} == {
+        f"{name}.yaml" for name in ("astn", "hifa", "ftspl", "dca", "daisnet")
+    }
 
 
 @pytest.mark.parametrize(("config", "overrides"), documented_ablations())

@@ -54,8 +54,8 @@ class AstnConfig(MethodConfig):
     )
     gate_start: float = Field(
         default=0.0,
-        description="h of every gate before the first step. 0, as in the paper, halves what the "
-        "gates scale in a pre-trained trunk at once; 5 starts at 0.99 of it.",
+        description="h of every gate before the first step; not given in the paper. 0 halves what "
+        "the gates scale in a pre-trained trunk at once; 5 starts at 0.99 of it.",
     )
     dsa: bool = Field(
         default=True, description="Dynamic semantic alignment: the loss L_s (eq. 10)."

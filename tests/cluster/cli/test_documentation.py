@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 from collections.abc import Iterator
@@ -219,6 +220,35 @@ def test_every_augmentation_has_its_row():
     page = (ROOT / "docs/reference/configuration.md").read_text()
     for field in fields(AugmentConfig):
         assert f"`data.augment.{field.name}`" in page, field.name
+
+
+@pytest.fixture(scope="module")
+def generate():
+    """docs/generate.py, which is no part of the package."""
+    pytest.importorskip("latex2mathml", reason="the site is built with Python 3.11 or newer")
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_method_has_a_page_with_its_options(generate):
+    for name, page in generate.pages_of_methods().items():
+        text = (ROOT / "docs" / "methods" / f"{page}.md").read_text()
+        found = [place for place in generate.PLACE.finditer(text) if place[2] == name]
+        assert {place[1] for place in found} == {"method", "options"}, name
+        for place in found:
+            filled = generate._filled(place)
+            if place[1] == "options":
+                assert f"`{[*METHODS[name].Config.model_fields][-1]}`" in filled
+                assert ("| source |" in filled) == (page != "baselines"), name
+
+
+def test_sources_of_options_are_complete(generate):
+    with pytest.raises(ValueError, match=r"astn's options .* differ in .*theta"):
+        generate.method_options("astn", {"alpha": "figure 3"})
 
 
 def test_every_page_is_in_the_navigation():
