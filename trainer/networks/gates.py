@@ -44,8 +44,8 @@ class AdaptiveGates(nn.Module):
     Args:
         stages: names of the gated stages.
         plasticity: decay or constant.
-        start: ``h_i`` before the first step. 0, as in the paper, halves what the gates scale in a
-            pre-trained trunk at once; a large value starts near ψ = 1.
+        start: ``h_i`` before the first step, not given in the paper. 0 halves what the gates scale
+            in a pre-trained trunk at once; a large value starts near ψ = 1.
     """
 
     q: Tensor
