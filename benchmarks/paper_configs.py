@@ -35,6 +35,7 @@ from trainer.config import RunConfig, load_config
 from trainer.engines.data_parallel import DataParallel
 from trainer.methods import METHODS, Domain, Method
 from trainer.methods.base import Losses, Now
+from trainer.methods.two_branch import TwoBranchConfig
 from trainer.networks.options import NetworkConfig
 from trainer.networks.preprocessing import KNOWN
 from trainer.networks.trunk import Backbone
@@ -85,6 +86,8 @@ class FeatureTrunk(Backbone):
     scales the features. The map of a stage is 256 features at every position, each by a factor.
     """
 
+    pattern: Tensor
+
     def __init__(self, config: NetworkConfig, side: int) -> None:
         super().__init__()
         self.width = KINDS[config.backbone].width
@@ -128,12 +131,10 @@ class Features:
         kind = KINDS[config.network.backbone]
         self._random = torch.Generator().manual_seed(seed)
         self.batch, self.classes = config.training.batch, classes
-        method = METHODS[config.method_name]
-        self.balanced = (
-            (config.method.classes_per_batch, config.method.samples_per_class)
-            if method.balanced
-            else None
-        )
+        method, options = METHODS[config.method_name], config.method
+        self.balanced: tuple[int, int] | None = None
+        if isinstance(options, TwoBranchConfig):
+            self.balanced = options.classes_per_batch, options.samples_per_class
         middle = self._normal(classes, kind.width)
         gaps = {part: self._normal(kind.width) for part in ("target", "shapes")}
         labels = torch.arange(classes).repeat_interleave(POOL)
