@@ -41,7 +41,7 @@ TABLES = {
 
 def make(seed: int = 5, **options):
     tree = {
-        "method": {"name": "ftspl", **options},
+        "method": {"name": "ftspl", "statistics": "round", **options},
         "network": {"tiny_width": 8, "embedding": WIDTH, "image_size": SIDE},
         "training": {"precision": "float64", "seed": seed},
     }

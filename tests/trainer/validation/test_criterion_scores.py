@@ -196,7 +196,7 @@ def test_every_method_with_a_classifier_gives_logits_of_both_sides(benchmark):
             of_images, of_shapes = method.class_logits(images), method.class_logits(shapes)
         assert (of_images.shape, of_shapes.shape) == ((2, 6), (3, 6))
         f = method.embed_gallery(shapes).detach()
-        network: Any = method.shape_network if name == "daisnet" else method.network
+        network: Any = method.network  # DAIS-NET's classifier serves both trunks
         expected = f @ network.classifier.weight.T + network.classifier.bias
         torch.testing.assert_close(of_shapes, expected.detach())
 
