@@ -83,5 +83,6 @@ def batch_spread_table(
     weight, labels = weight.to(features.dtype), labels.masked_fill(~mask, 0)
     scores = (features - sums.means[labels]) @ weight.T
     squares = (scores - scores.gather(1, labels[:, None])).square() * mask[:, None]
-    one_hot = torch.nn.functional.one_hot(labels, len(weight)).to(squares.dtype)
-    return all_reduce_sum(one_hot.T @ squares) / sums.counts.clamp(min=1)[:, None]
+    # As one_hot, which on a CPU looks at the labels first.
+    of_class = labels == torch.arange(len(weight), device=labels.device)[:, None]
+    return all_reduce_sum(of_class.to(squares.dtype) @ squares) / sums.counts.clamp(min=1)[:, None]

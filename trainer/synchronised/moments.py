@@ -67,8 +67,8 @@ def class_covariances(rows: Tensor, labels: Tensor, sums: ClassSums, *, mask: Te
     """
     labels = labels.masked_fill(~mask, 0)
     centered = (rows - sums.means[labels]) * mask[:, None]
-    one_hot = torch.nn.functional.one_hot(labels, len(sums.counts)).to(rows.dtype)
-    by_class = one_hot.T[:, :, None] * centered
+    of_class = labels == torch.arange(len(sums.counts), device=labels.device)[:, None]
+    by_class = of_class[:, :, None] * centered
     products = all_reduce_sum(by_class.transpose(1, 2) @ centered)
     return products / sums.counts.clamp(min=1)[:, None, None]
 
