@@ -33,7 +33,7 @@ from cluster.terminal import progress
 from trainer.building import build_method
 from trainer.config import RunConfig, load_config
 from trainer.engines.data_parallel import DataParallel
-from trainer.methods import METHODS, Domain, Method
+from trainer.methods import METHODS, Domain
 from trainer.methods.base import Losses, Now
 from trainer.methods.two_branch import TwoBranchConfig
 from trainer.networks.options import NetworkConfig
@@ -69,8 +69,8 @@ class Kind:
     size: float
 
 
-# Measured on photos: Caffe's AlexNet has about a fifth of fc7 active and rows of norm 60 to 70;
-# pooled ResNet features are nearly all above 0, with a mean of 0.4 to 0.9.
+# Assumed, not measured here: a fifth of Caffe AlexNet's fc7 active, which gives rows of norm 60 to
+# 80; pooled ResNet features nearly all above 0, of mean 0.45 to 0.9.
 KINDS = {
     "alexnet": Kind(4096, 0.2, 2.2),
     "resnet18": Kind(512, 0.95, 0.9),
@@ -281,7 +281,7 @@ def train(
                 with strategy.only(update):
                     losses: Losses = model(batch, now, update.name)
                     if step in looked_at:
-                        _look(result, step, losses, trunks, method)
+                        _look(result, step, losses, trunks)
                     strategy.backward(losses.total)
                 strategy.step(factor=factor)
                 metric += sum(
@@ -299,9 +299,7 @@ def train(
     return result
 
 
-def _look(
-    result: Result, step: int, losses: Losses, trunks: list[FeatureTrunk], method: Method
-) -> None:
+def _look(result: Result, step: int, losses: Losses, trunks: list[FeatureTrunk]) -> None:
     """Keep the size of each term's gradient at the trunk's features.
 
     Terms that reach no trunk (DCA's transformation and discriminator) are told with their values
