@@ -45,6 +45,8 @@ from trainer.synchronised import (
     standardised,
 )
 
+Labelling = Literal["full", "centroid", "classifier"]
+
 
 class FtsplConfig(MethodConfig):
     """Feature transformation with selective pseudo-labelling."""
@@ -104,7 +106,7 @@ class FtsplConfig(MethodConfig):
         default=True,
         description="Selective pseudo-labelling; false: all samples, labelled by the classifier.",
     )
-    pseudo: Literal["full", "centroid", "classifier"] | None = Field(
+    pseudo: Labelling | None = Field(
         default=None,
         description="Pseudo-labels from centroids and clusters (full), from centroids alone or "
         "from the classifier (table III); null: full with spl, classifier without.",
@@ -130,6 +132,11 @@ class FtsplConfig(MethodConfig):
         default=100, ge=1, description="Most iterations of K-means; not given in the paper."
     )
 
+    @property
+    def labelling(self) -> Labelling:
+        """How pseudo-labels are given, where ``pseudo`` leaves it open too."""
+        return self.pseudo or ("full" if self.spl else "classifier")
+
     @model_validator(mode="after")
     def _labels_something(self) -> FtsplConfig:
         if self.warmup_rounds >= self.rounds:
@@ -141,9 +148,8 @@ class FtsplConfig(MethodConfig):
 
     @model_validator(mode="after")
     def _has_clusters(self) -> FtsplConfig:
-        if self.target_centroid == "cluster" and (
-            self.statistics != "round" or (self.pseudo or ("full" if self.spl else "")) != "full"
-        ):
+        has_clusters = self.statistics == "round" and self.labelling == "full"
+        if self.target_centroid == "cluster" and not has_clusters:
             raise ValueError(
                 "target_centroid: cluster takes the clusters of a round: it needs statistics=round "
                 "and pseudo=full (or spl=true); set these, or target_centroid=selected"
@@ -197,7 +203,7 @@ class Ftspl(Method):
             self.source_centers = RunningCenters(k, d, theta=config.theta)
             self.target_centers = RunningCenters(k, d, theta=config.theta)
         self.assigned, self.selected = PseudoLabels(), PseudoLabels()
-        self.pseudo = config.pseudo or ("full" if config.spl else "classifier")
+        self.pseudo: Labelling = config.labelling
         self.target_ce = float(config.spl) if config.target_ce is None else config.target_ce
 
     def rounds(self, steps: int) -> int:
