@@ -43,6 +43,19 @@ Resume = Annotated[
         "half-trained ones always go on, with or without this.",
     ),
 ]
+Data = Annotated[
+    str,
+    typer.Option(
+        help="procedural: the built-in benchmark | catalogue: real product pictures | real: the "
+        "papers' data sets."
+    ),
+]
+Quick = Annotated[
+    bool,
+    typer.Option(
+        "--quick", help="Small data, few steps, one seed: it runs, its numbers mean nothing."
+    ),
+]
 AnyCode = Annotated[
     bool,
     typer.Option("--any-code", help="Results of other versions of the code count as finished too."),
@@ -87,19 +100,8 @@ def table(
         typer.Argument(help="As ftspl-III; astn for all of a paper, all; or a table file."),
     ] = None,
     overrides: Overrides = None,
-    data: Annotated[
-        str,
-        typer.Option(
-            help="procedural: the built-in benchmark | catalogue: real product pictures | real: "
-            "the papers' data sets."
-        ),
-    ] = "procedural",
-    quick: Annotated[
-        bool,
-        typer.Option(
-            "--quick", help="Small data, few steps, one seed: it runs, its numbers mean nothing."
-        ),
-    ] = False,
+    data: Data = "procedural",
+    quick: Quick = False,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Trainings of each cell.", show_default="3")
     ] = None,
@@ -161,19 +163,8 @@ def figure(
         typer.Argument(help="As astn-3; astn for all of a paper, all; or a figure file."),
     ] = None,
     overrides: Overrides = None,
-    data: Annotated[
-        str,
-        typer.Option(
-            help="procedural: the built-in benchmark | catalogue: real product pictures | real: "
-            "the papers' data sets."
-        ),
-    ] = "procedural",
-    quick: Annotated[
-        bool,
-        typer.Option(
-            "--quick", help="Small data, few steps, one seed: it runs, its numbers mean nothing."
-        ),
-    ] = False,
+    data: Data = "procedural",
+    quick: Quick = False,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Trainings of each cell.", show_default="the figure's")
     ] = None,
@@ -269,23 +260,24 @@ def matrix(
 
 
 def _list_tables(as_json: bool) -> None:
-    from cluster.sweeps.tables import load_table, print_table_names, table_names
+    from cluster.sweeps.tables import load_table, print_part_names, table_names
 
     with only_json(as_json) as emit:
         found = {name: load_table(name).title for name in table_names()}
         emit({"tables": found})
     if not as_json:
-        print_table_names(found)
+        print_part_names("table", found, caption="img2shape table NAME runs and prints one")
 
 
 def _list_figures(as_json: bool) -> None:
-    from cluster.sweeps.figures import figure_names, load_figure, print_figure_names
+    from cluster.sweeps.figures import figure_names, load_figure
+    from cluster.sweeps.tables import print_part_names
 
     with only_json(as_json) as emit:
         found = {name: load_figure(name).title for name in figure_names()}
         emit({"figures": found})
     if not as_json:
-        print_figure_names(found)
+        print_part_names("figure", found, caption="img2shape figure NAME draws one")
 
 
 def _listed(text: str) -> list[str]:

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 from cluster.evaluation import SamplePictures
 from cluster.sweeps import Outcome, Running, Store
@@ -22,7 +17,6 @@ from cluster.sweeps.tables import (
     run_parts,
     table_skips,
 )
-from cluster.tables import standard_output
 from cluster.terminal import task
 from evalsuite.figures import (
     Bar,
@@ -302,13 +296,3 @@ _DRAWN: Mapping[str, Callable[[_Places, str], Drawing]] = {
     "t-sne": _domains,
     "strips": _strips,
 }
-
-
-def print_figure_names(titles: Mapping[str, Any]) -> None:
-    """Print each ready figure with what it shows."""
-    table = Table(box=box.SIMPLE_HEAD, caption="img2shape figure NAME draws one")
-    table.add_column("figure")
-    table.add_column("what it shows", overflow="fold")
-    for name, title in titles.items():
-        table.add_row(Text(name), Text(title))
-    standard_output().print(table)

@@ -5,8 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from cluster.sweeps.figures.figure_description import PaperFigure
-from cluster.sweeps.tables import CONFIGS, published_row, read_part
-from dataio.names import nearest
+from cluster.sweeps.tables import (
+    CONFIGS,
+    names_of,
+    part_names,
+    part_path,
+    published_row,
+    read_part,
+)
 from evalsuite.vectors import EvaluationError
 from trainer.config import ConfigError, validated
 
@@ -15,8 +21,7 @@ FIGURES = CONFIGS / "figures"
 
 def figure_names() -> tuple[str, ...]:
     """The ready figures, papers in alphabetical order, figures by number."""
-    names = [path.stem for path in FIGURES.glob("*.yaml")]
-    return tuple(sorted(names, key=lambda n: (n.rpartition("-")[0], int(n.rpartition("-")[2]))))
+    return part_names(FIGURES)
 
 
 def load_figure(name_or_path: str | Path) -> PaperFigure:
@@ -26,7 +31,7 @@ def load_figure(name_or_path: str | Path) -> PaperFigure:
         ConfigError: no such figure or file, a key is unknown, a value does not fit, or a row quotes
             a table that has no such figures.
     """
-    path = _path(name_or_path)
+    path = part_path(name_or_path, FIGURES, "figure")
     tree = read_part(path, ready="configs/figures/", expected="title, kind, columns, rows, ...")
     figure = validated(PaperFigure, tree, where=str(path))
     for row in figure.rows:
@@ -48,17 +53,4 @@ def load_figures(name: str) -> list[PaperFigure]:
 
     Raises ConfigError as :func:`load_figure` does.
     """
-    source = name.casefold().replace("-", "")
-    names = [n for n in figure_names() if source in ("all", n.rpartition("-")[0])]
-    return [load_figure(n) for n in names or [name]]
-
-
-def _path(name_or_path: str | Path) -> Path:
-    text = str(name_or_path)
-    if isinstance(name_or_path, Path) or "/" in text or text.endswith((".yaml", ".yml")):
-        return Path(name_or_path)
-    source, _, number = text.casefold().rpartition("-")
-    name = f"{source.replace('-', '')}-{number}"
-    if name not in figure_names():
-        raise ConfigError(f"no figure '{text}'{nearest(text, figure_names())}")
-    return FIGURES / f"{name}.yaml"
+    return [load_figure(n) for n in names_of(name, figure_names())]

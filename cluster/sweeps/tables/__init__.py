@@ -6,6 +6,9 @@ May import: dataio, trainer, evalsuite, cluster, cluster.data_jobs, cluster.swee
 from cluster.sweeps.tables.paper_tables import (
     load_table,
     load_tables,
+    names_of,
+    part_names,
+    part_path,
     published_row,
     read_part,
     table_names,
@@ -14,8 +17,8 @@ from cluster.sweeps.tables.part_runs import Filling, LedgerRow, run_parts
 from cluster.sweeps.tables.printing import (
     exporters,
     print_matrices,
+    print_part_names,
     print_result_table,
-    print_table_names,
 )
 from cluster.sweeps.tables.table_description import (
     DATA_CHOICES,
@@ -39,9 +42,12 @@ __all__ = [
     "load_table",
     "load_tables",
     "matrix_sweep",
+    "names_of",
+    "part_names",
+    "part_path",
     "print_matrices",
+    "print_part_names",
     "print_result_table",
-    "print_table_names",
     "published_row",
     "read_part",
     "run_parts",

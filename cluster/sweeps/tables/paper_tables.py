@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,43 @@ COMPLEXITY_METRICS = ("parameters (M)", "multiply-adds (M)")
 
 def table_names() -> tuple[str, ...]:
     """The ready tables, papers in alphabetical order, tables by number."""
-    names = [path.stem for path in TABLES.glob("*.yaml")]
+    return part_names(TABLES)
+
+
+def part_names(folder: Path) -> tuple[str, ...]:
+    """The ready files of a folder, papers in alphabetical order, tables or figures by number."""
+    names = [path.stem for path in folder.glob("*.yaml")]
     return tuple(sorted(names, key=lambda n: (n.rpartition("-")[0], int(n.rpartition("-")[2]))))
+
+
+def names_of(name: str, known: Sequence[str]) -> list[str]:
+    """Those of ``known`` that ``name`` stands for: a paper's, ``all``, or else ``name`` itself."""
+    source = name.casefold().replace("-", "")
+    return [n for n in known if source in ("all", n.rpartition("-")[0])] or [name]
+
+
+def part_path(
+    name_or_path: str | Path, folder: Path, kind: str, *, number: Callable[[str], object] = str
+) -> Path:
+    """The file of a table or figure that is named, or given as a file.
+
+    Args:
+        folder: of the ready files.
+        kind: ``table`` or ``figure``, for the message.
+        number: from what stands behind the last hyphen to the number in the file's name.
+
+    Raises:
+        ConfigError: no such name; says the nearest.
+    """
+    text = str(name_or_path)
+    if isinstance(name_or_path, Path) or "/" in text or text.endswith((".yaml", ".yml")):
+        return Path(name_or_path)
+    source, _, place = text.casefold().rpartition("-")
+    name = f"{source.replace('-', '')}-{number(place)}"
+    known = part_names(folder)
+    if name not in known:
+        raise ConfigError(f"no {kind} '{text}'{nearest(text, known)}")
+    return folder / f"{name}.yaml"
 
 
 def load_table(name_or_path: str | Path) -> PaperTable:
@@ -30,7 +66,7 @@ def load_table(name_or_path: str | Path) -> PaperTable:
         ConfigError: no such table or file, a key is unknown, a value does not fit, or a row names
             figures that its paper does not print.
     """
-    path = _table_path(name_or_path)
+    path = part_path(name_or_path, TABLES, "table", number=table_number)
     tree = read_part(path, ready="configs/tables/", expected="title, columns, rows, ...")
     table = validated(PaperTable, tree, where=str(path))
     for row in table.rows:
@@ -63,9 +99,7 @@ def load_tables(name: str) -> list[PaperTable]:
 
     Raises ConfigError as :func:`load_table` does.
     """
-    source = name.casefold().replace("-", "")
-    names = [n for n in table_names() if source in ("all", n.rpartition("-")[0])]
-    return [load_table(n) for n in names or [name]]
+    return [load_table(n) for n in names_of(name, table_names())]
 
 
 def published_row(part: PaperPart, row: TableRow, column: str) -> PublishedRow | None:
@@ -114,17 +148,6 @@ def _require_published(table: PaperTable, row: TableRow, *, where: str) -> None:
             f"{where}: no such figures in table {table.table} of {table.source}; see published, "
             "published_method, quoted and model, or published: null"
         )
-
-
-def _table_path(name_or_path: str | Path) -> Path:
-    text = str(name_or_path)
-    if isinstance(name_or_path, Path) or "/" in text or text.endswith((".yaml", ".yml")):
-        return Path(name_or_path)
-    source, _, number = text.casefold().rpartition("-")
-    name = f"{source.replace('-', '')}-{table_number(number)}"
-    if name not in table_names():
-        raise ConfigError(f"no table '{text}'{nearest(text, table_names())}")
-    return TABLES / f"{name}.yaml"
 
 
 def _setting_path(table: Path, name: str) -> Path:

@@ -98,10 +98,10 @@ def print_matrices(matrices: Sequence[TransferMatrix]) -> None:
         standard_output().print(table)
 
 
-def print_table_names(titles: Mapping[str, str]) -> None:
-    """Print the ready tables and their titles."""
-    table = Table(box=box.SIMPLE_HEAD, caption="img2shape table NAME runs and prints one")
-    table.add_column("table")
+def print_part_names(kind: str, titles: Mapping[str, str], *, caption: str) -> None:
+    """Print the ready tables or figures (``kind`` heads their names) with what each shows."""
+    table = Table(box=box.SIMPLE_HEAD, caption=caption)
+    table.add_column(kind)
     table.add_column("what it shows", overflow="fold")
     for name, title in titles.items():
         table.add_row(Text(name), Text(title))
